@@ -1,0 +1,132 @@
+"""Which speaker said which audio file, and how triplets and batches are drawn from them.
+
+A data set is a dict `spk_to_utts`: speaker's name -> sorted list of the paths of this speaker's utterances.
+"""
+
+import csv
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+import demo_data
+import myconfig
+
+SpkToUtts = dict[str, list[str]]
+
+# Everything that libsndfile decodes, except headerless RAW, with the endings it does not list.
+AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
+AUDIO_SUFFIXES |= {".opus", ".oga", ".aif", ".aifc", ".snd"}
+
+
+def get_spk_to_utts(part: str) -> SpkToUtts:
+    """The training or test data that the settings name; `part` is "TRAIN" or "TEST". Raises ValueError.
+
+    The demonstration corpus is built first if it is asked for and not there yet.
+    """
+    csv_path = getattr(myconfig, f"{part}_DATA_CSV")
+    data_dir = getattr(myconfig, f"{part}_DATA_DIR")
+    if csv_path:
+        return get_csv_spk_to_utts(csv_path)
+    if Path(data_dir) in (demo_data.TRAIN_DIR, demo_data.TEST_DIR):
+        demo_data.build_if_missing()
+    if not Path(data_dir).is_dir():
+        raise ValueError(f"{part}_DATA_DIR={data_dir} is not a folder: correct the path in myconfig.py.")
+    return get_librispeech_spk_to_utts(data_dir)
+
+
+def get_librispeech_spk_to_utts(data_dir: str) -> SpkToUtts:
+    """Collect the audio files of a folder <speaker>/**/<file>, LibriSpeech's layout. Raises ValueError if empty."""
+    spk_to_utts = {}
+    for speaker_dir in sorted(path for path in Path(data_dir).iterdir() if path.is_dir()):
+        utts = [
+            os.path.join(folder, name)  # noqa: PTH118 - pathlib takes three times as long over 100,000 files.
+            for folder, _, names in os.walk(speaker_dir)
+            for name in names
+            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith(".")  # noqa: PTH122
+        ]
+        if utts:
+            spk_to_utts[speaker_dir.name] = sorted(utts)
+    if not spk_to_utts:
+        raise ValueError(f"{data_dir} has no audio files laid out as <speaker>/**/<file>.")
+    return spk_to_utts
+
+
+def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
+    """Read rows `speaker,path`; a header is optional, relative paths count from the CSV's folder.
+
+    Raises ValueError, with the line's number, for a row of another form, a file that is not there, or a file listed
+    under two speakers. A file listed twice under one speaker counts once.
+    """
+    spk_to_utts: SpkToUtts = {}
+    speaker_of: dict[str, str] = {}
+    try:
+        with Path(csv_path).open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, skipinitialspace=True)
+            for row in rows:
+                place = f"{csv_path}, line {rows.line_num}"
+                if not row or [field.strip().lower() for field in row] == ["speaker", "path"]:
+                    continue
+                if len(row) != 2 or not row[0].strip() or not row[1].strip():
+                    raise ValueError(f"{place}: expected `speaker,path`, found {','.join(row)!r}.")
+                speaker, utt = row[0].strip(), str(Path(csv_path).parent / row[1].strip())
+                if not Path(utt).is_file():
+                    raise ValueError(f"{place}: there is no file {utt}.")
+                if speaker_of.setdefault(utt, speaker) != speaker:
+                    raise ValueError(f"{place}: {utt} is also listed under speaker {speaker_of[utt]!r}.")
+                spk_to_utts.setdefault(speaker, []).append(utt)
+    except FileNotFoundError:
+        raise ValueError(f"there is no CSV file {csv_path}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{csv_path} is not a CSV file in UTF-8: {error}.") from None
+    if not spk_to_utts:
+        raise ValueError(f"{csv_path} lists no files.")
+    return {speaker: sorted(set(utts)) for speaker, utts in sorted(spk_to_utts.items())}
+
+
+@functools.cache
+def shared_generator() -> np.random.Generator:
+    """The generator, seeded from the settings, that the functions of the lecture draw from when given none."""
+    return np.random.default_rng(myconfig.SEED)
+
+
+def get_triplet(spk_to_utts: SpkToUtts, rng: np.random.Generator | None = None) -> tuple[str, str, str]:
+    """Draw an anchor, a positive (same speaker) and a negative (another speaker) utterance.
+
+    The positive is another utterance than the anchor unless the speaker has only one. Raises ValueError if there is
+    only one speaker.
+    """
+    if len(spk_to_utts) < 2:
+        raise ValueError(f"a triplet needs two speakers or more, and the data set has {len(spk_to_utts)}.")
+    utts_of_speaker = list(spk_to_utts.values())
+    flat = [utt for utts in utts_of_speaker for utt in utts]
+    numbers = np.split(np.arange(len(flat)), np.cumsum([len(utts) for utts in utts_of_speaker])[:-1])
+    anchor, pos, neg = draw_triplets(numbers, 1, rng or shared_generator())[0]
+    return flat[anchor], flat[pos], flat[neg]
+
+
+def draw_triplets(utts_of_speaker: Sequence[np.ndarray], num_triplets: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw random triplets: for each speaker an array of utterance numbers -> (num_triplets, 3) numbers a, p, n."""
+    triplets = np.empty((num_triplets, 3), dtype=np.int64)
+    for row in triplets:
+        speaker, other = rng.choice(len(utts_of_speaker), 2, replace=False)
+        row[:2] = draw_utterances(utts_of_speaker[speaker], 2, rng)
+        row[2] = rng.choice(utts_of_speaker[other])
+    return triplets
+
+
+def draw_speaker_batch(
+    utts_of_speaker: Sequence[np.ndarray], num_speakers: int, utts_per_speaker: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw a batch of P speakers x K utterances -> (P, K) utterance numbers; all speakers if there are fewer than P."""
+    speakers = rng.choice(len(utts_of_speaker), min(num_speakers, len(utts_of_speaker)), replace=False)
+    return np.stack([draw_utterances(utts_of_speaker[speaker], utts_per_speaker, rng) for speaker in speakers])
+
+
+def draw_utterances(utts: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `number` of a speaker's utterances; one comes twice only when all others have come as often."""
+    rounds = [rng.permutation(utts) for _ in range(number // len(utts))]
+    return np.concatenate([*rounds, rng.choice(utts, number % len(utts), replace=False)])

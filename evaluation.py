@@ -1,0 +1,297 @@
+"""Evaluate a model: embed the test utterances, score trials, and report the Equal Error Rate (EER).
+
+`python3 evaluation.py` evaluates SAVED_MODEL_PATH on the test data that the settings name, and writes scores, all
+figures and one picture to RESULTS_DIR.
+"""
+
+import settings
+
+if __name__ == "__main__":
+    settings.read_command_line(__doc__)
+
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+
+import dataset
+import feature_extraction
+import feature_store
+import metrics
+import myconfig
+from speaker_encoder import SpeakerEncoder, embed_features, load_encoder
+
+MAX_SAVED_SCORES = 10**6
+MAX_TRIALS = 5 * 10**7
+CHUNK_FILES = 256
+BLOCK_TRIALS = 2**18
+PLOT_POINTS = 2000
+
+
+def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
+    """Embed one utterance's features (frames, N_MFCC) -> (dimensions,), not normalised.
+
+    The plain form of `speaker_encoder.embed_features`: the whole sequence, or the mean over its sliding windows.
+    """
+    windows = [] if myconfig.USE_FULL_SEQUENCE_INFERENCE else feature_extraction.extract_sliding_windows(features)
+    batch = torch.from_numpy(np.stack(windows or [features])).to(encoder.feature_mean.device)
+    with torch.no_grad():
+        return encoder(batch).mean(dim=0).cpu().numpy()
+
+
+def embed_utterances(encoder: SpeakerEncoder, audio_files: Sequence[str]) -> np.ndarray:
+    """Embed audio files of any format -> float32 (utterances, dimensions), L2-normalised, in the order of the files.
+
+    The dot product of two rows is the cosine similarity of two utterances. Raises ValueError for a file that cannot
+    be used.
+    """
+    chunks = [np.zeros((0, encoder.dimensions), np.float32)]
+    with settings.override(**encoder.settings), ThreadPoolExecutor(myconfig.NUM_PROCESSES) as pool:
+        for start in range(0, len(audio_files), CHUNK_FILES):
+            features = list(pool.map(feature_extraction.extract_features, audio_files[start : start + CHUNK_FILES]))
+            chunks.append(embed_features(encoder, features))
+    return np.concatenate(chunks)
+
+
+def embed_store(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> np.ndarray:
+    """Embed every utterance of a feature store -> float32 (utterances, dimensions), L2-normalised."""
+    numbers = range(len(store.files))
+    chunks = [numbers[start : start + CHUNK_FILES] for start in numbers[::CHUNK_FILES]]
+    return np.concatenate([embed_features(encoder, [store.read(utt) for utt in chunk]) for chunk in chunks])
+
+
+def cosine_similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine of the angle between two embeddings (dimensions,), from -1 to 1: the score of a trial."""
+    return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+# ---------------------------------------- Trials ---------------------------------------
+
+# Trials are three arrays of one length: labels (1 target, 0 non-target), and the numbers of the utterances that are
+# enrolled and tested.
+Trials = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def draw_triplet_trials(store: feature_store.FeatureStore, num_triplets: int) -> Trials:
+    """Draw triplets from SEED; each makes a target trial, then a non-target trial, that share the anchor.
+
+    Raises ValueError unless there are two speakers with two utterances or more; others are not used.
+    """
+    utts_of_speaker = [utts for utts in store.utts_of_speaker if len(utts) > 1]
+    if len(utts_of_speaker) < 2:
+        raise ValueError(f"{len(utts_of_speaker)} test speakers have two utterances or more, and trials need two such.")
+    triplets = dataset.draw_triplets(utts_of_speaker, num_triplets, np.random.default_rng(myconfig.SEED))
+    labels = np.tile([1, 0], num_triplets)
+    return labels, np.repeat(triplets[:, 0], 2), triplets[:, 1:].ravel()
+
+
+def all_pair_trials(store: feature_store.FeatureStore) -> Trials:
+    """Every pair of utterances once. Raises ValueError if there are more than can be held in memory."""
+    num_pairs = len(store.files) * (len(store.files) - 1) // 2
+    if num_pairs > MAX_TRIALS:
+        raise ValueError(f"EVAL_TRIALS=all_pairs would make {num_pairs:,} trials: use triplets or a trial list.")
+    enrol, test = np.triu_indices(len(store.files), k=1)
+    return (store.speaker_of[enrol] == store.speaker_of[test]).astype(np.int64), enrol, test
+
+
+def read_trial_list(path: str, store: feature_store.FeatureStore) -> Trials:
+    """Read lines `label enrol_path test_path`, quoted where a path has spaces.
+
+    Paths count from TEST_DATA_DIR or from the list's own folder. Raises ValueError, with the line's number, for a line
+    of another form or a file that is not among the test data or cannot be used.
+    """
+    number_of = {Path(file).absolute(): number for number, file in enumerate(store.files)}
+    folders = (Path(myconfig.TEST_DATA_DIR).absolute(), Path(path).absolute().parent)
+    trials = []
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter=" ", skipinitialspace=True)
+        for row in rows:
+            fields = [field for field in row if field]
+            if not fields:
+                continue
+            if len(fields) != 3 or fields[0] not in ("0", "1"):
+                raise ValueError(f"{path}, line {rows.line_num}: expected `label enrol_path test_path`, label 0 or 1.")
+            numbers = []
+            for name in fields[1:]:
+                found = [number_of[folder / name] for folder in folders if folder / name in number_of]
+                if not found:
+                    raise ValueError(
+                        f"{path}, line {rows.line_num}: {name} is not among the test data that can be used."
+                    )
+                numbers.append(found[0])
+            trials.append((int(fields[0]), *numbers))
+    if not trials:
+        raise ValueError(f"{path} lists no trials.")
+    labels, enrol, test = np.array(trials).T
+    return labels, enrol, test
+
+
+def get_trials(store: feature_store.FeatureStore) -> Trials:
+    """The trials that EVAL_TRIALS names."""
+    if myconfig.EVAL_TRIALS == "triplets":
+        return draw_triplet_trials(store, myconfig.NUM_EVAL_TRIPLETS)
+    if myconfig.EVAL_TRIALS == "all_pairs":
+        return all_pair_trials(store)
+    return read_trial_list(myconfig.EVAL_TRIALS, store)
+
+
+def score_trials(embeddings: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Cosine similarity of each trial's two embeddings, which are L2-normalised -> (trials,)."""
+    blocks = range(0, len(enrol), BLOCK_TRIALS)
+    pairs = ((embeddings[enrol[at : at + BLOCK_TRIALS]], embeddings[test[at : at + BLOCK_TRIALS]]) for at in blocks)
+    return np.concatenate([np.einsum("td,td->t", first, second) for first, second in pairs])
+
+
+def compute_scores(
+    encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_eval_triplets: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score random triplets -> labels [1, 0, 1, 0, ...] and scores, both (2 * num_eval_triplets,)."""
+    with settings.override(**encoder.settings):
+        store = feature_store.open_store(spk_to_utts)
+        labels, enrol, test = draw_triplet_trials(store, num_eval_triplets)
+        return labels, score_trials(embed_store(encoder, store), enrol, test)
+
+
+def compute_eer(labels: Sequence[int], scores: Sequence[float]) -> tuple[float, float]:
+    """Equal Error Rate, from 0 to 1, and its threshold; the sweep is exact unless EVAL_THRESHOLD_STEP is set.
+
+    Raises ValueError unless there are finite scores of both labels.
+    """
+    return metrics.equal_error_rate(*metrics.error_rates(labels, scores, myconfig.EVAL_THRESHOLD_STEP))
+
+
+# ---------------------------------------- Report ---------------------------------------
+
+
+def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> dict:
+    """Evaluate an encoder on test data; writes scores.txt, results.json and results.png, returns the figures."""
+    start = time.perf_counter()
+    results_dir = Path(myconfig.RESULTS_DIR)
+    results_dir.mkdir(parents=True, exist_ok=True)
+    with settings.override(**encoder.settings):
+        store = feature_store.open_store(spk_to_utts)
+        warn_of_known_speakers(encoder, store)
+        labels, enrol, test = get_trials(store)
+        scores = score_trials(embed_store(encoder, store), enrol, test)
+    eer, eer_threshold = compute_eer(labels, scores)
+    sweep = metrics.error_rates(labels, scores)
+    interval = metrics.eer_interval(
+        labels, scores, store.speaker_of[enrol], store.speaker_of[test], np.random.default_rng(myconfig.SEED)
+    )
+    results = {
+        "eer": eer,
+        "eer_threshold": eer_threshold,
+        "eer_ci95": interval,
+        "min_dcf_0.01": metrics.min_dcf(*sweep[1:], p_target=0.01),
+        "min_dcf_0.05": metrics.min_dcf(*sweep[1:], p_target=0.05),
+        "num_target_trials": int(labels.sum()),
+        "num_nontarget_trials": int(len(labels) - labels.sum()),
+        "num_speakers": len(store.speakers),
+        "num_utterances": len(store.files),
+        "seconds": time.perf_counter() - start,
+        "settings": {**settings.all_settings(), **encoder.settings},
+    }
+    write_text(results_dir / "results.json", json.dumps(results, indent=2) + "\n")
+    write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
+    plot_evaluation(results_dir / "results.png", labels, scores, results)
+    return results
+
+
+def warn_of_known_speakers(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> None:
+    """Print a warning that names the test speakers whom the encoder was trained on, by their names."""
+    known = sorted(set(encoder.train_speakers) & set(store.speakers))
+    if known:
+        names = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+        print(f"Warning: the model was trained on {len(known)} of the test speakers ({names}): the EER is too low.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside its place, then rename it."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+    temporary.replace(path)
+
+
+def write_scores(path: Path, files: Sequence[str], trials: Trials, scores: np.ndarray) -> None:
+    """Write lines `label score enrol test`, paths quoted where they have spaces, up to MAX_SAVED_SCORES of them."""
+    if len(scores) > MAX_SAVED_SCORES:
+        print(f"{path} holds the first {MAX_SAVED_SCORES:,} of {len(scores):,} trials.")
+    text = io.StringIO()
+    columns = (column[:MAX_SAVED_SCORES].tolist() for column in (*trials, scores))
+    rows = (
+        [label, f"{score:.6f}", files[enrol], files[test]] for label, enrol, test, score in zip(*columns, strict=True)
+    )
+    csv.writer(text, delimiter=" ", lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def plot_evaluation(path: Path, labels: np.ndarray, scores: np.ndarray, results: dict) -> None:
+    """Draw the score histograms, the DET curve and the threshold sweep, the EER marked in each, into a PNG."""
+    import matplotlib.figure  # Slow, and only needed here.
+
+    eer, eer_threshold = results["eer"], results["eer_threshold"]
+    thresholds, false_accept, false_reject = metrics.error_rates(labels, scores)
+    shown = np.unique(np.linspace(0, len(thresholds) - 1, PLOT_POINTS).astype(int))
+    with matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle")):
+        figure = matplotlib.figure.Figure(figsize=(12, 3.8))
+        histogram, det, sweep = figure.subplots(1, 3)
+
+        bins = np.linspace(scores.min(), scores.max(), 60)
+        histogram.hist(scores[labels == 0], bins, density=True, alpha=0.7, color="C1", label="different speakers")
+        histogram.hist(
+            scores[labels == 1], bins, density=True, histtype="step", linewidth=2, color="C0", label="same speaker"
+        )
+        histogram.axvline(eer_threshold, color="0.3", linestyle="--", label="threshold at the EER")
+        histogram.set(title="Scores", xlabel="cosine similarity", ylabel="density of trials")
+        histogram.legend(loc="upper left")
+
+        # On axes scaled by the normal distribution's quantiles, normal scores make a straight line.
+        low, high = 0.5 / len(labels), 1 - 0.5 / len(labels)
+        det.plot(ndtri(false_accept.clip(low, high))[shown], ndtri(false_reject.clip(low, high))[shown])
+        det.plot(ndtri(max(eer, low)), ndtri(max(eer, low)), "o", markersize=7, color="C1", label=f"EER {eer:.1%}")
+        ticks = np.array([0.1, 1, 5, 10, 20, 40, 60])
+        for axis in (det.xaxis, det.yaxis):
+            axis.set_ticks(ndtri(ticks / 100), [f"{tick:g}" for tick in ticks])
+        limits = ndtri([0.0005, 0.7])
+        det.set(
+            title="DET curve", xlabel="false-accept rate (%)", ylabel="false-reject rate (%)", xlim=limits, ylim=limits
+        )
+        det.plot(limits, limits, color="0.7", linestyle=":", label="equal rates")
+        det.legend(loc="upper right")
+
+        sweep.plot(thresholds[shown], 100 * false_accept[shown], color="C1", label="false-accept rate")
+        sweep.plot(thresholds[shown], 100 * false_reject[shown], color="C0", linestyle="--", label="false-reject rate")
+        sweep.plot(eer_threshold, 100 * eer, "o", markersize=7, color="0.3", label=f"EER at {eer_threshold:.3f}")
+        sweep.set(title="Threshold sweep", xlabel="threshold on the cosine similarity", ylabel="error rate (%)")
+        sweep.legend(loc="center left")
+        temporary = path.with_name(f"{path.stem}.tmp.png")
+        figure.savefig(temporary)
+        temporary.replace(path)
+
+
+def print_report(results: dict) -> None:
+    """Print the figures; the last line is the one that the course's exercises read."""
+    low, high = results["eer_ci95"]
+    print(f"Test data: {results['num_speakers']} speakers, {results['num_utterances']} utterances.")
+    print(f"Trials: {results['num_target_trials']} target, {results['num_nontarget_trials']} non-target.")
+    print(f"EER: {results['eer']:.2%}, 95 % confidence interval {low:.2%} to {high:.2%} (bootstrap over speakers).")
+    print(f"minDCF: {results['min_dcf_0.01']:.3f} at P_target 0.01, {results['min_dcf_0.05']:.3f} at 0.05.")
+    print(f"Time: {results['seconds']:.1f} s. Scores, figures and plots are in {myconfig.RESULTS_DIR}.")
+    print(f"eer_threshold = {results['eer_threshold']:.6f} eer = {results['eer']:.6f}")
+
+
+def main() -> None:
+    """Evaluate the saved model on the test data of the settings."""
+    encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
+    print_report(evaluate(encoder, dataset.get_spk_to_utts("TEST")))
+
+
+if __name__ == "__main__":
+    settings.run(main)

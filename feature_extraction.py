@@ -1,0 +1,123 @@
+"""From an audio file to MFCC features: decode, mix to mono, resample, and librosa's MFCC, only faster."""
+
+import functools
+
+import librosa
+import numpy as np
+import scipy.fft
+import soundfile
+import soxr
+import torch
+
+import dataset
+import myconfig
+
+SAMPLE_RATE = 16000
+BLOCK_SAMPLES = 2**20
+BLOCK_FRAMES = 2**9
+
+# Below this range of the samples a recording is silent: less than two steps of 16-bit audio.
+SILENT_RANGE = 2 / 2**15
+
+
+def read_audio(audio_file: str) -> np.ndarray:
+    """Decode any file that libsndfile knows -> float32 samples in [-1, 1], mono (mean of the channels), 16 kHz.
+
+    Raises ValueError, with the reason, for a file that is not audio, or is empty, silent, too short or not finite.
+    """
+    try:
+        with soundfile.SoundFile(audio_file) as file:
+            rate = file.samplerate
+            blocks = [np.zeros(0, np.float32)]
+            while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+                blocks.append(block.mean(axis=1))
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise ValueError(f"{audio_file} cannot be decoded: {error}") from None
+    samples = np.concatenate(blocks)
+    if not len(samples):
+        raise ValueError(f"{audio_file} is empty.")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{audio_file} has samples that are not numbers.")
+    if np.ptp(samples) < SILENT_RANGE:
+        raise ValueError(f"{audio_file} is silent.")
+    if not 4000 <= rate <= 192000:
+        raise ValueError(f"{audio_file} has a sample rate of {rate} Hz; 4,000 to 192,000 can be used.")
+    if rate != SAMPLE_RATE:
+        samples = soxr.resample(samples, rate, SAMPLE_RATE)
+    if len(samples) < myconfig.N_FFT:
+        raise ValueError(f"{audio_file} is shorter than one frame, {myconfig.N_FFT / SAMPLE_RATE:.3f} s.")
+    return samples
+
+
+@functools.cache
+def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The constants of the MFCC: window (n_fft,), mel filters (n_fft / 2 + 1, n_mels), cosines (n_mels, n_mfcc)."""
+    window = torch.hann_window(n_fft, periodic=True)
+    mel_filters = torch.from_numpy(librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=n_mels).T.copy())
+    cosines = scipy.fft.dct(np.eye(n_mels, dtype=np.float32), type=2, norm="ortho", axis=1)[:, :n_mfcc]
+    return window, mel_filters, torch.from_numpy(cosines.copy())
+
+
+def compute_mfcc(samples: np.ndarray) -> np.ndarray:
+    """Samples -> float32 (frames, N_MFCC), the transpose of `librosa.feature.mfcc` with the settings' window and hop.
+
+    One frame every HOP_LENGTH samples, centred there, zeros beyond the ends; decibels of the mel power, floored 80 dB
+    below the loudest band of the recording; orthonormal DCT (Davis and Mermelstein 1980).
+    """
+    window, mel_filters, cosines = mfcc_matrices(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)
+    half = myconfig.N_FFT // 2
+    padded = torch.nn.functional.pad(torch.from_numpy(samples), (half, half))
+    frames = padded.unfold(0, myconfig.N_FFT, myconfig.HOP_LENGTH)
+    decibels = torch.empty(len(frames), myconfig.N_MELS)
+    # In blocks, so that an hour needs no more memory than its samples and its result.
+    for start in range(0, len(frames), BLOCK_FRAMES):
+        spectrum = torch.fft.rfft(frames[start : start + BLOCK_FRAMES] * window)
+        power = spectrum.real.square() + spectrum.imag.square()
+        decibels[start : start + BLOCK_FRAMES] = 10 * torch.log10((power @ mel_filters).clamp(min=1e-10))
+    mfcc = decibels.clamp(min=float(decibels.max()) - 80) @ cosines
+    if myconfig.CEPSTRAL_MEAN_NORMALIZATION:
+        mfcc -= mfcc.mean(dim=0)
+    return mfcc.numpy()
+
+
+def extract_features(audio_file: str) -> np.ndarray:
+    """Audio file -> MFCC features, float32 (frames, N_MFCC). Raises ValueError for a file that cannot be used."""
+    return compute_mfcc(read_audio(audio_file))
+
+
+def extract_sliding_windows(features: np.ndarray) -> list[np.ndarray]:
+    """Features (frames, N_MFCC) -> windows (SEQ_LEN, N_MFCC), SLIDING_WINDOW_STEP frames apart; none if too short."""
+    starts = range(0, len(features) - myconfig.SEQ_LEN + 1, myconfig.SLIDING_WINDOW_STEP)
+    return [features[start : start + myconfig.SEQ_LEN] for start in starts]
+
+
+def get_triplet_features(
+    spk_to_utts: dataset.SpkToUtts, rng: np.random.Generator | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of a random anchor, positive and negative; of a speaker's only utterance, the two halves."""
+    anchor, pos, neg = dataset.get_triplet(spk_to_utts, rng)
+    if anchor == pos:
+        features = extract_features(anchor)
+        middle = max(1, len(features) // 2)
+        return features[:middle], features[-middle:], extract_features(neg)
+    return extract_features(anchor), extract_features(pos), extract_features(neg)
+
+
+def crop_features(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random crop (SEQ_LEN, N_MFCC); features that are shorter are repeated."""
+    if len(features) < myconfig.SEQ_LEN:
+        return np.resize(features, (myconfig.SEQ_LEN, features.shape[1]))
+    start = rng.integers(len(features) - myconfig.SEQ_LEN + 1)
+    return features[start : start + myconfig.SEQ_LEN]
+
+
+def get_batched_triplet_input(
+    spk_to_utts: dataset.SpkToUtts, batch_size: int, rng: np.random.Generator | None = None
+) -> torch.Tensor:
+    """Crops of random triplets -> float32 (3 * batch_size, SEQ_LEN, N_MFCC), rows a, p, n, a, p, n ...
+
+    This is the plain form, which decodes three files a triplet; training reads crops from the feature store.
+    """
+    rng = rng or dataset.shared_generator()
+    triplets = (get_triplet_features(spk_to_utts, rng) for _ in range(batch_size))
+    return torch.from_numpy(np.stack([crop_features(features, rng) for triplet in triplets for features in triplet]))

@@ -1,0 +1,132 @@
+"""From the scores of trials to figures: error rates, EER, minDCF and confidence intervals. Pure NumPy.
+
+A trial compares two utterances. Its label is 1 if one speaker said both (a target trial) and 0 if not; it is accepted
+when its score reaches the threshold.
+"""
+
+import numpy as np
+
+NUM_BOOTSTRAPS = 1000
+NUM_BOOTSTRAP_BINS = 1000
+BLOCK_PAIRS = 4096
+
+
+def error_rates(
+    labels: np.ndarray, scores: np.ndarray, threshold_step: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sweep the threshold -> thresholds (ascending), false-accept rates and false-reject rates, all (thresholds,).
+
+    Every distinct score is a threshold, and one beyond them that rejects all; with `threshold_step`, every multiple
+    of it. Takes O(n log n). Raises ValueError unless there are finite scores of both classes.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if labels.shape != scores.shape or labels.ndim != 1:
+        raise ValueError(f"there must be one label for each score, not {labels.shape} and {scores.shape}.")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("labels must be 0 or 1.")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} scores are not finite numbers.")
+    targets, nontargets = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
+    if not len(targets) or not len(nontargets):
+        raise ValueError(f"{len(targets)} target and {len(nontargets)} non-target trials: both kinds are needed.")
+    if threshold_step:
+        first, last = np.floor(scores.min() / threshold_step), np.floor(scores.max() / threshold_step) + 1
+        thresholds = np.arange(first, last + 1) * threshold_step
+    else:
+        thresholds = np.unique(scores)
+        thresholds = np.append(thresholds, np.nextafter(thresholds[-1], np.inf))
+    false_accept = 1 - np.searchsorted(nontargets, thresholds) / len(nontargets)
+    false_reject = np.searchsorted(targets, thresholds) / len(targets)
+    return thresholds, false_accept, false_reject
+
+
+def equal_error_rate(thresholds: np.ndarray, false_accept: np.ndarray, false_reject: np.ndarray) -> tuple[float, float]:
+    """The rate at which both errors are equal, interpolated between two thresholds, and the nearer of the two."""
+    eer, nearest = find_crossing(false_accept[None], false_reject[None])
+    return float(eer[0]), float(thresholds[nearest[0]])
+
+
+def find_crossing(false_accept: np.ndarray, false_reject: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where falling false-accept rates meet rising false-reject rates, both (rows, thresholds).
+
+    Returns the rate there (rows,), on straight lines between the thresholds, and the number of the nearest threshold.
+    The first threshold accepts all. A row of NaN gives NaN.
+    """
+    rows = np.arange(len(false_accept))
+    after = np.argmax(false_reject >= false_accept, axis=1)
+    before = after - 1
+    gap_before = false_accept[rows, before] - false_reject[rows, before]
+    gap_after = false_reject[rows, after] - false_accept[rows, after]
+    step = false_accept[rows, after] - false_accept[rows, before]
+    rate = false_accept[rows, before] + step * gap_before / (gap_before + gap_after)
+    return rate, np.where(gap_after < gap_before, after, before)
+
+
+def min_dcf(false_accept: np.ndarray, false_reject: np.ndarray, p_target: float) -> float:
+    """Lowest detection cost over all thresholds, both errors costing 1, over that of the better constant answer.
+
+    Source: NIST 2016 Speaker Recognition Evaluation Plan, section 3.
+    """
+    costs = p_target * false_reject + (1 - p_target) * false_accept
+    return float(costs.min() / min(p_target, 1 - p_target))
+
+
+def false_accept_threshold(thresholds: np.ndarray, false_accept: np.ndarray, rate: float) -> float:
+    """The lowest threshold at which at most `rate` of the non-target trials are accepted."""
+    return float(thresholds[np.argmax(false_accept <= rate)])
+
+
+def eer_interval(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    enrol_speakers: np.ndarray,
+    test_speakers: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """95 % confidence interval of the EER, by a bootstrap over speakers; speakers are whole numbers, one a trial.
+
+    Trials that share a speaker are not independent, so speakers are drawn with replacement rather than trials: a
+    non-target trial counts as often as the product of how often its two speakers were drawn, a target trial as often
+    as its speaker. Source: Poh and Bengio 2007, "Estimating the confidence interval of expected performance curve in
+    biometric authentication using joint bootstrap". NaN if there are fewer than 3 speakers.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    _, speakers = np.unique([enrol_speakers, test_speakers], return_inverse=True)
+    enrol, test = speakers.reshape(2, -1)
+    num_speakers = speakers.max() + 1
+    if num_speakers < 3:
+        return float("nan"), float("nan")
+    draws = rng.multinomial(num_speakers, np.full(num_speakers, 1 / num_speakers), NUM_BOOTSTRAPS).astype(np.float32)
+    bins, num_bins = score_bins(labels, scores)
+    kinds, kind_of_trial = np.unique(np.stack([labels, enrol, test]), axis=1, return_inverse=True)
+    kind_of_trial = kind_of_trial.ravel()
+    order = np.argsort(kind_of_trial, kind="stable")
+    bounds = np.searchsorted(kind_of_trial[order], np.arange(0, kinds.shape[1] + BLOCK_PAIRS, BLOCK_PAIRS))
+    histograms = np.zeros((2, NUM_BOOTSTRAPS, num_bins))  # Of non-target and target scores in each replicate.
+    for block, first in enumerate(range(0, kinds.shape[1], BLOCK_PAIRS)):
+        label, enrol, test = kinds[:, first : first + BLOCK_PAIRS]
+        trials = order[bounds[block] : bounds[block + 1]]
+        cells = (kind_of_trial[trials] - first) * num_bins + bins[trials]
+        counts = np.bincount(cells, minlength=len(label) * num_bins).reshape(-1, num_bins).astype(np.float32)
+        weights = draws[:, enrol] * np.where(label == 1, 1, draws[:, test])
+        for kind in (0, 1):
+            histograms[kind] += weights[:, label == kind] @ counts[label == kind]
+    return tuple(np.nanpercentile(histogram_eers(*histograms), [2.5, 97.5]).tolist())
+
+
+def score_bins(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, int]:
+    """Put scores into bins that hold equal shares of both classes together -> bin of each score, number of bins."""
+    quantiles = np.arange(1, NUM_BOOTSTRAP_BINS // 2) / (NUM_BOOTSTRAP_BINS // 2)
+    edges = np.unique([np.quantile(scores[labels == label], quantiles) for label in (0, 1)])
+    return np.searchsorted(edges, scores, side="right"), len(edges) + 1
+
+
+def histogram_eers(nontargets: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """EER of each row of two histograms (rows, bins), the rates taken as linear in a bin; NaN if a class is empty."""
+
+    def cumulative_share(histogram: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            share = np.cumsum(histogram, axis=1) / histogram.sum(axis=1, keepdims=True)
+        return np.pad(share, ((0, 0), (1, 0)))
+
+    return find_crossing(1 - cumulative_share(nontargets), cumulative_share(targets))[0]

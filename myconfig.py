@@ -1,0 +1,152 @@
+"""The settings of the whole system: plain values, each with its meaning, unit and reason.
+
+Edit them here, or override any of them for one run on the command line of every script:
+`python3 neural_net.py TRAINING_STEPS=200 TRAIN_DATA_CSV=my.csv`.
+Paths count from the folder in which the command is typed.
+"""
+
+import os
+
+# ---------------------------------------- Data ----------------------------------------
+
+# Folder with the training data, laid out as <speaker>/**/<audio file>, as LibriSpeech is. The default is the small
+# synthetic demonstration corpus, which is built when it is first needed.
+TRAIN_DATA_DIR = "data/demo/train"
+
+# Folder with the test data, in the same layout; its speakers must not be among those of the training data.
+TEST_DATA_DIR = "data/demo/test"
+
+# CSV file with rows `speaker,path`, used instead of TRAIN_DATA_DIR when set; relative paths count from its folder.
+TRAIN_DATA_CSV = ""
+
+# The same, instead of TEST_DATA_DIR.
+TEST_DATA_CSV = ""
+
+# Folder where features are kept, so that every audio file is decoded only once. It may be deleted at any time.
+FEATURE_STORE_DIR = "data/features"
+
+# -------------------------------------- Features --------------------------------------
+
+# Number of mel-frequency cepstral coefficients in a frame.
+N_MFCC = 40
+
+# Window of the Fourier transform, in samples at 16 kHz: 2048 is 128 ms, librosa's default.
+N_FFT = 2048
+
+# Samples from one frame to the next: 512 is 32 ms, librosa's default, 31 frames a second.
+HOP_LENGTH = 512
+
+# Number of mel bands under the cepstrum: librosa's default.
+N_MELS = 128
+
+# Subtract each recording's mean cepstrum, which removes a fixed microphone and room, and some of the voice with it.
+CEPSTRAL_MEAN_NORMALIZATION = False
+
+# --------------------------------------- Encoder --------------------------------------
+
+# Units of each LSTM layer, in each direction.
+LSTM_HIDDEN_SIZE = 128
+
+# Number of LSTM layers.
+LSTM_NUM_LAYERS = 3
+
+# Read the frames in both directions. Doubles the cost of a step and the size of the embedding.
+BI_LSTM = False
+
+# The embedding is the mean of the LSTM's outputs over all frames; if False, its output at the last frame.
+FRAME_AGGREGATION_MEAN = True
+
+# -------------------------------------- Training --------------------------------------
+
+# The trained model. The file next to it that ends in `.last.pt` is the checkpoint from which training continues.
+SAVED_MODEL_PATH = "saved_model/saved_model.pt"
+
+# Forget the checkpoint and train from the first step.
+START_OVER = False
+
+# Which triplets the loss is made of: "batch_hard" takes for every embedding of the batch the farthest of its own
+# speaker and the nearest of another one; "smooth_batch_hard" looks at all of them, the harder the more, which cannot
+# collapse as easily; "random" draws triplets blindly, as the course does, and needs far more steps.
+TRIPLET_MINING = "smooth_batch_hard"
+
+# Margin by which the positive must be nearer than the negative, as a difference of cosine similarities.
+TRIPLET_ALPHA = 0.1
+
+# Speakers in a batch. With TRIPLET_MINING="random" it is the number of triplets, the course's meaning.
+BATCH_SIZE = 32
+
+# Utterances of each speaker in a batch; "random" does not use it.
+UTTERANCES_PER_SPEAKER = 4
+
+# Frames of a training crop, and of a sliding window: 100 are 3.2 seconds.
+SEQ_LEN = 100
+
+# Each batch draws its crop length between (1 - SEQ_LEN_JITTER) and (1 + SEQ_LEN_JITTER) times SEQ_LEN, so that short
+# and long recordings both work; 0 keeps SEQ_LEN, as the course does.
+SEQ_LEN_JITTER = 0.6
+
+# The training data at other speeds, each speed making a new speaker out of every speaker: 1.1 is 10 % faster and
+# higher. Must include 1.0.
+SPEEDS = (0.9, 1.0, 1.1)
+
+# Number of optimiser steps.
+TRAINING_STEPS = 1000
+
+# Step size of the Adam optimiser at its highest.
+LEARNING_RATE = 0.002
+
+# "cosine" raises the step size over the first twentieth of training and lowers it to zero along a cosine;
+# "constant" leaves it as it is, as the course does.
+LEARNING_RATE_SCHEDULE = "cosine"
+
+# Steps between two checkpoints, which are also when the validation EER is measured.
+SAVE_MODEL_FREQUENCY = 100
+
+# Training speakers set aside to measure the validation EER; a fifth of all speakers at most.
+NUM_VALIDATION_SPEAKERS = 24
+
+# Mask random coefficients and frames of the training crops (SpecAugment).
+SPECAUG_TRAINING = False
+
+# Probability that a crop gets a mask over neighbouring coefficients, and over neighbouring frames.
+SPECAUG_FREQ_MASK_PROB = 0.3
+SPECAUG_TIME_MASK_PROB = 0.3
+
+# Widest mask, in coefficients and in frames.
+SPECAUG_FREQ_MASK_MAX_WIDTH = 8
+SPECAUG_TIME_MASK_MAX_WIDTH = 20
+
+# ------------------------------------- Evaluation -------------------------------------
+
+# Which trials to score: "triplets" draws NUM_EVAL_TRIPLETS of them, "all_pairs" takes every pair of test utterances;
+# anything else is the path of a trial list with lines `label enrol_path test_path`.
+EVAL_TRIALS = "triplets"
+
+# Number of triplets; each gives one target and one non-target trial.
+NUM_EVAL_TRIPLETS = 10000
+
+# Embed each utterance in one piece; if False, as the mean over sliding windows of SEQ_LEN frames.
+USE_FULL_SEQUENCE_INFERENCE = True
+
+# Frames from one sliding window to the next.
+SLIDING_WINDOW_STEP = 50
+
+# Step of the course's coarse threshold sweep; 0 tries every distinct score instead, which is exact and faster.
+EVAL_THRESHOLD_STEP = 0.0
+
+# Folder for scores.txt, results.json and the plots.
+RESULTS_DIR = "results"
+
+# --------------------------------------- Machine --------------------------------------
+
+# Files that are decoded at the same time.
+NUM_PROCESSES = os.cpu_count() or 1
+
+# "auto" takes an NVIDIA GPU if there is one, else an Apple GPU, else the CPU; or "cuda", "mps", "cpu".
+DEVICE = "auto"
+
+# Train in bfloat16 where the processor has instructions for it; weights and loss stay in float32.
+MIXED_PRECISION = True
+
+# Seed of everything random: the same seed on the same machine gives the same result.
+SEED = 0

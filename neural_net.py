@@ -1,0 +1,285 @@
+"""The triplet losses, and the training loop that makes a speaker encoder with them.
+
+`python3 neural_net.py` trains on the training data that the settings name. Killed at any moment, the same command
+continues, and ends with the weights that an undisturbed run has.
+"""
+
+import settings
+
+if __name__ == "__main__":
+    settings.read_command_line(__doc__)
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import augmentation
+import dataset
+import feature_store
+import metrics
+import myconfig
+from speaker_encoder import (
+    SpeakerEncoder,
+    embed_features,
+    get_device,
+    get_speaker_encoder,
+    load_encoder,
+    read_model,
+    save_encoder,
+)
+from training_progress import TrainingProgress
+
+__all__ = ["SpeakerEncoder", "load_encoder"]  # Also to be found here.
+
+WARMUP_FRACTION = 0.05
+MAX_GRADIENT_NORM = 3.0
+NORMALISATION_UTTS = 2000
+
+# Sharpness of the smoothed batch-hard loss: the weight of a negative grows e-fold with 0.05 of cosine similarity.
+SMOOTH_SHARPNESS = 20.0
+
+# Enough of each validation speaker for an EER, few enough not to hold up training.
+VALIDATION_UTTS = 10
+VALIDATION_FRAMES = 500
+
+# ------------------------------------ Triplet losses -----------------------------------
+
+
+def get_triplet_loss(anchor: torch.Tensor, pos: torch.Tensor, neg: torch.Tensor) -> torch.Tensor:
+    """Hinge loss of each triplet of embeddings (..., dimensions) -> (...,).
+
+    max(0, cos(anchor, neg) - cos(anchor, pos) + TRIPLET_ALPHA); Schroff et al. 2015, "FaceNet", equation 2, with the
+    cosine similarity in place of the squared distance.
+    """
+    cosine = nn.functional.cosine_similarity
+    return torch.relu(cosine(anchor, neg, dim=-1) - cosine(anchor, pos, dim=-1) + myconfig.TRIPLET_ALPHA)
+
+
+def get_triplet_loss_from_batch_output(batch_output: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Mean loss of embeddings (3 * batch_size, dimensions) in rows a, p, n, a, p, n ..."""
+    anchor, pos, neg = batch_output.reshape(batch_size, 3, -1).unbind(dim=1)
+    return get_triplet_loss(anchor, pos, neg).mean()
+
+
+def get_random_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
+    """Loss of each triplet of embeddings (triplets, 3, dimensions) -> (triplets,)."""
+    return get_triplet_loss(*embeddings.unbind(dim=1))
+
+
+def get_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
+    """Loss of each embedding (speakers, utterances, dimensions) as an anchor -> (speakers * utterances,).
+
+    The positive is the least similar embedding of the anchor's speaker, the negative the most similar one of all
+    others. Source: Hermans et al. 2017, "In defense of the triplet loss", equation 5.
+    """
+    similarity, same_speaker = get_batch_similarities(embeddings)
+    hardest_pos = similarity.masked_fill(~same_speaker, math.inf).amin(dim=1)
+    hardest_neg = similarity.masked_fill(same_speaker, -math.inf).amax(dim=1)
+    return torch.relu(hardest_neg - hardest_pos + myconfig.TRIPLET_ALPHA)
+
+
+def get_smooth_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
+    """The same with all positives and negatives counted, the harder the more, and a soft hinge -> the same shape.
+
+    log-sum-exp with sharpness s takes the place of the extremes, softplus that of the hinge; as s grows they become
+    get_batch_hard_losses. With gradients from all pairs it does not collapse where the hardest pair is hopeless.
+    Source: Hermans et al. 2017, section 3 (soft margin); Yi et al. 2014, "Deep metric learning", on the smooth maximum.
+    """
+    sharpness = SMOOTH_SHARPNESS
+    similarity, same_speaker = get_batch_similarities(embeddings)
+    itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+    hard_neg = (sharpness * similarity).masked_fill(same_speaker, -math.inf).logsumexp(dim=1)
+    hard_pos = -(-sharpness * similarity).masked_fill(~same_speaker | itself, -math.inf).logsumexp(dim=1)
+    return nn.functional.softplus(hard_neg - hard_pos + sharpness * myconfig.TRIPLET_ALPHA) / sharpness
+
+
+def get_batch_similarities(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine similarity of all pairs of embeddings (speakers, utterances, dimensions), and which share a speaker."""
+    num_speakers, num_utts, _ = embeddings.shape
+    unit = nn.functional.normalize(embeddings.flatten(0, 1), dim=-1)
+    speaker = torch.arange(num_speakers, device=unit.device).repeat_interleave(num_utts)
+    return unit @ unit.T, speaker[:, None] == speaker[None, :]
+
+
+# --------------------------------------- Training --------------------------------------
+
+
+def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None = None) -> list[float]:
+    """Train an encoder for `num_steps` steps; returns the loss of every step.
+
+    With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved.
+    Raises ValueError if the data cannot be trained on, the checkpoint has other settings, or the loss is not finite.
+    """
+    if len(spk_to_utts) < 2:
+        raise ValueError(f"training needs two speakers or more, and the data set has {len(spk_to_utts)}.")
+    train_data, validation_data = set_validation_speakers_aside(spk_to_utts)
+    store = feature_store.open_store(train_data, myconfig.SPEEDS)
+    validation_store = feature_store.open_store(validation_data) if validation_data else None
+    encoder = get_speaker_encoder()
+    set_normalisation(encoder, store)
+    encoder.train_speakers = list(train_data)
+    optimizer = torch.optim.Adam(encoder.parameters())
+    progress = TrainingProgress(num_steps)
+    if saved_model and not myconfig.START_OVER:
+        load_checkpoint(checkpoint_path(saved_model), encoder, optimizer, progress)
+
+    for step in progress.steps():
+        crops = draw_batch(store, step)
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=use_bfloat16(crops.device)):
+            embeddings = encoder(crops.flatten(0, 1))
+        losses = get_triplet_losses(embeddings.float().unflatten(0, crops.shape[:2]))
+        optimizer.zero_grad()
+        losses.mean().backward()
+        nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT_NORM)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps)
+        optimizer.step()
+        progress.update(losses.detach(), embeddings.detach())
+        if (step + 1) % myconfig.SAVE_MODEL_FREQUENCY == 0 or step + 1 == num_steps:
+            is_best = progress.validate(validation_eer(encoder, validation_store))
+            if saved_model:
+                save_models(saved_model, encoder, optimizer, progress, is_best)
+    return progress.losses
+
+
+def set_validation_speakers_aside(spk_to_utts: dataset.SpkToUtts) -> tuple[dataset.SpkToUtts, dataset.SpkToUtts]:
+    """Split into training data and NUM_VALIDATION_SPEAKERS other speakers, who have two utterances or more."""
+    candidates = [speaker for speaker, utts in spk_to_utts.items() if len(utts) > 1]
+    number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), len(spk_to_utts) // 5)
+    if number < 2:
+        return spk_to_utts, {}
+    chosen = set(np.random.default_rng(myconfig.SEED).choice(candidates, number, replace=False).tolist())
+    train_data = {speaker: utts for speaker, utts in spk_to_utts.items() if speaker not in chosen}
+    return train_data, {speaker: spk_to_utts[speaker][:VALIDATION_UTTS] for speaker in sorted(chosen)}
+
+
+def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> None:
+    """Give the encoder the mean and deviation of each coefficient over a sample of the training utterances."""
+    rng = np.random.default_rng(myconfig.SEED)
+    utts = rng.choice(len(store.files), min(NORMALISATION_UTTS, len(store.files)), replace=False)
+    frames = torch.from_numpy(np.concatenate([store.read(utt) for utt in np.sort(utts)]))
+    encoder.feature_mean.copy_(frames.mean(dim=0))
+    encoder.feature_std.copy_(frames.std(dim=0).clamp(min=1e-3))
+
+
+def draw_batch(store: feature_store.FeatureStore, step: int) -> torch.Tensor:
+    """The crops of a step, on the device: (speakers, utterances, frames, N_MFCC), or (triplets, 3, frames, N_MFCC).
+
+    They depend on SEED and the step alone, so that training can continue anywhere.
+    """
+    rng = np.random.default_rng([myconfig.SEED, step])
+    if myconfig.TRIPLET_MINING == "random":
+        utts = dataset.draw_triplets(store.utts_of_speaker, myconfig.BATCH_SIZE, rng)
+    else:
+        utts = dataset.draw_speaker_batch(
+            store.utts_of_speaker, myconfig.BATCH_SIZE, myconfig.UTTERANCES_PER_SPEAKER, rng
+        )
+    crop_frames = max(1, round(myconfig.SEQ_LEN * (1 + myconfig.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
+    crops = store.draw_crops(utts.ravel(), crop_frames, rng)
+    if myconfig.SPECAUG_TRAINING:
+        crops = augmentation.spec_augment(crops, crops.mean(dim=(0, 1)), rng)
+    return crops.unflatten(0, utts.shape).to(get_device())
+
+
+def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
+    """The losses that TRIPLET_MINING names, of embeddings (speakers or triplets, utterances, dimensions)."""
+    losses = {
+        "random": get_random_triplet_losses,
+        "batch_hard": get_batch_hard_losses,
+        "smooth_batch_hard": get_smooth_batch_hard_losses,
+    }
+    return losses[myconfig.TRIPLET_MINING](embeddings)
+
+
+def learning_rate(step: int, num_steps: int) -> float:
+    """Step size of the optimiser at a step: linear warm-up, then a cosine down to zero (Loshchilov and Hutter 2017)."""
+    if myconfig.LEARNING_RATE_SCHEDULE == "constant":
+        return myconfig.LEARNING_RATE
+    warmup_steps = math.ceil(WARMUP_FRACTION * num_steps)
+    if step < warmup_steps:
+        return myconfig.LEARNING_RATE * (step + 1) / warmup_steps
+    return myconfig.LEARNING_RATE * (1 + math.cos(math.pi * (step - warmup_steps) / (num_steps - warmup_steps))) / 2
+
+
+def use_bfloat16(device: torch.device) -> bool:
+    """Whether to train in bfloat16: where MIXED_PRECISION allows it and the processor has instructions for it."""
+    if device.type == "cuda":
+        return myconfig.MIXED_PRECISION and torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    has_bfloat16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return myconfig.MIXED_PRECISION and has_bfloat16
+
+
+def validation_eer(encoder: SpeakerEncoder, store: feature_store.FeatureStore | None) -> float:
+    """EER over all pairs of the validation utterances; NaN without validation speakers."""
+    if store is None:
+        return math.nan
+    embeddings = embed_features(encoder, [store.read(utt)[:VALIDATION_FRAMES] for utt in range(len(store.files))])
+    first, second = np.triu_indices(len(embeddings), k=1)
+    labels = store.speaker_of[first] == store.speaker_of[second]
+    scores = (embeddings @ embeddings.T)[first, second]
+    return metrics.equal_error_rate(*metrics.error_rates(labels, scores))[0]
+
+
+# ------------------------------------- Checkpoints -------------------------------------
+
+
+def checkpoint_path(saved_model: str) -> str:
+    """Where the last model and what is needed to continue its training are saved."""
+    return str(Path(saved_model).with_suffix(".last.pt"))
+
+
+def save_models(
+    saved_model: str,
+    encoder: SpeakerEncoder,
+    optimizer: torch.optim.Optimizer,
+    progress: TrainingProgress,
+    is_best: bool,
+) -> None:
+    """Save the best model, then the last one as a checkpoint, then the curves."""
+    record = {"training_settings": training_settings(), **progress.state()}
+    if is_best:
+        save_encoder(saved_model, encoder, **record)
+    save_encoder(checkpoint_path(saved_model), encoder, optimizer_state_dict=optimizer.state_dict(), **record)
+    progress.plot(Path(saved_model).with_suffix(".png"))
+
+
+def training_settings() -> dict:
+    """The settings on which the trained weights depend, for the record and to continue training with the same."""
+    return {name: value for name, value in settings.all_settings().items() if name in settings.TRAINING_SETTINGS}
+
+
+def load_checkpoint(
+    path: str, encoder: SpeakerEncoder, optimizer: torch.optim.Optimizer, progress: TrainingProgress
+) -> None:
+    """Continue from a checkpoint if there is one. Raises ValueError if it was made with other settings or data."""
+    if not Path(path).exists():
+        return
+    model = read_model(path)
+    remedy = "Add START_OVER=true to train from the first step, or choose another SAVED_MODEL_PATH."
+    if "optimizer_state_dict" not in model:
+        raise ValueError(f"{path} is not a checkpoint. {remedy}")
+    for name, value in training_settings().items():
+        if model["training_settings"].get(name) != value:
+            before = model["training_settings"].get(name)
+            raise ValueError(f"{path} was trained with {name}={before}, and now {name}={value}. {remedy}")
+    if model["train_speakers"] != encoder.train_speakers:
+        raise ValueError(f"{path} was trained on other speakers. {remedy}")
+    encoder.load_state_dict(model["encoder_state_dict"])
+    optimizer.load_state_dict(model["optimizer_state_dict"])
+    progress.load_state(model)
+
+
+def main() -> None:
+    """Train on the training data of the settings and draw the curves beside the model."""
+    spk_to_utts = dataset.get_spk_to_utts("TRAIN")
+    num_utts = sum(map(len, spk_to_utts.values()))
+    print(f"Training data: {len(spk_to_utts)} speakers, {num_utts} utterances.", flush=True)
+    train_network(spk_to_utts, myconfig.TRAINING_STEPS, myconfig.SAVED_MODEL_PATH)
+    print(f"The best model is {myconfig.SAVED_MODEL_PATH}.")
+
+
+if __name__ == "__main__":
+    settings.run(main)

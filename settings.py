@@ -1,0 +1,260 @@
+"""How settings reach the scripts: `NAME=value` on the command line, checks of every value, and `--help`.
+
+A script calls `read_command_line` before its slow imports, so that help and mistakes answer at once, and everything
+else reads `myconfig.NAME` at the moment it needs the value.
+"""
+
+import contextlib
+import difflib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+
+import myconfig
+
+# What a stored feature depends on, and what the shape of the encoder depends on. Both are saved inside a model.
+FEATURE_SETTINGS = ("N_MFCC", "N_FFT", "HOP_LENGTH", "N_MELS", "CEPSTRAL_MEAN_NORMALIZATION")
+ENCODER_SETTINGS = ("LSTM_HIDDEN_SIZE", "LSTM_NUM_LAYERS", "BI_LSTM", "FRAME_AGGREGATION_MEAN")
+MODEL_SETTINGS = FEATURE_SETTINGS + ENCODER_SETTINGS
+
+# On these the trained weights depend too, so a checkpoint is only continued with the same ones.
+TRAINING_SETTINGS = MODEL_SETTINGS + (
+    "TRIPLET_MINING",
+    "TRIPLET_ALPHA",
+    "BATCH_SIZE",
+    "UTTERANCES_PER_SPEAKER",
+    "SEQ_LEN",
+    "SEQ_LEN_JITTER",
+    "SPEEDS",
+    "LEARNING_RATE",
+    "LEARNING_RATE_SCHEDULE",
+    "NUM_VALIDATION_SPEAKERS",
+    "SPECAUG_TRAINING",
+    "SPECAUG_FREQ_MASK_PROB",
+    "SPECAUG_TIME_MASK_PROB",
+    "SPECAUG_FREQ_MASK_MAX_WIDTH",
+    "SPECAUG_TIME_MASK_MAX_WIDTH",
+    "MIXED_PRECISION",
+    "SEED",
+)
+
+# Lowest and highest value; whole numbers where both are whole. For a tuple they hold for each of its values.
+LIMITS = {
+    "N_MFCC": (1, 512),
+    "N_FFT": (64, 16384),
+    "HOP_LENGTH": (16, 16384),
+    "N_MELS": (1, 512),
+    "LSTM_HIDDEN_SIZE": (1, 4096),
+    "LSTM_NUM_LAYERS": (1, 16),
+    "TRIPLET_ALPHA": (0.0, 2.0),
+    "BATCH_SIZE": (1, 65536),
+    "UTTERANCES_PER_SPEAKER": (2, 1024),
+    "SEQ_LEN": (2, 100000),
+    "SEQ_LEN_JITTER": (0.0, 0.9),
+    "SPEEDS": (0.5, 2.0),
+    "TRAINING_STEPS": (1, 10**9),
+    "LEARNING_RATE": (1e-8, 1.0),
+    "SAVE_MODEL_FREQUENCY": (1, 10**9),
+    "NUM_VALIDATION_SPEAKERS": (0, 10**6),
+    "SPECAUG_FREQ_MASK_PROB": (0.0, 1.0),
+    "SPECAUG_TIME_MASK_PROB": (0.0, 1.0),
+    "SPECAUG_FREQ_MASK_MAX_WIDTH": (1, 512),
+    "SPECAUG_TIME_MASK_MAX_WIDTH": (1, 100000),
+    "NUM_EVAL_TRIPLETS": (1, 10**8),
+    "SLIDING_WINDOW_STEP": (1, 100000),
+    "EVAL_THRESHOLD_STEP": (0.0, 1.0),
+    "NUM_PROCESSES": (1, 1024),
+    "SEED": (0, 2**63 - 1),
+}
+
+CHOICES = {
+    "CEPSTRAL_MEAN_NORMALIZATION": (False, True),
+    "BI_LSTM": (False, True),
+    "FRAME_AGGREGATION_MEAN": (False, True),
+    "START_OVER": (False, True),
+    "TRIPLET_MINING": ("smooth_batch_hard", "batch_hard", "random"),
+    "LEARNING_RATE_SCHEDULE": ("cosine", "constant"),
+    "SPECAUG_TRAINING": (False, True),
+    "USE_FULL_SEQUENCE_INFERENCE": (False, True),
+    "DEVICE": ("auto", "cuda", "mps", "cpu"),
+    "MIXED_PRECISION": (False, True),
+}
+
+TRUE_WORDS = ("true", "yes", "on", "1")
+FALSE_WORDS = ("false", "no", "off", "0")
+
+# Names typed on the command line: where these contradict a model, the user is told instead of overruled.
+typed_names: set[str] = set()
+
+
+def all_settings() -> dict:
+    """Every setting with its present value, in the order of `myconfig.py`."""
+    return {name: value for name, value in vars(myconfig).items() if name.isupper()}
+
+
+def fail(message: object) -> None:
+    """End the script with one sentence on the error stream and exit code 2."""
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main`; an error that a user can mend (ValueError, OSError) becomes one sentence."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command continues from what is saved.", file=sys.stderr)
+        sys.exit(130)
+
+
+def read_command_line(description: str) -> None:
+    """Apply the `NAME=value` arguments to `myconfig`, answer `--help`, and check all settings; exits on a mistake."""
+    arguments = sys.argv[1:]
+    if "-h" in arguments or "--help" in arguments:
+        print(help_text(description))
+        sys.exit(0)
+    try:
+        for argument in arguments:
+            apply_override(argument)
+        check(all_settings())
+    except ValueError as error:
+        fail(error)
+
+
+def help_text(description: str) -> str:
+    """The script's description, then every setting with its comment and present value, by section."""
+    lines = [inspect.cleandoc(description), "", "Usage: python3 SCRIPT.py [NAME=value ...]", ""]
+    comment: list[str] = []
+    for line in inspect.getsource(myconfig).splitlines():
+        name = line.split(" = ")[0]
+        if line.startswith("# ----"):
+            lines += [line.strip("# -") + ":", ""]
+        elif line.startswith("# "):
+            comment.append("      " + line[2:])
+        elif name.isupper() and hasattr(myconfig, name):
+            lines += [f"  {name}={display(getattr(myconfig, name))}", *comment]
+        elif not line and comment:
+            lines.append("")
+            comment = []
+    return "\n".join(lines)
+
+
+def display(value: object) -> str:
+    """A value as it is typed on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def apply_override(argument: str) -> None:
+    """Set one setting from `NAME=value`, typed as its default is. Raises ValueError."""
+    name, equals, text = argument.partition("=")
+    known = all_settings()
+    if name not in known:
+        nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(f"there is no setting {name!r}.{hint} --help lists all settings.")
+    if not equals:
+        raise ValueError(f"{name} needs a value: {name}={display(known[name])}, for example.")
+    setattr(myconfig, name, parse_value(name, text, known[name]))
+    typed_names.add(name)
+
+
+def parse_value(name: str, text: str, default: object) -> object:
+    """`text` as a value of the type of `default`. Raises ValueError."""
+    try:
+        if isinstance(default, bool):
+            return (FALSE_WORDS + TRUE_WORDS).index(text.lower()) >= len(FALSE_WORDS)
+        if isinstance(default, tuple):
+            return tuple(type(default[0])(item) for item in text.split(","))
+        return type(default)(text)
+    except ValueError:
+        raise ValueError(f"{name}={text} is not {allowed_values(name)}.") from None
+
+
+def allowed_values(name: str) -> str:
+    """In words, what a setting may be."""
+    if name in CHOICES:
+        return "one of " + ", ".join(map(str, CHOICES[name]))
+    low, high = LIMITS[name]
+    kind = "a whole number" if isinstance(low, int) else "a number"
+    kind = "a list of numbers, each" if name == "SPEEDS" else kind
+    return f"{kind} from {low} to {high}"
+
+
+def check(values: dict) -> None:
+    """Check values (all settings, or those saved in a model) alone and against each other. Raises ValueError."""
+    for name, value in values.items():
+        if name in CHOICES:
+            valid = any(value == choice and type(value) is type(choice) for choice in CHOICES[name])
+        elif name in LIMITS:
+            valid = is_within_limits(name, value)
+        else:
+            valid = isinstance(value, str)
+        if not valid:
+            expected = allowed_values(name) if name in CHOICES or name in LIMITS else "a text in quotes"
+            raise ValueError(f"{name}={display(value)} is not {expected}.")
+
+    def contradicts(condition: bool, sentence: str) -> None:
+        if condition:
+            raise ValueError(sentence.format(**values))
+
+    contradicts(values["N_MFCC"] > values["N_MELS"], "N_MFCC={N_MFCC} is more than N_MELS={N_MELS}: lower it.")
+    contradicts(
+        values["HOP_LENGTH"] > values["N_FFT"],
+        "HOP_LENGTH={HOP_LENGTH} is more than N_FFT={N_FFT}, so samples between the windows would be lost.",
+    )
+    if values.keys() == set(MODEL_SETTINGS):
+        return
+    contradicts(not values["SAVED_MODEL_PATH"].endswith(".pt"), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must end in .pt.")
+    contradicts(
+        values["SAVED_MODEL_PATH"].endswith(".last.pt"),
+        "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must not end in .last.pt, the ending of checkpoints.",
+    )
+    contradicts(
+        values["TRIPLET_MINING"] != "random" and values["BATCH_SIZE"] < 2,
+        "BATCH_SIZE={BATCH_SIZE}: a batch needs 2 speakers or more.",
+    )
+    contradicts(1.0 not in values["SPEEDS"], "SPEEDS must include 1.0, the recordings as they are.")
+    contradicts(len(set(values["SPEEDS"])) < len(values["SPEEDS"]), "SPEEDS names one speed twice.")
+    if values["SPECAUG_TRAINING"]:
+        contradicts(
+            values["SPECAUG_FREQ_MASK_MAX_WIDTH"] > values["N_MFCC"],
+            "SPECAUG_FREQ_MASK_MAX_WIDTH={SPECAUG_FREQ_MASK_MAX_WIDTH} is more than N_MFCC={N_MFCC}.",
+        )
+        contradicts(
+            values["SPECAUG_TIME_MASK_MAX_WIDTH"] > values["SEQ_LEN"] * (1 - values["SEQ_LEN_JITTER"]),
+            "SPECAUG_TIME_MASK_MAX_WIDTH={SPECAUG_TIME_MASK_MAX_WIDTH} is more than the shortest crop, "
+            "SEQ_LEN * (1 - SEQ_LEN_JITTER).",
+        )
+
+
+def check_model(values: dict) -> None:
+    """Check the settings saved in a model. Raises ValueError, also if some are missing or unknown."""
+    if not isinstance(values, dict) or values.keys() != set(MODEL_SETTINGS):
+        raise ValueError("its settings are not those of this version.")
+    check(values)
+
+
+def is_within_limits(name: str, value: object) -> bool:
+    """Whether a number, or each number of a tuple, has the type and lies in the range that LIMITS gives."""
+    low, high = LIMITS[name]
+    items = value if isinstance(value, tuple) and value else (value,)
+    kinds = (int,) if isinstance(low, int) else (int, float)
+    return all(isinstance(item, kinds) and not isinstance(item, bool) and low <= item <= high for item in items)
+
+
+@contextlib.contextmanager
+def override(**values: object) -> Iterator[None]:
+    """Settings that hold inside a `with` block: a model's own, or those of a test. Raises ValueError if unknown."""
+    before = all_settings()
+    unknown = set(values) - set(before)
+    if unknown:
+        raise ValueError(f"there is no setting {sorted(unknown)[0]!r}.")
+    try:
+        for name, value in values.items():
+            setattr(myconfig, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(myconfig, name, value)

@@ -1,0 +1,177 @@
+"""The speaker encoder: from features to an embedding, and encoders on disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import feature_extraction
+import myconfig
+import settings
+
+# Frames in a batch at inference, padding included.
+INFERENCE_FRAMES = 16384
+
+
+class SpeakerEncoder(nn.Module):
+    """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
+
+    An LSTM reads the frames, normalised with the mean and deviation of the training data; its outputs are aggregated
+    by their mean or by taking the last one. The settings that shaped the encoder stay with it in `settings`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = {name: getattr(myconfig, name) for name in settings.MODEL_SETTINGS}
+        self.train_speakers: list[str] = []
+        self.register_buffer("feature_mean", torch.zeros(myconfig.N_MFCC))
+        self.register_buffer("feature_std", torch.ones(myconfig.N_MFCC))
+        self.lstm = nn.LSTM(
+            input_size=myconfig.N_MFCC,
+            hidden_size=myconfig.LSTM_HIDDEN_SIZE,
+            num_layers=myconfig.LSTM_NUM_LAYERS,
+            bidirectional=myconfig.BI_LSTM,
+            batch_first=True,
+        )
+
+    @property
+    def dimensions(self) -> int:
+        """Length of an embedding."""
+        return self.lstm.hidden_size * (2 if self.lstm.bidirectional else 1)
+
+    def forward(self, features: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed a batch; `num_frames` (batch,) says how many frames of each row count where rows are padded."""
+        normalised = (features - self.feature_mean) / self.feature_std
+        if num_frames is None:
+            outputs, _ = self.lstm(normalised)
+            return outputs.mean(dim=1) if self.settings["FRAME_AGGREGATION_MEAN"] else outputs[:, -1]
+        packed = nn.utils.rnn.pack_padded_sequence(normalised, num_frames.cpu(), batch_first=True, enforce_sorted=False)
+        outputs, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        if self.settings["FRAME_AGGREGATION_MEAN"]:
+            return outputs.sum(dim=1) / num_frames[:, None]
+        return outputs[torch.arange(len(outputs)), num_frames - 1]
+
+
+def get_device() -> torch.device:
+    """The device that DEVICE names; "auto" is an NVIDIA GPU, an Apple GPU or the CPU, the first that is there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = myconfig.DEVICE
+    if name == "auto":
+        name = next(kind for kind, is_there in available.items() if is_there)
+    if not available[name]:
+        raise ValueError(f"DEVICE={name} is not available on this machine: use DEVICE=auto.")
+    return torch.device(name)
+
+
+def get_speaker_encoder(load_from: str = "") -> SpeakerEncoder:
+    """A new encoder of the settings' shape with weights drawn from SEED, or the saved one, on the device."""
+    if load_from:
+        return load_encoder(load_from)
+    torch.manual_seed(myconfig.SEED)
+    return SpeakerEncoder().to(get_device())
+
+
+@torch.no_grad()
+def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> np.ndarray:
+    """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), L2-normalised, in order.
+
+    Batches hold utterances of similar length. An utterance shorter than SEQ_LEN is embedded in one piece also where
+    USE_FULL_SEQUENCE_INFERENCE is off.
+    """
+    if myconfig.USE_FULL_SEQUENCE_INFERENCE:
+        pieces_of_utt = [[utt] for utt in features]
+    else:
+        pieces_of_utt = [feature_extraction.extract_sliding_windows(utt) or [utt] for utt in features]
+    pieces = [torch.from_numpy(piece) for pieces in pieces_of_utt for piece in pieces]
+    lengths = torch.tensor([len(piece) for piece in pieces])
+    outputs = torch.empty(len(pieces), encoder.dimensions)
+    longest_first = torch.argsort(lengths, descending=True, stable=True)
+    while len(longest_first):
+        batch_size = max(1, INFERENCE_FRAMES // int(lengths[longest_first[0]]))
+        batch, longest_first = longest_first[:batch_size], longest_first[batch_size:]
+        padded = nn.utils.rnn.pad_sequence([pieces[number] for number in batch], batch_first=True)
+        outputs[batch] = encoder(padded.to(encoder.feature_mean.device), lengths[batch]).cpu()
+    of_utt = outputs.split([len(pieces) for pieces in pieces_of_utt])
+    return nn.functional.normalize(torch.stack([outputs.mean(dim=0) for outputs in of_utt])).numpy()
+
+
+# ----------------------------------- Encoders on disk ----------------------------------
+
+
+def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
+    """Save a model that `load_encoder` rebuilds without `myconfig.py`, with `more` plain values and tensors.
+
+    The file is written beside its place and renamed, so that there is never half of one.
+    """
+    model = {
+        "encoder_state_dict": encoder.state_dict(),
+        "settings": encoder.settings,
+        "train_speakers": encoder.train_speakers,
+        **more,
+    }
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(f"{path}.tmp")
+    torch.save(model, temporary)
+    temporary.replace(path)
+
+
+def read_model(path: str) -> dict:
+    """Read a model file without running code in it. Raises ValueError if it is missing, damaged or no model."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct SAVED_MODEL_PATH.")
+    try:
+        model = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # A damaged or hostile file can make the unpickler raise anything.
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is not a model, or is damaged, or holds more than weights: {reason}") from None
+    if not isinstance(model, dict) or not isinstance(model.get("encoder_state_dict"), dict):
+        raise ValueError(f"{path} is a PyTorch file but has no speaker encoder in it.")
+    return model
+
+
+def classic_settings(weights: dict) -> dict:
+    """The settings of a classic model, which holds an LSTM's weights and no settings: its shape tells them."""
+    units, num_inputs = weights["lstm.weight_ih_l0"].shape
+    num_layers = sum(name.startswith("lstm.weight_ih") and not name.endswith("_reverse") for name in weights)
+    return {
+        "N_MFCC": num_inputs,
+        "N_FFT": 2048,
+        "HOP_LENGTH": 512,
+        "N_MELS": 128,
+        "CEPSTRAL_MEAN_NORMALIZATION": False,
+        "LSTM_HIDDEN_SIZE": units // 4,
+        "LSTM_NUM_LAYERS": num_layers,
+        "BI_LSTM": "lstm.weight_ih_l0_reverse" in weights,
+        "FRAME_AGGREGATION_MEAN": myconfig.FRAME_AGGREGATION_MEAN,
+    }
+
+
+def load_encoder(path: str) -> SpeakerEncoder:
+    """Load a saved or classic model as an encoder on the device, shaped by the settings saved with it.
+
+    Raises ValueError if the file cannot be used, or if a setting typed on the command line contradicts it.
+    """
+    model = read_model(path)
+    weights = model["encoder_state_dict"]
+    try:
+        shape = model["settings"] if "settings" in model else classic_settings(weights)
+        settings.check_model(shape)
+        with settings.override(**shape):
+            encoder = SpeakerEncoder()
+        if "settings" not in model:
+            weights = {**encoder.state_dict(), **weights}
+        encoder.load_state_dict(weights)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not hold a speaker encoder of this project: {reason}") from None
+    if not all(torch.isfinite(tensor).all() for tensor in encoder.state_dict().values()):
+        raise ValueError(f"{path} has weights that are not finite numbers: its training went wrong.")
+    for name in settings.typed_names & shape.keys():
+        if getattr(myconfig, name) != shape[name]:
+            raise ValueError(
+                f"{name}={getattr(myconfig, name)} contradicts {path}, which was trained with {shape[name]}."
+            )
+    encoder.train_speakers = model.get("train_speakers", [])
+    return encoder.to(get_device()).eval()

@@ -1,0 +1,1033 @@
+"""Verify the set-up and every script: `python3 tests.py`. Needs no network and no data, and leaves nothing behind."""
+
+import ast
+import contextlib
+import importlib.metadata
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+import librosa
+import numpy as np
+import sklearn.metrics
+import soundfile
+import soxr
+import torch
+
+import augmentation
+import dataset
+import demo_data
+import evaluation
+import feature_extraction
+import feature_store
+import metrics
+import myconfig
+import neural_net
+import settings
+import speaker_encoder
+from training_progress import TrainingProgress
+
+PROJECT_DIR = Path(__file__).resolve().parent
+RATE = feature_extraction.SAMPLE_RATE
+
+
+def setUpModule() -> None:
+    """Synthesise the speakers that many tests share, in a folder that goes away with them."""
+    global corpus
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    unittest.addModuleCleanup(folder.cleanup)
+    corpus = Path(folder.name)
+    for number in range(36):
+        part = "train" if number < 24 else "test"
+        demo_data.write_speaker(corpus / part / f"s{number:02}", np.random.default_rng([7, number]))
+
+
+class ProjectTest(unittest.TestCase):
+    """Each test has a folder of its own, settings that are put back, and output that is kept from the screen."""
+
+    def setUp(self) -> None:
+        stack = contextlib.ExitStack()
+        self.addCleanup(stack.close)
+        self.dir = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        self.output = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(
+            settings.override(
+                FEATURE_STORE_DIR=str(self.dir / "features"),
+                RESULTS_DIR=str(self.dir / "results"),
+                SAVED_MODEL_PATH=str(self.dir / "model.pt"),
+                DEVICE="cpu",
+                LSTM_HIDDEN_SIZE=8,
+                BATCH_SIZE=4,
+                SPEEDS=(1.0,),
+                SEQ_LEN=40,
+                START_OVER=False,
+                TRAIN_DATA_CSV="",
+                TEST_DATA_CSV="",
+            )
+        )
+
+    def write_audio(self, name: str, seconds: float = 1.0, rate: int = RATE, seed: int = 0, **options) -> str:
+        """Write a noisy tone, whose samples differ with the seed."""
+        path = self.dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(seed)
+        tone = np.sin(np.arange(int(seconds * rate)) * 2 * np.pi * (200 + 10 * seed) / rate)
+        soundfile.write(path, 0.3 * tone + 0.02 * rng.normal(size=len(tone)), rate, **options)
+        return str(path)
+
+    def write_speakers(self, num_speakers: int = 3, num_utts: int = 3, seconds: float = 2.0) -> dict[str, list[str]]:
+        for speaker in range(num_speakers):
+            for utt in range(num_utts):
+                self.write_audio(f"data/s{speaker}/u{utt}.wav", seconds, seed=10 * speaker + utt)
+        return dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
+
+    def run_script(self, script: str, *arguments: str, **options) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, str(PROJECT_DIR / script), *arguments],
+            cwd=self.dir,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            **options,
+        )
+
+
+class SetUpTest(unittest.TestCase):
+    """The packages and data folders that the settings need are there."""
+
+    def test_requirements_are_installed(self) -> None:
+        for line in (PROJECT_DIR / "requirements.txt").read_text().splitlines():
+            if line and not line.startswith("#"):
+                name, lowest = line.split(">=")
+                installed = [int(number) for number in re.findall(r"\d+", importlib.metadata.version(name))]
+                self.assertGreaterEqual(installed, [int(number) for number in lowest.split(".")], line)
+
+    def test_configured_data_can_be_read(self) -> None:
+        for part, demo_dir in (("TRAIN", demo_data.TRAIN_DIR), ("TEST", demo_data.TEST_DIR)):
+            with self.subTest(part=part):
+                if not getattr(myconfig, f"{part}_DATA_CSV"):
+                    data_dir = Path(getattr(myconfig, f"{part}_DATA_DIR"))
+                    if data_dir == demo_dir:
+                        self.skipTest(f"{part}_DATA_DIR is the demonstration's, which is built when needed")
+                spk_to_utts = dataset.get_spk_to_utts(part)
+                self.assertGreaterEqual(len(spk_to_utts), 2, "at least two speakers are needed")
+                feature_extraction.extract_features(next(iter(spk_to_utts.values()))[0])
+
+    def test_scripts_import_only_what_stands_above_them(self) -> None:
+        names = {path.stem for path in PROJECT_DIR.glob("*.py")}
+        imports = {}
+        for name in names:
+            tree = ast.parse((PROJECT_DIR / f"{name}.py").read_text(encoding="utf-8"))
+            found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+            found |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            imports[name] = found & names
+        while imports:
+            free = [name for name, found in imports.items() if not found & imports.keys()]
+            self.assertTrue(free, f"a cycle of imports among {sorted(imports)}")
+            for name in free:
+                del imports[name]
+
+
+class SettingsTest(ProjectTest):
+    def test_values_get_the_type_of_the_default(self) -> None:
+        cases = {
+            "TRAINING_STEPS=7": 7,
+            "LEARNING_RATE=1e-3": 0.001,
+            "BI_LSTM=true": True,
+            "BI_LSTM=0": False,
+            "SPEEDS=1.0,1.2": (1.0, 1.2),
+            "RESULTS_DIR=a=b c": "a=b c",
+        }
+        for argument, expected in cases.items():
+            with self.subTest(argument), settings.override():
+                settings.apply_override(argument)
+                value = getattr(myconfig, argument.split("=")[0])
+                self.assertEqual((value, type(value)), (expected, type(expected)))
+        settings.typed_names.clear()
+
+    def test_mistakes_are_named(self) -> None:
+        cases = {
+            "BATCHSIZE=8": "Did you mean BATCH_SIZE",
+            "n_mfcc=8": "Did you mean N_MFCC",
+            "N_MFCC": "N_MFCC=40",
+            "N_MFCC=many": "a whole number from 1 to 512",
+            "N_MFCC=4.5": "a whole number",
+            "BI_LSTM=maybe": "one of False, True",
+            "SPEEDS=fast": "a list of numbers",
+        }
+        for argument, message in cases.items():
+            with self.subTest(argument), self.assertRaisesRegex(ValueError, message):
+                settings.apply_override(argument)
+
+    def test_impossible_values_are_refused(self) -> None:
+        cases = [
+            {"N_MFCC": 0},
+            {"N_MFCC": "40"},
+            {"N_MFCC": True},
+            {"N_MFCC": 200},
+            {"LEARNING_RATE": math.nan},
+            {"BI_LSTM": "False"},
+            {"BI_LSTM": 1},
+            {"DEVICE": "tpu"},
+            {"SAVED_MODEL_PATH": "model.pth"},
+            {"SAVED_MODEL_PATH": "model.last.pt"},
+            {"HOP_LENGTH": 4096},
+            {"BATCH_SIZE": 1},
+            {"SPEEDS": (0.9, 1.1)},
+            {"SPEEDS": (1.0, 1.0)},
+            {"SPEEDS": ()},
+            {"SPECAUG_TRAINING": True, "SPECAUG_TIME_MASK_MAX_WIDTH": 30, "SEQ_LEN_JITTER": 0.5},
+        ]
+        settings.check(settings.all_settings())
+        for values in cases:
+            with self.subTest(**values), settings.override(**values), self.assertRaises(ValueError):
+                settings.check(settings.all_settings())
+
+    def test_every_setting_is_checked_and_explained(self) -> None:
+        lines = settings.help_text("A script.").splitlines()
+        for name, value in settings.all_settings().items():
+            self.assertIn(f"  {name}={settings.display(value)}", lines)
+            if not isinstance(value, str):
+                self.assertTrue(name in settings.LIMITS or name in settings.CHOICES, name)
+        self.assertIn("      Number of optimiser steps.", lines)
+
+    def test_help_and_mistakes_answer_before_torch_is_loaded(self) -> None:
+        (self.dir / "torch.py").write_text("raise SystemExit('torch was loaded')")
+        environment = {**os.environ, "PYTHONPATH": str(self.dir)}
+        for script in ("neural_net.py", "evaluation.py"):
+            answer = self.run_script(script, "--help", env=environment)
+            self.assertEqual((answer.returncode, answer.stderr), (0, ""))
+            self.assertIn("TRAINING_STEPS=", answer.stdout)
+            answer = self.run_script(script, "TRAINING_STEP=3", env=environment)
+            self.assertEqual(answer.returncode, 2)
+            self.assertEqual(answer.stderr.count("\n"), 1)
+            self.assertIn("TRAINING_STEPS", answer.stderr)
+
+    def test_override_puts_settings_back(self) -> None:
+        before = settings.all_settings()
+        with contextlib.suppress(KeyError), settings.override(N_MFCC=3):
+            self.assertEqual(myconfig.N_MFCC, 3)
+            raise KeyError
+        self.assertEqual(settings.all_settings(), before)
+        with self.assertRaises(ValueError), settings.override(NO_SUCH_SETTING=3):
+            pass
+
+
+class DatasetTest(ProjectTest):
+    def test_folders_give_speakers_and_sorted_files(self) -> None:
+        names = ["b/2/y.FLAC", "b/1/z.wav", "a b/é ü/x 'q\".ogg", "b/notes.txt", "b/.hidden.wav", "loose.wav"]
+        for name in names:
+            path = self.dir / "data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        spk_to_utts = dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
+        expected = {"a b": [names[2]], "b": [names[1], names[0]]}
+        self.assertEqual(spk_to_utts, {s: [str(self.dir / "data" / n) for n in ns] for s, ns in expected.items()})
+
+    def test_missing_or_empty_folder_is_an_error(self) -> None:
+        (self.dir / "empty").mkdir()
+        with settings.override(TRAIN_DATA_DIR=str(self.dir / "missing")), self.assertRaisesRegex(ValueError, "missing"):
+            dataset.get_spk_to_utts("TRAIN")
+        with settings.override(TRAIN_DATA_DIR=str(self.dir / "empty")), self.assertRaisesRegex(ValueError, "empty"):
+            dataset.get_spk_to_utts("TRAIN")
+
+    def read_csv(self, content: bytes) -> dict[str, list[str]]:
+        (self.dir / "list.csv").write_bytes(content)
+        return dataset.get_csv_spk_to_utts(str(self.dir / "list.csv"))
+
+    def test_csv_forms(self) -> None:
+        for name in ("x.wav", "y, z.wav", "é.wav"):
+            (self.dir / name).touch()
+        expected = {"1": [str(self.dir / "x.wav")], "b": [str(self.dir / "y, z.wav"), str(self.dir / "é.wav")]}
+        rows = ["1,x.wav", 'b,"y, z.wav"', f"b, {self.dir / 'é.wav'}"]
+        for head, end in ((b"", "\n"), (b"\xef\xbb\xbf", "\r\n"), (b"Speaker,Path\n", "\n"), (b"\n", "\n\n")):
+            with self.subTest(head=head, end=end):
+                self.assertEqual(self.read_csv(head + end.join(rows).encode()), expected)
+        self.assertEqual(self.read_csv(b"1,x.wav\n1,x.wav\n"), {"1": [str(self.dir / "x.wav")]})
+
+    def test_csv_faults_name_the_line(self) -> None:
+        (self.dir / "x.wav").touch()
+        cases = {
+            b"1,x.wav\n2\n": "line 2",
+            b"1,x.wav,3\n": "line 1",
+            b"1;x.wav\n": "line 1",
+            b"1,x.wav\n,x.wav\n": "line 2",
+            b"1,x.wav\n1,gone.wav\n": "line 2.*gone.wav",
+            b"1,x.wav\n2,x.wav\n": "line 2.*speaker '1'",
+            b"": "lists no files",
+            b"speaker,path\n": "lists no files",
+            b"1,\xff\xfe.wav\n": "UTF-8",
+        }
+        for content, message in cases.items():
+            with self.subTest(content), self.assertRaisesRegex(ValueError, message):
+                self.read_csv(content)
+        with self.assertRaisesRegex(ValueError, "no CSV file"):
+            dataset.get_csv_spk_to_utts(str(self.dir / "gone.csv"))
+
+    def test_triplets_are_two_of_one_speaker_and_one_of_another(self) -> None:
+        spk_to_utts = {"a": ["a1", "a2"], "b": ["b1", "b2", "b3"], "c": ["c1"]}
+        rng = np.random.default_rng(0)
+        triplets = [dataset.get_triplet(spk_to_utts, rng) for _ in range(300)]
+        for anchor, pos, neg in triplets:
+            self.assertEqual(anchor[0], pos[0])
+            self.assertNotEqual(anchor[0], neg[0])
+            self.assertTrue(anchor != pos or anchor == "c1")
+        self.assertEqual({utt for triplet in triplets for utt in triplet}, {"a1", "a2", "b1", "b2", "b3", "c1"})
+        self.assertEqual(len(dataset.get_triplet(spk_to_utts)), 3)
+        with self.assertRaisesRegex(ValueError, "two speakers"):
+            dataset.get_triplet({"a": ["a1", "a2"]})
+
+    def test_speaker_batch_has_distinct_speakers_and_repeats_only_what_it_must(self) -> None:
+        utts_of_speaker = [np.arange(0, 5), np.arange(5, 7), np.arange(7, 8)]
+        batch = dataset.draw_speaker_batch(utts_of_speaker, 8, 4, np.random.default_rng(0))
+        self.assertEqual(batch.shape, (3, 4))
+        counts = sorted(tuple(sorted(np.unique(row, return_counts=True)[1])) for row in batch)
+        self.assertEqual(counts, [(1, 1, 1, 1), (2, 2), (4,)])
+        self.assertEqual(len({utt // 5 + utt // 7 for utt in batch[:, 0]}), 3)
+
+
+class FeatureExtractionTest(ProjectTest):
+    def test_mfcc_is_librosas(self) -> None:
+        samples = np.random.default_rng(0).normal(size=3 * RATE).astype(np.float32) * np.hanning(3 * RATE)
+        samples = samples.astype(np.float32)
+        for values in ({}, {"N_MFCC": 20, "N_FFT": 512, "HOP_LENGTH": 160, "N_MELS": 64}):
+            with self.subTest(**values), settings.override(**values):
+                expected = librosa.feature.mfcc(
+                    y=samples,
+                    sr=RATE,
+                    n_mfcc=myconfig.N_MFCC,
+                    n_fft=myconfig.N_FFT,
+                    hop_length=myconfig.HOP_LENGTH,
+                    n_mels=myconfig.N_MELS,
+                )
+                mfcc = feature_extraction.compute_mfcc(samples)
+                self.assertEqual(mfcc.dtype, np.float32)
+                np.testing.assert_allclose(mfcc, expected.T, atol=1e-3)
+                with settings.override(CEPSTRAL_MEAN_NORMALIZATION=True):
+                    mfcc = feature_extraction.compute_mfcc(samples)
+                np.testing.assert_allclose(mfcc, (expected - expected.mean(axis=1, keepdims=True)).T, atol=2e-3)
+
+    def test_long_audio_in_blocks_is_librosas(self) -> None:
+        seconds = 2.5 * feature_extraction.BLOCK_FRAMES * myconfig.HOP_LENGTH / RATE
+        samples = feature_extraction.read_audio(self.write_audio("long.wav", seconds))
+        expected = librosa.feature.mfcc(y=samples, sr=RATE, n_mfcc=myconfig.N_MFCC)
+        np.testing.assert_allclose(feature_extraction.compute_mfcc(samples), expected.T, atol=1e-3)
+
+    def test_every_format_rate_and_channel_count_is_read(self) -> None:
+        reference = feature_extraction.read_audio(self.write_audio("reference.wav", subtype="FLOAT"))
+        self.assertEqual((reference.dtype, len(reference)), (np.float32, RATE))
+        for name, options in {
+            "8bit.wav": {"subtype": "PCM_U8"},
+            "24bit.flac": {"subtype": "PCM_24"},
+            "64bit.wav": {"subtype": "DOUBLE"},
+            "music.mp3": {},
+            "vorbis.ogg": {},
+            "opus.ogg": {"subtype": "OPUS"},
+            "apple.aiff": {},
+            "no_ending": {"format": "WAV"},
+        }.items():
+            with self.subTest(name):
+                samples = feature_extraction.read_audio(self.write_audio(name, **options))
+                self.assertLess(abs(len(samples) - RATE), 0.1 * RATE)
+                spectra = [np.abs(np.fft.rfft(signal, RATE)) for signal in (samples, reference)]
+                self.assertEqual(np.argmax(spectra[0]), np.argmax(spectra[1]))
+        for rate in (4000, 8000, 44100, 192000):
+            with self.subTest(rate=rate):
+                samples = feature_extraction.read_audio(self.write_audio("rate.wav", rate=rate))
+                self.assertLessEqual(abs(len(samples) - RATE), 1)
+                self.assertEqual(np.argmax(np.abs(np.fft.rfft(samples, RATE))), 200)
+        channels = np.random.default_rng(0).uniform(-0.5, 0.5, (RATE, 8)).astype(np.float32)
+        soundfile.write(self.dir / "channels.wav", channels, RATE, subtype="FLOAT")
+        samples = feature_extraction.read_audio(str(self.dir / "channels.wav"))
+        np.testing.assert_allclose(samples, channels.mean(axis=1), atol=1e-6)
+
+    def write_bad_audio(self) -> dict[str, str]:
+        """Files that cannot be used -> a word of the reason."""
+        whole = Path(self.write_audio("whole.flac")).read_bytes()
+        contents = {
+            "text.wav": (b"this is no audio", "decoded"),
+            "nothing.wav": (b"", "decoded"),
+            "truncated.flac": (whole[: len(whole) // 2], "decoded"),
+            "header_only.flac": (whole[:60], "decoded|empty"),
+        }
+        signals = {
+            "empty.wav": (np.zeros(0), RATE, "empty"),
+            "silent.wav": (np.zeros(RATE), RATE, "silent"),
+            "constant.wav": (np.full(RATE, 0.5), RATE, "silent"),
+            "nan.wav": (np.where(np.arange(RATE) == 99, np.nan, 0.1), RATE, "not numbers"),
+            "infinite.wav": (np.where(np.arange(RATE) == 99, np.inf, 0.1), RATE, "not numbers"),
+            "short.wav": (np.sin(np.arange(500.0)), RATE, "shorter than one frame"),
+            "slow.wav": (np.sin(np.arange(9999.0)), 1000, "1000 Hz"),
+        }
+        for name, (content, _) in contents.items():
+            (self.dir / name).write_bytes(content)
+        for name, (samples, rate, _) in signals.items():
+            soundfile.write(self.dir / name, samples, rate, subtype="FLOAT")
+        reasons = {name: word for name, (*_, word) in [*contents.items(), *signals.items()]}
+        return {str(self.dir / name): word for name, word in {**reasons, "gone.wav": "decoded"}.items()}
+
+    def test_unusable_files_say_why(self) -> None:
+        for path, word in self.write_bad_audio().items():
+            with self.subTest(path), self.assertRaisesRegex(ValueError, f"{re.escape(Path(path).name)}.*({word})"):
+                feature_extraction.extract_features(path)
+
+    def test_clipped_audio_is_used(self) -> None:
+        soundfile.write(self.dir / "clipped.wav", 9 * np.sin(np.arange(RATE) / 9.0), RATE, subtype="PCM_16")
+        self.assertTrue(np.isfinite(feature_extraction.extract_features(str(self.dir / "clipped.wav"))).all())
+
+    def test_sliding_windows(self) -> None:
+        features = np.arange(100 * 40, dtype=np.float32).reshape(100, 40)
+        with settings.override(SEQ_LEN=40, SLIDING_WINDOW_STEP=30):
+            windows = feature_extraction.extract_sliding_windows(features)
+            self.assertEqual([window[0, 0] / 40 for window in windows], [0, 30, 60])
+            self.assertEqual({window.shape for window in windows}, {(40, 40)})
+            self.assertEqual(feature_extraction.extract_sliding_windows(features[:39]), [])
+
+    def test_batched_triplet_input_has_crops_in_rows_anchor_positive_negative(self) -> None:
+        spk_to_utts = self.write_speakers(2, 2)
+        batch = feature_extraction.get_batched_triplet_input(spk_to_utts, 3)
+        self.assertEqual((batch.shape, batch.dtype), ((9, 40, 40), torch.float32))
+        whole = {s: [feature_extraction.extract_features(utt) for utt in utts] for s, utts in spk_to_utts.items()}
+
+        def speaker_of(crop: np.ndarray) -> str:
+            for speaker, utts in whole.items():
+                for features in utts:
+                    for start in range(len(features) - 39):
+                        if np.array_equal(features[start : start + 40], crop):
+                            return speaker
+            return self.fail("the crop is from no utterance")
+
+        speakers = [speaker_of(crop) for crop in batch.numpy()]
+        for anchor, pos, neg in zip(speakers[::3], speakers[1::3], speakers[2::3], strict=True):
+            self.assertEqual(anchor, pos)
+            self.assertNotEqual(anchor, neg)
+
+    def test_a_speakers_only_utterance_gives_two_different_parts(self) -> None:
+        spk_to_utts = self.write_speakers(2, 1)
+        anchor, pos, _ = feature_extraction.get_triplet_features(spk_to_utts)
+        self.assertFalse({row.tobytes() for row in anchor} & {row.tobytes() for row in pos})
+
+
+class AugmentationTest(ProjectTest):
+    def test_speed_scales_length_and_frequency(self) -> None:
+        tone = np.sin(2 * np.pi * 400 * np.arange(RATE) / RATE).astype(np.float32)
+        for speed in (0.8, 1.0, 1.25):
+            changed = augmentation.change_speed(tone, speed)
+            self.assertEqual(len(changed), RATE / speed)
+            self.assertEqual(np.argmax(np.abs(np.fft.rfft(changed, RATE))), 400 * speed)
+
+    def test_masks_have_the_probability_and_width_of_the_settings(self) -> None:
+        masks = augmentation.draw_masks(4000, 40, 0.3, 8, np.random.default_rng(0)).numpy()
+        widths = masks.sum(axis=1)
+        self.assertAlmostEqual((widths > 0).mean(), 0.3, delta=0.03)
+        self.assertEqual(set(widths[widths > 0]), set(range(1, 9)))
+        edges = np.abs(np.diff(np.pad(masks, ((0, 0), (1, 1))).astype(int), axis=1)).sum(axis=1)
+        self.assertEqual(set(edges), {0, 2})
+        self.assertTrue(masks[:, 0].any() and masks[:, -1].any())
+
+    def test_masked_values_are_filled(self) -> None:
+        crops, fill = torch.randn(64, 50, 40), torch.full((40,), 9.0)
+        with settings.override(SPECAUG_FREQ_MASK_PROB=1.0, SPECAUG_TIME_MASK_PROB=0.0):
+            masked = augmentation.spec_augment(crops, fill, np.random.default_rng(0))
+        changed = masked != crops
+        self.assertTrue((masked[changed] == 9).all())
+        self.assertTrue((changed.all(dim=1) | ~changed.any(dim=1)).all(), "a mask covers all frames of a coefficient")
+
+
+class FeatureStoreTest(ProjectTest):
+    def test_store_gives_the_features_of_every_speed(self) -> None:
+        spk_to_utts = self.write_speakers()
+        store = feature_store.open_store(spk_to_utts, (1.0, 1.1))
+        self.assertEqual(len(store.speakers), 6)
+        for utt, file in enumerate(store.files):
+            samples = feature_extraction.read_audio(file)
+            if "1.1" in store.speakers[store.speaker_of[utt]]:
+                samples = soxr.resample(samples, 1.1 * RATE, RATE)
+            expected = librosa.feature.mfcc(y=samples, sr=RATE, n_mfcc=40).T
+            np.testing.assert_allclose(store.read(utt), expected, rtol=1e-3, atol=1e-2)
+            self.assertIn(Path(file).parent.name, store.speakers[store.speaker_of[utt]])
+
+    def test_files_are_decoded_once_and_again_when_they_change(self) -> None:
+        spk_to_utts = self.write_speakers(2, 2)
+        decoded = []
+        extract, feature_store.features_at_speeds = (
+            feature_store.features_at_speeds,
+            lambda file, speeds: decoded.append(file) or extract(file, speeds),
+        )
+        self.addCleanup(setattr, feature_store, "features_at_speeds", extract)
+        feature_store.open_store(spk_to_utts)
+        self.assertEqual(sorted(decoded), sorted(sum(spk_to_utts.values(), [])))
+        decoded.clear()
+        feature_store.open_store(spk_to_utts)
+        self.assertEqual(decoded, [])
+        changed = self.write_audio("data/s0/u1.wav", 3, seed=99)
+        store = feature_store.open_store(spk_to_utts)
+        self.assertEqual(decoded, [changed])
+        expected = feature_extraction.extract_features(changed)
+        np.testing.assert_allclose(store.read(store.files.index(changed)), expected, rtol=1e-3, atol=1e-2)
+        decoded.clear()
+        with settings.override(N_MFCC=13):
+            self.assertEqual(feature_store.open_store(spk_to_utts).read(0).shape[1], 13)
+        self.assertEqual(len(decoded), 4)
+
+    def test_unusable_files_are_skipped_once_with_a_reason(self) -> None:
+        spk_to_utts = self.write_speakers(2, 2)
+        bad = FeatureExtractionTest.write_bad_audio(self)
+        spk_to_utts["bad"] = [path for path in bad if Path(path).name != "gone.wav"]
+        store = feature_store.open_store(spk_to_utts)
+        self.assertEqual(store.speakers, ["s0", "s1"])
+        self.assertIn(f"Skipped {len(bad) - 1} of {len(bad) + 3} files", self.output.getvalue())
+        listing = next((self.dir / "features").glob("*/skipped.csv")).read_text(encoding="utf-8")
+        for path, word in bad.items():
+            if Path(path).name != "gone.wav":
+                self.assertRegex(listing, f"{re.escape(Path(path).name)}.*({word})")
+        with self.assertRaisesRegex(ValueError, "none of the"):
+            feature_store.open_store({"bad": spk_to_utts["bad"]})
+
+    def test_same_audio_under_two_speakers_is_named(self) -> None:
+        spk_to_utts = self.write_speakers(2, 2)
+        feature_store.open_store(spk_to_utts, (1.0, 1.1))
+        self.assertNotIn("same audio", self.output.getvalue())
+        content = Path(spk_to_utts["s0"][1]).read_bytes()
+        (self.dir / "data/s1/copy.wav").write_bytes(content)
+        feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(self.dir / "data")))
+        self.assertRegex(self.output.getvalue(), "same audio stands under two speakers: .*s0.u1.wav and .*copy.wav")
+
+    def test_an_interrupted_build_continues(self) -> None:
+        spk_to_utts = self.write_speakers()
+        whole = feature_store.open_store(spk_to_utts)
+        folder = next((self.dir / "features").iterdir())
+        expected = [whole.read(utt) for utt in range(9)]
+        del whole
+        lines = (folder / "index.jsonl").read_bytes().splitlines(keepends=True)
+        for kept, cut in ((0, b""), (4, b""), (4, lines[4][:20]), (9, b"")):
+            with self.subTest(kept=kept, cut=cut):
+                (folder / "index.jsonl").write_bytes(b"".join(lines[:kept]) + cut)
+                with (folder / "features.f16").open("ab") as file:
+                    file.write(b"half written")
+                store = feature_store.open_store(spk_to_utts)
+                for utt in range(9):
+                    np.testing.assert_array_equal(store.read(utt), expected[utt])
+                del store
+
+    def test_two_builds_at_once_do_not_disturb_each_other(self) -> None:
+        spk_to_utts = self.write_speakers(4, 4)
+        code = (
+            "import sys, json, myconfig, feature_store\n"
+            "myconfig.FEATURE_STORE_DIR = sys.argv[1]\n"
+            "store = feature_store.open_store(json.loads(sys.argv[2]))\n"
+            "assert len(store.files) == 16, store.files"
+        )
+        command = [sys.executable, "-c", code, str(self.dir / "features"), json.dumps(spk_to_utts)]
+        both = [subprocess.Popen(command, cwd=PROJECT_DIR, stdout=subprocess.DEVNULL) for _ in range(2)]
+        self.assertEqual([process.wait(60) for process in both], [0, 0])
+        store = feature_store.open_store(spk_to_utts)
+        for utt, file in enumerate(store.files):
+            expected = feature_extraction.extract_features(file)
+            np.testing.assert_allclose(store.read(utt), expected, rtol=1e-3, atol=1e-2)
+        self.assertEqual(len(store.frames), store.num_frames.sum(), "nothing stands in the store twice")
+
+    def test_crops_are_from_their_utterance_and_short_ones_are_joined(self) -> None:
+        spk_to_utts = self.write_speakers(2, 3, seconds=1.0)
+        store = feature_store.open_store(spk_to_utts)
+        rng = np.random.default_rng(0)
+        frames_of = [{frame.tobytes() for frame in store.read(utt)} for utt in range(6)]
+        for crop, utt in zip(store.draw_crops(np.array([0, 4]), 20, rng).numpy(), (0, 4), strict=True):
+            self.assertTrue({frame.tobytes() for frame in crop} <= frames_of[utt])
+        joined = {frame.tobytes() for frame in store.draw_crops(np.array([1]), 90, rng).numpy()[0]}
+        self.assertTrue(joined <= frames_of[0] | frames_of[1] | frames_of[2])
+        self.assertTrue(all(joined & frames_of[utt] for utt in (0, 1, 2)))
+        self.assertEqual(store.draw_crops(np.array([1]), 300, rng).shape, (1, 300, 40), "all of a speaker is repeated")
+
+    def test_one_utterance_drawn_twice_gives_different_parts(self) -> None:
+        store = feature_store.open_store(self.write_speakers(2, 1, seconds=3.0))
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            first, _, second = store.draw_crops(np.array([0, 1, 0]), 40, rng).numpy()
+            self.assertFalse({frame.tobytes() for frame in first} & {frame.tobytes() for frame in second})
+
+
+class TripletLossTest(ProjectTest):
+    def test_triplet_loss_is_the_courses(self) -> None:
+        anchor, pos, neg = torch.randn(3, 5, 7, dtype=torch.float64)
+
+        def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+            return float(sum(a * b) / math.sqrt(sum(a * a) * sum(b * b)))
+
+        with settings.override(TRIPLET_ALPHA=0.4):
+            rows = zip(anchor, pos, neg, strict=True)
+            expected = [max(0.0, cosine(a, n) - cosine(a, p) + 0.4) for a, p, n in rows]
+            np.testing.assert_allclose(neural_net.get_triplet_loss(anchor, pos, neg), expected)
+            batch_output = torch.stack([anchor, pos, neg], dim=1).flatten(0, 1)
+            loss = neural_net.get_triplet_loss_from_batch_output(batch_output, 5)
+            self.assertAlmostEqual(float(loss), np.mean(expected))
+            losses = neural_net.get_random_triplet_losses(batch_output.unflatten(0, (5, 3)))
+            np.testing.assert_allclose(losses, expected)
+
+    def test_batch_losses_agree_with_a_loop(self) -> None:
+        embeddings = torch.randn(5, 3, 7, dtype=torch.float64)
+        unit = embeddings.numpy() / np.linalg.norm(embeddings.numpy(), axis=-1, keepdims=True)
+        hard, smooth = [], []
+        sharpness, alpha = neural_net.SMOOTH_SHARPNESS, 0.2
+        for speaker in range(5):
+            for utt in range(3):
+                anchor = unit[speaker, utt]
+                pos = [anchor @ unit[speaker, other] for other in range(3) if other != utt]
+                neg = [anchor @ other for s in range(5) if s != speaker for other in unit[s]]
+                hard.append(max(0.0, max(neg) - min(pos) + alpha))
+                sums = [sum(math.exp(sharpness * x) for x in xs) for xs in (neg, [-x for x in pos])]
+                smooth.append(math.log1p(sums[0] * sums[1] * math.exp(sharpness * alpha)) / sharpness)
+        with settings.override(TRIPLET_ALPHA=alpha):
+            np.testing.assert_allclose(neural_net.get_batch_hard_losses(embeddings), hard)
+            np.testing.assert_allclose(neural_net.get_smooth_batch_hard_losses(embeddings), smooth)
+
+
+class SpeakerEncoderTest(ProjectTest):
+    def test_embedding_aggregates_the_lstm_outputs_of_normalised_features(self) -> None:
+        for bidirectional in (False, True):
+            for mean in (False, True):
+                with settings.override(BI_LSTM=bidirectional, FRAME_AGGREGATION_MEAN=mean):
+                    encoder = speaker_encoder.SpeakerEncoder()
+                    encoder.feature_mean += 3
+                    encoder.feature_std *= 2
+                    features = torch.randn(2, 30, 40)
+                    outputs = encoder.lstm((features - 3) / 2)[0]
+                    expected = outputs.mean(dim=1) if mean else outputs[:, -1]
+                    torch.testing.assert_close(encoder(features), expected)
+                    self.assertEqual(encoder.dimensions, expected.shape[1])
+
+    def test_embedding_does_not_depend_on_the_rest_of_the_batch(self) -> None:
+        rng = np.random.default_rng(0)
+        features = [rng.normal(size=(length, 40)).astype(np.float32) for length in (90, 7, 300, 41, 90)]
+        for full in (True, False):
+            for bidirectional, mean in ((False, True), (True, True), (True, False), (False, False)):
+                values = {"BI_LSTM": bidirectional, "FRAME_AGGREGATION_MEAN": mean, "USE_FULL_SEQUENCE_INFERENCE": full}
+                with self.subTest(**values), settings.override(**values):
+                    encoder = speaker_encoder.SpeakerEncoder().eval()
+                    together = speaker_encoder.embed_features(encoder, features)
+                    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
+                    for row, utt in zip(together, features, strict=True):
+                        alone = evaluation.run_inference(utt, encoder)
+                        np.testing.assert_allclose(row, alone / np.linalg.norm(alone), atol=1e-5)
+
+    def test_sliding_window_inference_is_the_mean_over_windows(self) -> None:
+        features = np.random.default_rng(0).normal(size=(95, 40)).astype(np.float32)
+        encoder = speaker_encoder.SpeakerEncoder().eval()
+        with settings.override(USE_FULL_SEQUENCE_INFERENCE=False, SEQ_LEN=40, SLIDING_WINDOW_STEP=25), torch.no_grad():
+            windows = [encoder(torch.from_numpy(features[start : start + 40])[None])[0] for start in (0, 25, 50)]
+            expected = torch.stack(windows).mean(dim=0)
+            np.testing.assert_allclose(evaluation.run_inference(features, encoder), expected, atol=1e-6)
+
+    def test_saved_encoder_is_rebuilt_from_its_own_settings(self) -> None:
+        path = str(self.dir / "folder" / "model.pt")
+        with settings.override(BI_LSTM=True, LSTM_HIDDEN_SIZE=12, N_MFCC=13, HOP_LENGTH=256):
+            encoder = speaker_encoder.SpeakerEncoder().eval()
+            encoder.feature_mean += 5
+            speaker_encoder.save_encoder(path, encoder)
+        files = [self.write_audio("x.wav", 2), self.write_audio("y.wav", 1, seed=1)]
+        loaded = neural_net.load_encoder(path)
+        self.assertEqual(loaded.settings, encoder.settings)
+        before = settings.all_settings()
+        embeddings = evaluation.embed_utterances(loaded, files)
+        self.assertEqual((embeddings.shape, embeddings.dtype), ((2, 24), np.float32))
+        self.assertEqual(settings.all_settings(), before)
+        for row, file in zip(embeddings, files, strict=True):
+            y, _ = soundfile.read(file, dtype="float32")
+            mfcc = librosa.feature.mfcc(y=y, sr=RATE, n_mfcc=13, hop_length=256).T
+            expected = evaluation.run_inference(np.ascontiguousarray(mfcc), encoder)
+            np.testing.assert_allclose(row, expected / np.linalg.norm(expected), atol=1e-4)
+        self.assertEqual([entry.name for entry in Path(path).parent.iterdir()], ["model.pt"])
+
+    def test_a_typed_setting_that_contradicts_the_model_is_an_error(self) -> None:
+        path = str(self.dir / "model.pt")
+        speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
+        self.addCleanup(settings.typed_names.clear)
+        settings.apply_override("LSTM_HIDDEN_SIZE=8")
+        neural_net.load_encoder(path)
+        settings.apply_override("LSTM_HIDDEN_SIZE=16")
+        with self.assertRaisesRegex(ValueError, "LSTM_HIDDEN_SIZE=16 contradicts .* 8"):
+            neural_net.load_encoder(path)
+
+    def test_a_classic_model_loads_by_the_shape_of_its_weights(self) -> None:
+        class Classic(torch.nn.Module):
+            def __init__(self, bidirectional: bool) -> None:
+                super().__init__()
+                self.lstm = torch.nn.LSTM(40, 64, 3, batch_first=True, bidirectional=bidirectional)
+
+        features = torch.randn(2, 50, 40)
+        for bidirectional in (False, True):
+            classic = Classic(bidirectional)
+            model = {"encoder_state_dict": classic.state_dict(), "losses": [0.1], "training_time": 1.0}
+            torch.save(model, self.dir / "classic.pt")
+            with settings.override(N_MFCC=13, HOP_LENGTH=100, BI_LSTM=not bidirectional):
+                encoder = neural_net.get_speaker_encoder(load_from=str(self.dir / "classic.pt"))
+            torch.testing.assert_close(encoder(features), classic.lstm(features)[0].mean(dim=1))
+            self.assertEqual(encoder.settings["HOP_LENGTH"], 512)
+
+    def test_unusable_models_are_refused_in_a_sentence(self) -> None:
+        encoder = speaker_encoder.SpeakerEncoder()
+        speaker_encoder.save_encoder(str(self.dir / "good.pt"), encoder)
+        good = torch.load(self.dir / "good.pt", weights_only=True)
+        content = (self.dir / "good.pt").read_bytes()
+        (self.dir / "truncated.pt").write_bytes(content[: len(content) // 2])
+        (self.dir / "text.pt").write_text("a text")
+        (self.dir / "empty.pt").touch()
+
+        class Code:
+            def __reduce__(self) -> tuple:
+                return (Path.touch, (self.folder / "code_was_run",))
+
+        Code.folder = self.dir
+        wrong = {
+            "code": {**good, "more": Code()},
+            "tensor": torch.zeros(3),
+            "other_kind": {"state_dict": good["encoder_state_dict"]},
+            "no_weights": {**good, "encoder_state_dict": {}},
+            "shapes": {**good, "settings": {**good["settings"], "LSTM_HIDDEN_SIZE": 9}},
+            "huge": {**good, "settings": {**good["settings"], "LSTM_HIDDEN_SIZE": 10**9}},
+            "unknown_setting": {**good, "settings": {**good["settings"], "NEW": 1}},
+            "missing_setting": {**good, "settings": {"N_MFCC": 40}},
+            "settings_kind": {**good, "settings": [1, 2]},
+            "classic_other_network": {"encoder_state_dict": {"linear.weight": torch.zeros(3, 3)}},
+        }
+        for name, model in wrong.items():
+            torch.save(model, self.dir / f"{name}.pt")
+        good["encoder_state_dict"]["lstm.bias_hh_l1"][3] = math.nan
+        torch.save(good, self.dir / "nan.pt")
+        for name in ("missing", "truncated", "text", "empty", "nan", *wrong):
+            path = str(self.dir / f"{name}.pt")
+            with self.subTest(name), self.assertRaisesRegex(ValueError, rf"^[^\n]*{re.escape(path)}[^\n]*$"):
+                neural_net.load_encoder(path)
+        self.assertFalse((self.dir / "code_was_run").exists())
+
+
+class TrainingTest(ProjectTest):
+    def train(self, num_steps: int, name: str = "model.pt", **values) -> list[float]:
+        values = {"SAVE_MODEL_FREQUENCY": 4, "SAVED_MODEL_PATH": str(self.dir / name), **values}
+        with settings.override(**values):
+            spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus / "train"))
+            return neural_net.train_network(spk_to_utts, num_steps, str(self.dir / name))
+
+    def weights(self, name: str) -> dict[str, torch.Tensor]:
+        return torch.load(self.dir / name, weights_only=True)["encoder_state_dict"]
+
+    def assert_same_weights(self, first: str, second: str) -> None:
+        for a, b in zip(self.weights(first).values(), self.weights(second).values(), strict=True):
+            self.assertTrue(torch.equal(a, b))
+
+    def test_same_seed_same_weights_and_another_seed_others(self) -> None:
+        losses = self.train(6, "a.pt")
+        self.assertEqual(self.train(6, "b.pt"), losses)
+        self.assert_same_weights("a.last.pt", "b.last.pt")
+        self.assertNotEqual(self.train(6, "c.pt", SEED=1), losses)
+
+    def test_every_mining_and_specaugment_train(self) -> None:
+        for mining in settings.CHOICES["TRIPLET_MINING"]:
+            values = {"SPECAUG_TRAINING": True, "LEARNING_RATE_SCHEDULE": "constant", "TRIPLET_MINING": mining}
+            losses = self.train(10, f"{mining}.pt", SEQ_LEN_JITTER=0.0, **values)
+            self.assertEqual(len(losses), 10)
+            self.assertTrue(np.isfinite(losses).all())
+        self.assertEqual(len(set(map(str, self.dir.glob("*.png")))), 3)
+
+    def test_training_that_was_killed_ends_as_if_it_was_not(self) -> None:
+        arguments = [
+            f"TRAIN_DATA_DIR={corpus / 'train'}",
+            "TRAINING_STEPS=60",
+            "SAVE_MODEL_FREQUENCY=5",
+            "LSTM_HIDDEN_SIZE=16",
+            "BATCH_SIZE=6",
+            "SPEEDS=1.0",
+            "DEVICE=cpu",
+            f"FEATURE_STORE_DIR={self.dir / 'features'}",
+        ]
+        undisturbed = self.run_script("neural_net.py", *arguments, "SAVED_MODEL_PATH=undisturbed.pt")
+        self.assertEqual((undisturbed.returncode, undisturbed.stderr), (0, ""))
+        command = [sys.executable, str(PROJECT_DIR / "neural_net.py"), *arguments, "SAVED_MODEL_PATH=killed.pt"]
+        process = subprocess.Popen(command, cwd=self.dir, stdout=subprocess.DEVNULL)
+        while not (self.dir / "killed.last.pt").exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        last = torch.load(self.dir / "killed.last.pt", weights_only=True)
+        self.assertLess(len(last["losses"]), 60, "it was killed before its end")
+        again = self.run_script("neural_net.py", *arguments, "SAVED_MODEL_PATH=killed.pt")
+        self.assertIn("Continuing after step", again.stdout)
+        for ending in ("pt", "last.pt"):
+            self.assert_same_weights(f"undisturbed.{ending}", f"killed.{ending}")
+        self.assertEqual(list(self.dir.glob("*.tmp*")), [])
+
+        before = (self.dir / "killed.last.pt").read_bytes()
+        finished = self.run_script("neural_net.py", *arguments, "SAVED_MODEL_PATH=killed.pt")
+        self.assertIn("Already trained for 60 steps", finished.stdout)
+        self.assertEqual((self.dir / "killed.last.pt").read_bytes(), before)
+        changed = self.run_script("neural_net.py", *arguments, "SAVED_MODEL_PATH=killed.pt", "LEARNING_RATE=0.01")
+        self.assertEqual(changed.returncode, 2)
+        self.assertIn("LEARNING_RATE=0.002, and now LEARNING_RATE=0.01. Add START_OVER=true", changed.stderr)
+        self.assertEqual((self.dir / "killed.last.pt").read_bytes(), before)
+
+    def test_start_over_and_more_steps(self) -> None:
+        losses = self.train(4)
+        more = self.train(8)
+        self.assertEqual(more[:4], losses)
+        self.assertEqual(len(more), 8)
+        self.assertEqual(len(self.train(4, START_OVER=True)), 4)
+
+    def test_best_model_has_the_lowest_validation_eer(self) -> None:
+        self.train(20, LEARNING_RATE=0.01)
+        best = torch.load(self.dir / "model.pt", weights_only=True)
+        last = torch.load(self.dir / "model.last.pt", weights_only=True)
+        self.assertEqual([step for step, _ in last["validation"]], [4, 8, 12, 16, 20])
+        self.assertEqual(best["validation"][-1][1], min(eer for _, eer in last["validation"]))
+        self.assertEqual(len(best["train_speakers"]), 20, "a fifth of 24 speakers is set aside")
+
+    def test_learning_rate_rises_then_falls_to_zero(self) -> None:
+        rates = [neural_net.learning_rate(step, 200) for step in range(200)]
+        self.assertEqual(rates.index(max(rates)), 9)
+        self.assertEqual(max(rates), myconfig.LEARNING_RATE)
+        self.assertAlmostEqual(rates[10 + 95], myconfig.LEARNING_RATE / 2)
+        self.assertLess(rates[-1], 1e-3 * myconfig.LEARNING_RATE)
+
+    def test_collapse_and_nan_are_put_in_words(self) -> None:
+        progress = TrainingProgress(300)
+        for step, _ in zip(progress.steps(), range(100), strict=False):
+            embeddings = torch.ones(8, 5) + 1e-3 * torch.randn(8, 5)
+            progress.update(torch.full((8,), 0.5 / (step + 1)), embeddings)
+        self.assertIn("all embeddings are nearly equal", self.output.getvalue())
+        progress = TrainingProgress(300)
+        with settings.override(TRIPLET_MINING="batch_hard"):
+            for _ in zip(progress.steps(), range(100), strict=False):
+                progress.update(torch.full((8,), myconfig.TRIPLET_ALPHA), torch.randn(8, 5))
+        self.assertIn("stood at the margin", self.output.getvalue())
+        with self.assertRaisesRegex(ValueError, "loss is nan.*LEARNING_RATE"):
+            progress.update(torch.tensor([math.nan]), embeddings)
+
+    def test_one_speaker_is_not_enough(self) -> None:
+        with self.assertRaisesRegex(ValueError, "two speakers or more"):
+            neural_net.train_network(self.write_speakers(1), 3)
+
+
+class MetricsTest(ProjectTest):
+    def test_toy_table(self) -> None:
+        # By hand: at the threshold 0.4, one of four non-targets is accepted and one of four targets rejected.
+        labels = [1, 1, 1, 1, 0, 0, 0, 0]
+        scores = [0.9, 0.8, 0.5, 0.2, 0.4, 0.1, -0.3, -0.5]
+        thresholds, false_accept, false_reject = metrics.error_rates(labels, scores)
+        np.testing.assert_allclose(thresholds[:-1], sorted(scores))
+        np.testing.assert_allclose(false_accept, [1, 0.75, 0.5, 0.25, 0.25, 0, 0, 0, 0])
+        np.testing.assert_allclose(false_reject, [0, 0, 0, 0, 0.25, 0.25, 0.5, 0.75, 1])
+        self.assertEqual(evaluation.compute_eer(labels, scores), (0.25, 0.4))
+        self.assertEqual(metrics.min_dcf(false_accept, false_reject, 0.5), 0.25)
+        self.assertAlmostEqual(metrics.min_dcf(false_accept, false_reject, 0.01), 0.25)
+        self.assertEqual(metrics.false_accept_threshold(thresholds, false_accept, 0.25), 0.2)
+
+    def test_sweep_is_scikit_learns(self) -> None:
+        rng = np.random.default_rng(0)
+        for decimals, num_targets, num_nontargets in ((9, 500, 500), (1, 500, 400), (9, 3, 2000), (0, 50, 50)):
+            labels = np.repeat([1, 0], [num_targets, num_nontargets])
+            scores = np.round(rng.normal(labels - 0.7, 1), decimals)
+            thresholds, false_accept, false_reject = metrics.error_rates(labels, scores)
+            fpr, fnr, det_thresholds = sklearn.metrics.det_curve(labels, scores)
+            for rate, miss, threshold in zip(fpr, fnr, det_thresholds, strict=True):
+                if np.isfinite(threshold):
+                    place = np.searchsorted(thresholds, threshold)
+                    self.assertAlmostEqual(false_accept[place], rate)
+                    self.assertAlmostEqual(false_reject[place], miss)
+            eer, threshold = metrics.equal_error_rate(thresholds, false_accept, false_reject)
+            nearest = np.argmin(np.abs(fpr - fnr))
+            self.assertLessEqual(abs(eer - (fpr[nearest] + fnr[nearest]) / 2), np.abs(fpr - fnr)[nearest] / 2 + 1e-9)
+            accepted = scores >= threshold
+            rates = accepted[labels == 0].mean(), (~accepted)[labels == 1].mean()
+            self.assertTrue(min(rates) - 1e-9 <= eer <= max(rates) + 1e-9)
+
+    def test_extreme_scores(self) -> None:
+        self.assertEqual(evaluation.compute_eer([1, 1, 0, 0], [0.9, 0.8, 0.2, 0.1]), (0.0, 0.8))
+        self.assertEqual(evaluation.compute_eer([1, 0, 0], [0.3, 0.3, 0.3])[0], 0.5)
+        self.assertEqual(evaluation.compute_eer([1, 1, 0, 0], [-0.9, -0.8, -0.2, -0.1])[0], 1.0)
+        self.assertEqual(evaluation.compute_eer([1, 0, 0], [0.5, 0.4, 0.6])[0], 0.5)
+        for labels, scores in (
+            ([1, 1], [0.1, 0.2]),
+            ([0, 0], [0.1, 0.2]),
+            ([], []),
+            ([1, 0], [0.1, math.nan]),
+            ([1, 0], [0.1, math.inf]),
+            ([1, 2], [0.1, 0.2]),
+            ([1, 0, 1], [0.1, 0.2]),
+        ):
+            with self.subTest(labels=labels, scores=scores), self.assertRaises(ValueError):
+                evaluation.compute_eer(labels, scores)
+
+    def test_coarse_sweep_of_the_course(self) -> None:
+        rng = np.random.default_rng(0)
+        labels = np.tile([1, 0], 500)
+        scores = rng.normal(0.4 * labels - 0.1, 0.2)
+        with settings.override(EVAL_THRESHOLD_STEP=0.01):
+            eer, threshold = evaluation.compute_eer(labels, scores)
+        self.assertAlmostEqual(threshold * 100, round(threshold * 100))
+        accepted = scores >= threshold
+        self.assertAlmostEqual(eer, (accepted[labels == 0].mean() + (~accepted)[labels == 1].mean()) / 2, delta=0.01)
+
+    def test_interval_agrees_with_a_plain_bootstrap(self) -> None:
+        rng = np.random.default_rng(0)
+        speaker_of = np.repeat(np.arange(12), 5)
+        embeddings = rng.normal(size=(12, 4))[speaker_of] + 0.8 * rng.normal(size=(60, 4))
+        enrol, test = np.triu_indices(60, k=1)
+        scores = (embeddings @ embeddings.T)[enrol, test]
+        labels = (speaker_of[enrol] == speaker_of[test]).astype(int)
+        low, high = metrics.eer_interval(labels, scores, speaker_of[enrol], speaker_of[test], rng)
+        eers = []
+        for _ in range(400):
+            drawn = np.bincount(rng.integers(12, size=12), minlength=12)
+            times = np.where(labels == 1, drawn[speaker_of[enrol]], drawn[speaker_of[enrol]] * drawn[speaker_of[test]])
+            eers.append(evaluation.compute_eer(np.repeat(labels, times), np.repeat(scores, times))[0])
+        self.assertTrue(low < evaluation.compute_eer(labels, scores)[0] < high)
+        np.testing.assert_allclose([low, high], np.percentile(eers, [2.5, 97.5]), atol=0.015)
+
+    def test_interval_of_too_few_speakers_is_not_a_number(self) -> None:
+        interval = metrics.eer_interval([1, 0], [0.5, 0.4], [0, 0], [0, 1], np.random.default_rng(0))
+        self.assertTrue(np.isnan(interval).all())
+
+
+class EvaluationTest(ProjectTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.encoder = speaker_encoder.SpeakerEncoder().eval()
+        self.spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus / "test"))
+
+    def evaluate(self, **values) -> dict:
+        with settings.override(**values):
+            return evaluation.evaluate(self.encoder, self.spk_to_utts)
+
+    def test_scores_of_triplets_are_cosines_of_the_utterances(self) -> None:
+        labels, scores = evaluation.compute_scores(self.encoder, self.spk_to_utts, 50)
+        self.assertEqual(labels.tolist(), [1, 0] * 50)
+        results = self.evaluate(NUM_EVAL_TRIPLETS=50)
+        lines = [line.split(" ") for line in (self.dir / "results/scores.txt").read_text().splitlines()]
+        self.assertEqual(len(lines), 100)
+        for (label, score, enrol, test), expected in zip(lines, scores, strict=True):
+            self.assertEqual(int(label), Path(enrol).parts[-3] == Path(test).parts[-3])
+            self.assertAlmostEqual(float(score), expected, places=5)
+        self.assertAlmostEqual(results["eer"], evaluation.compute_eer(labels, scores)[0])
+        _, score, enrol, test = lines[7]
+        pair = [
+            evaluation.run_inference(feature_extraction.extract_features(file), self.encoder) for file in (enrol, test)
+        ]
+        self.assertAlmostEqual(evaluation.cosine_similarity(*pair), float(score), places=3)
+
+    def test_all_pairs(self) -> None:
+        results = self.evaluate(EVAL_TRIALS="all_pairs")
+        self.assertEqual(results["num_target_trials"], 12 * 12 * 11 // 2)
+        self.assertEqual(results["num_nontarget_trials"], 144 * 143 // 2 - 12 * 12 * 11 // 2)
+        self.assertEqual((results["num_speakers"], results["num_utterances"]), (12, 144))
+        saved = json.loads((self.dir / "results/results.json").read_text())
+        self.assertEqual(saved["eer"], results["eer"])
+        self.assertEqual(saved["settings"]["N_MFCC"], 40)
+        self.assertTrue(saved["eer_ci95"][0] < saved["eer"] < saved["eer_ci95"][1])
+        self.assertEqual((self.dir / "results/results.png").read_bytes()[:4], b"\x89PNG")
+        self.assertEqual(self.evaluate(EVAL_TRIALS="all_pairs")["eer"], results["eer"])
+
+    def test_written_scores_serve_as_a_trial_list(self) -> None:
+        first, second = list(self.spk_to_utts)[:2]
+        spaced = self.write_audio("with space/x y.wav")
+        self.spk_to_utts[first].append(spaced)
+        utts = [os.path.relpath(utt, corpus / "test") for utt in self.spk_to_utts[first][:2]]
+        lines = [
+            f"1 {utts[0]} {utts[1]}",
+            f"0 {utts[0]}   {self.spk_to_utts[second][0]}",
+            '1 "with space/x y.wav" ' + utts[0],
+        ]
+        (self.dir / "trials.txt").write_text("\r\n".join(lines) + "\r\n\r\n", newline="")
+        values = {"EVAL_TRIALS": str(self.dir / "trials.txt"), "TEST_DATA_DIR": str(corpus / "test")}
+        results = self.evaluate(**values)
+        self.assertEqual((results["num_target_trials"], results["num_nontarget_trials"]), (2, 1))
+        self.assertIn(f'"{spaced}"', (self.dir / "results/scores.txt").read_text())
+        for line, message in (
+            ("1 a.wav", "line 1: expected"),
+            ("2 a.wav b.wav", "line 1: expected"),
+            (f"1 {utts[0]} gone.wav", "line 1: gone.wav is not among"),
+            ("", "lists no trials"),
+        ):
+            (self.dir / "trials.txt").write_text(line)
+            with self.subTest(line), self.assertRaisesRegex(ValueError, message):
+                self.evaluate(**values)
+        with self.assertRaises(OSError):
+            self.evaluate(EVAL_TRIALS=str(self.dir / "gone.txt"))
+
+    def test_training_speakers_in_the_test_data_are_named(self) -> None:
+        self.encoder.train_speakers = ["s00", "s30"]
+        self.evaluate(NUM_EVAL_TRIPLETS=50)
+        self.assertIn("trained on 1 of the test speakers (s30)", self.output.getvalue())
+
+    def test_speakers_with_one_utterance_each_cannot_be_evaluated(self) -> None:
+        with self.assertRaisesRegex(ValueError, "two utterances or more"):
+            evaluation.compute_scores(self.encoder, self.write_speakers(3, 1), 10)
+
+    def test_training_makes_the_eer_fall_well_below_that_of_an_untrained_network(self) -> None:
+        train_data = dataset.get_librispeech_spk_to_utts(str(corpus / "train"))
+        values = {"LSTM_HIDDEN_SIZE": 64, "BATCH_SIZE": 24, "SEQ_LEN": 80, "NUM_VALIDATION_SPEAKERS": 0}
+        with settings.override(**values, EVAL_TRIALS="all_pairs"):
+            neural_net.train_network(train_data, 1, str(self.dir / "untrained.pt"))
+            neural_net.train_network(train_data, 100, str(self.dir / "trained.pt"))
+            eers = {
+                name: evaluation.evaluate(neural_net.load_encoder(str(self.dir / f"{name}.pt")), self.spk_to_utts)[
+                    "eer"
+                ]
+                for name in ("untrained", "trained")
+            }
+        self.assertGreater(eers["untrained"], 0.25)
+        self.assertLess(eers["trained"], 0.75 * eers["untrained"])
+        self.assertGreater(eers["trained"], 0)
+
+    def test_the_last_line_is_the_courses(self) -> None:
+        speaker_encoder.save_encoder(str(self.dir / "model.pt"), self.encoder)
+        arguments = [f"TEST_DATA_DIR={corpus / 'test'}", "SAVED_MODEL_PATH=model.pt", "NUM_EVAL_TRIPLETS=100"]
+        arguments += ["FEATURE_STORE_DIR=features", "DEVICE=cpu"]
+        answer = self.run_script("evaluation.py", *arguments)
+        self.assertEqual((answer.returncode, answer.stderr), (0, ""))
+        self.assertRegex(answer.stdout.splitlines()[-1], r"^eer_threshold = -?\d+\.\d+ eer = \d+\.\d+$")
+        self.assertEqual(
+            self.run_script("evaluation.py", *arguments).stdout.splitlines()[-1], answer.stdout.splitlines()[-1]
+        )
+
+    def test_mistakes_end_in_one_sentence(self) -> None:
+        for script, arguments, word in (
+            ("evaluation.py", ["SAVED_MODEL_PATH=gone.pt"], "gone.pt"),
+            ("neural_net.py", ["TRAIN_DATA_DIR=gone"], "gone"),
+            ("neural_net.py", ["TRAIN_DATA_CSV=gone.csv"], "gone.csv"),
+        ):
+            answer = self.run_script(script, *arguments)
+            self.assertEqual(answer.returncode, 2)
+            self.assertRegex(answer.stderr, f"^Error: .*{word}.*\n$")
+
+
+class DemoDataTest(ProjectTest):
+    def test_voices_are_the_same_on_every_call(self) -> None:
+        demo_data.write_speaker(self.dir / "s03", np.random.default_rng([7, 3]))
+        for path in (self.dir / "s03").rglob("*.flac"):
+            samples, rate = soundfile.read(path)
+            expected, _ = soundfile.read(corpus / "train" / path.relative_to(self.dir))
+            np.testing.assert_array_equal(samples, expected)
+            self.assertEqual(rate, RATE)
+            self.assertTrue(2.5 < len(samples) / rate < 7 and 0.001 < np.abs(samples).max() <= 1)
+
+    def test_pitch_and_formants_are_those_of_the_voice(self) -> None:
+        voice = demo_data.draw_voice(np.random.default_rng(0)) | {"pitch_hz": 125, "pitch_range": 0, "jitter": 0}
+        sound = demo_data.vowel(voice, 0.5, 1.0, 1.0, np.random.default_rng(0))
+        correlation = np.correlate(sound, sound, "full")[len(sound) - 1 :]
+        self.assertAlmostEqual(RATE / (np.argmax(correlation[80:200]) + 80), 125, delta=2)
+        noise = np.random.default_rng(0).normal(size=RATE)
+        filtered = demo_data.resonate(noise, np.array([700.0]), np.array([80.0]))
+        power = np.abs(np.fft.rfft(filtered)) ** 2
+        self.assertAlmostEqual(np.sum(power * np.arange(len(power))) / power.sum(), 700, delta=60)
+
+
+if __name__ == "__main__":
+    unittest.main()

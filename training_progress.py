@@ -1,0 +1,119 @@
+"""What is seen of training while it runs: progress bar, warnings in words, and the curves of loss and EER."""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import myconfig
+
+# The last steps over which the loss is averaged and judged.
+WINDOW_STEPS = 100
+
+COLLAPSE_REMEDY = "Lower LEARNING_RATE, or set TRIPLET_MINING=smooth_batch_hard, and train with START_OVER=true."
+
+
+class TrainingProgress:
+    """The history of a training: the loss of every step, the validation EERs, and the seconds it took."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self.losses: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+        self.seconds = 0.0
+        self.active = math.nan
+        self.has_warned = False
+
+    def state(self) -> dict:
+        """The history as plain values, to be saved in a model."""
+        return {"losses": self.losses, "validation": self.validation, "training_time": self.seconds}
+
+    def load_state(self, model: dict) -> None:
+        """Take over the history of a saved model."""
+        self.losses, self.validation, self.seconds = model["losses"], model["validation"], model["training_time"]
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps that remain, under a progress bar on a terminal."""
+        first = len(self.losses)
+        if first >= self.num_steps:
+            print(f"Already trained for {first} steps. Raise TRAINING_STEPS, or start over with START_OVER=true.")
+            return
+        if first:
+            print(f"Continuing after step {first}.", flush=True)
+        with tqdm(initial=first, total=self.num_steps, desc="Training", unit="step", disable=None) as self.bar:
+            for step in range(first, self.num_steps):
+                start = time.perf_counter()
+                yield step
+                self.seconds += time.perf_counter() - start
+                self.bar.update()
+
+    def update(self, losses: torch.Tensor, embeddings: torch.Tensor) -> None:
+        """Note the losses of a step's triplets, and warn in words when training collapses. Raises ValueError on NaN."""
+        loss = float(losses.mean())
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss} at step {len(self.losses) + 1}. {COLLAPSE_REMEDY}")
+        self.losses.append(loss)
+        self.active = float((losses > 0).float().mean())
+        if len(self.losses) % WINDOW_STEPS == 0 and not self.has_warned:
+            self.warn_of_collapse(embeddings.flatten(0, -2).float())
+        self.bar.set_postfix_str(self.describe(), refresh=False)
+
+    def warn_of_collapse(self, embeddings: torch.Tensor) -> None:
+        """Warn when all embeddings point the same way, or the loss has stood at the margin for a while."""
+        mean_similarity = float(torch.nn.functional.normalize(embeddings).mean(dim=0).square().sum())
+        recent = torch.tensor(self.losses[-WINDOW_STEPS:])
+        is_at_margin = (recent - myconfig.TRIPLET_ALPHA).abs().max() < 0.01 * myconfig.TRIPLET_ALPHA
+        if mean_similarity > 0.999:
+            symptom = "all embeddings are nearly equal"
+        elif is_at_margin and myconfig.TRIPLET_MINING != "smooth_batch_hard":
+            symptom = f"the loss has stood at the margin for {WINDOW_STEPS} steps"
+        else:
+            return
+        self.has_warned = True
+        tqdm.write(f"Warning: training has collapsed: {symptom}. {COLLAPSE_REMEDY}")
+
+    def validate(self, eer: float) -> bool:
+        """Note a validation EER; returns whether the model is the best so far, as it always is without validation."""
+        self.validation.append((len(self.losses), eer))
+        if self.bar.disable:
+            steps_left = self.num_steps - len(self.losses)
+            minutes_left = steps_left * self.seconds / len(self.losses) / 60
+            print(f"Step {len(self.losses)}: {self.describe()}, {minutes_left:.1f} min left", flush=True)
+        return not eer > min(eer for _, eer in self.validation)
+
+    def describe(self) -> str:
+        """Recent loss, share of triplets that still teach, and the last validation EER."""
+        recent = self.losses[-WINDOW_STEPS:]
+        text = f"loss {sum(recent) / len(recent):.4f}, active {self.active:.0%}"
+        if self.validation and not math.isnan(self.validation[-1][1]):
+            text += f", validation EER {self.validation[-1][1]:.1%}"
+        return text
+
+    def plot(self, path: Path) -> None:
+        """Draw loss and validation EER against the step into a PNG."""
+        import matplotlib.figure  # Slow, and only needed here.
+
+        with matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle")):
+            figure = matplotlib.figure.Figure(figsize=(7, 4))
+            axes = figure.subplots()
+            axes.plot(range(1, len(self.losses) + 1), self.losses, color="0.75", label="loss of the step")
+            width = min(WINDOW_STEPS, math.ceil(len(self.losses) / 5))
+            smooth = torch.tensor(self.losses).unfold(0, width, 1).mean(dim=1)
+            steps = range(width, len(self.losses) + 1)
+            axes.plot(steps, smooth, color="C0", label=f"mean of {width} steps")
+            if myconfig.TRIPLET_MINING != "smooth_batch_hard":
+                axes.axhline(myconfig.TRIPLET_ALPHA, color="0.5", linestyle=":", label="margin")
+            axes.set(xlabel="training step", ylabel="triplet loss", ylim=(0, None))
+            lines = axes.get_legend_handles_labels()
+            if any(not math.isnan(eer) for _, eer in self.validation):
+                right = axes.twinx()
+                steps, eers = zip(*self.validation, strict=True)
+                right.plot(steps, [100 * eer for eer in eers], "o-", color="C1", label="validation EER")
+                right.set(ylabel="validation EER (%)", ylim=(0, None))
+                right.grid(False)
+                lines = [a + b for a, b in zip(lines, right.get_legend_handles_labels(), strict=True)]
+            figure.legend(*lines, loc="outside upper center", ncols=4)
+            figure.savefig(path)
