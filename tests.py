@@ -741,8 +741,8 @@ class TrainingTest(ProjectTest):
     def test_training_that_was_killed_ends_as_if_it_was_not(self) -> None:
         arguments = [
             f"TRAIN_DATA_DIR={corpus / 'train'}",
-            "TRAINING_STEPS=60",
-            "SAVE_MODEL_FREQUENCY=5",
+            "TRAINING_STEPS=40",
+            "SAVE_MODEL_FREQUENCY=10",
             "LSTM_HIDDEN_SIZE=16",
             "BATCH_SIZE=6",
             "SPEEDS=1.0",
@@ -758,7 +758,7 @@ class TrainingTest(ProjectTest):
         process.kill()
         process.wait()
         last = torch.load(self.dir / "killed.last.pt", weights_only=True)
-        self.assertLess(len(last["losses"]), 60, "it was killed before its end")
+        self.assertLess(len(last["losses"]), 40, "it was killed before its end")
         again = self.run_script("neural_net.py", *arguments, "SAVED_MODEL_PATH=killed.pt")
         self.assertIn("Continuing after step", again.stdout)
         for ending in ("pt", "last.pt"):
@@ -767,7 +767,7 @@ class TrainingTest(ProjectTest):
 
         before = (self.dir / "killed.last.pt").read_bytes()
         finished = self.run_script("neural_net.py", *arguments, "SAVED_MODEL_PATH=killed.pt")
-        self.assertIn("Already trained for 60 steps", finished.stdout)
+        self.assertIn("Already trained for 40 steps", finished.stdout)
         self.assertEqual((self.dir / "killed.last.pt").read_bytes(), before)
         changed = self.run_script("neural_net.py", *arguments, "SAVED_MODEL_PATH=killed.pt", "LEARNING_RATE=0.01")
         self.assertEqual(changed.returncode, 2)
