@@ -19,7 +19,7 @@ SpkToUtts = dict[str, list[str]]
 
 # Everything that libsndfile decodes, except headerless RAW, with the endings it does not list.
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
-AUDIO_SUFFIXES |= {".opus", ".oga", ".aif", ".aifc", ".snd"}
+AUDIO_SUFFIXES |= {".opus", ".oga", ".aif", ".aifc", ".snd", ".sph"}
 
 
 def get_spk_to_utts(part: str) -> SpkToUtts:
@@ -88,9 +88,9 @@ def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
 
 
 @functools.cache
-def shared_generator() -> np.random.Generator:
-    """The generator, seeded from the settings, that the functions of the lecture draw from when given none."""
-    return np.random.default_rng(myconfig.SEED)
+def shared_generator(seed: int) -> np.random.Generator:
+    """The generator that the functions of the lecture draw from when they are given none."""
+    return np.random.default_rng(seed)
 
 
 def get_triplet(spk_to_utts: SpkToUtts, rng: np.random.Generator | None = None) -> tuple[str, str, str]:
@@ -101,21 +101,18 @@ def get_triplet(spk_to_utts: SpkToUtts, rng: np.random.Generator | None = None) 
     """
     if len(spk_to_utts) < 2:
         raise ValueError(f"a triplet needs two speakers or more, and the data set has {len(spk_to_utts)}.")
-    utts_of_speaker = list(spk_to_utts.values())
-    flat = [utt for utts in utts_of_speaker for utt in utts]
-    numbers = np.split(np.arange(len(flat)), np.cumsum([len(utts) for utts in utts_of_speaker])[:-1])
-    anchor, pos, neg = draw_triplets(numbers, 1, rng or shared_generator())[0]
-    return flat[anchor], flat[pos], flat[neg]
+    return tuple(map(str, draw_triplet(list(spk_to_utts.values()), rng or shared_generator(myconfig.SEED))))
+
+
+def draw_triplet(utts_of_speaker: Sequence[Sequence], rng: np.random.Generator) -> list:
+    """Draw an anchor, a positive and a negative from each speaker's utterances, paths or numbers."""
+    speaker, other = rng.choice(len(utts_of_speaker), 2, replace=False)
+    return [*draw_utterances(utts_of_speaker[speaker], 2, rng), rng.choice(utts_of_speaker[other])]
 
 
 def draw_triplets(utts_of_speaker: Sequence[np.ndarray], num_triplets: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw random triplets: for each speaker an array of utterance numbers -> (num_triplets, 3) numbers a, p, n."""
-    triplets = np.empty((num_triplets, 3), dtype=np.int64)
-    for row in triplets:
-        speaker, other = rng.choice(len(utts_of_speaker), 2, replace=False)
-        row[:2] = draw_utterances(utts_of_speaker[speaker], 2, rng)
-        row[2] = rng.choice(utts_of_speaker[other])
-    return triplets
+    """Draw random triplets of utterance numbers -> (num_triplets, 3), in the order anchor, positive, negative."""
+    return np.array([draw_triplet(utts_of_speaker, rng) for _ in range(num_triplets)])
 
 
 def draw_speaker_batch(
@@ -126,7 +123,7 @@ def draw_speaker_batch(
     return np.stack([draw_utterances(utts_of_speaker[speaker], utts_per_speaker, rng) for speaker in speakers])
 
 
-def draw_utterances(utts: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+def draw_utterances(utts: Sequence, number: int, rng: np.random.Generator) -> np.ndarray:
     """Draw `number` of a speaker's utterances; one comes twice only when all others have come as often."""
     rounds = [rng.permutation(utts) for _ in range(number // len(utts))]
     return np.concatenate([*rounds, rng.choice(utts, number % len(utts), replace=False)])

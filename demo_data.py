@@ -26,9 +26,8 @@ SESSIONS = 3
 UTTS_PER_SESSION = 4
 SEED = 1234
 
-# Mean frequencies in Hz of the first four formants of ten vowels of a vocal tract of middle length, rounded from the
-# means of men and women in Peterson and Barney 1952, "Control methods used in a study of the vowels", table II; the
-# fourth formant is not in their table and is set by hand.
+# The first four formants in Hz of ten vowels in a vocal tract of middle length: roughly between those of men and women
+# in Peterson and Barney 1952, "Control methods used in a study of the vowels", table II, which has no fourth formant.
 VOWELS = np.array(
     [
         [290, 2540, 3160, 3900],
@@ -116,7 +115,7 @@ def synthesise(voice: dict, duration_seconds: float, rng: np.random.Generator) -
 def vowel(voice: dict, seconds: float, mood_pitch: float, mood_formants: float, rng: np.random.Generator) -> np.ndarray:
     """A gliding pitch through the formants of a random vowel."""
     num_samples = int(seconds * SAMPLE_RATE)
-    # The pitch glides, and jitters from period to period; a pulse starts where the phase passes a whole number.
+    # The pitch glides, and jitters every 5 ms; a pulse starts where the phase passes a whole number.
     glide = 1 + voice["pitch_range"] * np.linspace(rng.normal(), rng.normal(), num_samples)
     jitter = np.repeat(rng.normal(1, voice["jitter"], num_samples // 80 + 1), 80)[:num_samples]
     phase = np.cumsum(voice["pitch_hz"] * mood_pitch * np.clip(glide, 0.5, 2) * jitter) / SAMPLE_RATE

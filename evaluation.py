@@ -12,6 +12,7 @@ if __name__ == "__main__":
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +27,13 @@ import feature_extraction
 import feature_store
 import metrics
 import myconfig
+import safe_files
 from speaker_encoder import SpeakerEncoder, embed_features, load_encoder
 
 MAX_SAVED_SCORES = 10**6
 MAX_TRIALS = 5 * 10**7
-CHUNK_FILES = 256
+CHUNK_FILES = 64
+CHUNK_FRAMES = 10**6
 BLOCK_TRIALS = 2**18
 PLOT_POINTS = 2000
 
@@ -62,8 +65,8 @@ def embed_utterances(encoder: SpeakerEncoder, audio_files: Sequence[str]) -> np.
 
 def embed_store(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> np.ndarray:
     """Embed every utterance of a feature store -> float32 (utterances, dimensions), L2-normalised."""
-    numbers = range(len(store.files))
-    chunks = [numbers[start : start + CHUNK_FILES] for start in numbers[::CHUNK_FILES]]
+    chunk_of_utt = np.cumsum(store.num_frames) // CHUNK_FRAMES
+    chunks = np.split(np.arange(len(store.files)), np.flatnonzero(np.diff(chunk_of_utt)) + 1)
     return np.concatenate([embed_features(encoder, [store.read(utt) for utt in chunk]) for chunk in chunks])
 
 
@@ -104,33 +107,40 @@ def all_pair_trials(store: feature_store.FeatureStore) -> Trials:
 def read_trial_list(path: str, store: feature_store.FeatureStore) -> Trials:
     """Read lines `label enrol_path test_path`, quoted where a path has spaces.
 
-    Paths count from TEST_DATA_DIR or from the list's own folder. Raises ValueError, with the line's number, for a line
-    of another form or a file that is not among the test data or cannot be used.
+    Paths count from the test data's folder or from the list's own. Raises ValueError, with the line's number, for a
+    line of another form, or a file that is not among the test data or cannot be used.
     """
-    number_of = {Path(file).absolute(): number for number, file in enumerate(store.files)}
-    folders = (Path(myconfig.TEST_DATA_DIR).absolute(), Path(path).absolute().parent)
+    number_of = {os.path.abspath(file): number for number, file in enumerate(store.files)}  # noqa: PTH100
+    data_dir = Path(myconfig.TEST_DATA_CSV).parent if myconfig.TEST_DATA_CSV else Path(myconfig.TEST_DATA_DIR)
+    folders = (data_dir, Path(path).parent)
     trials = []
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=" ", skipinitialspace=True)
-        for row in rows:
-            fields = [field for field in row if field]
-            if not fields:
-                continue
-            if len(fields) != 3 or fields[0] not in ("0", "1"):
-                raise ValueError(f"{path}, line {rows.line_num}: expected `label enrol_path test_path`, label 0 or 1.")
-            numbers = []
-            for name in fields[1:]:
-                found = [number_of[folder / name] for folder in folders if folder / name in number_of]
-                if not found:
-                    raise ValueError(
-                        f"{path}, line {rows.line_num}: {name} is not among the test data that can be used."
-                    )
-                numbers.append(found[0])
-            trials.append((int(fields[0]), *numbers))
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter=" ", skipinitialspace=True)
+            for row in rows:
+                fields = [field for field in row if field]
+                if not fields:
+                    continue
+                place = f"{path}, line {rows.line_num}"
+                if len(fields) != 3 or fields[0] not in ("0", "1"):
+                    raise ValueError(f"{place}: expected `label enrol_path test_path`, label 0 or 1.")
+                numbers = [find_utterance(name, folders, number_of, place) for name in fields[1:]]
+                trials.append((int(fields[0]), *numbers))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a trial list in UTF-8: {error}.") from None
     if not trials:
         raise ValueError(f"{path} lists no trials.")
     labels, enrol, test = np.array(trials).T
     return labels, enrol, test
+
+
+def find_utterance(name: str, folders: Sequence[Path], number_of: dict[str, int], place: str) -> int:
+    """The number of the utterance that a trial list names, in the first of the folders that has it."""
+    for folder in folders:
+        path = os.path.abspath(folder / name)  # noqa: PTH100 - unlike pathlib, it takes away `..`.
+        if path in number_of:
+            return number_of[path]
+    raise ValueError(f"{place}: {name} is not among the test data that can be used.")
 
 
 def get_trials(store: feature_store.FeatureStore) -> Trials:
@@ -174,17 +184,18 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> dict:
     """Evaluate an encoder on test data; writes scores.txt, results.json and results.png, returns the figures."""
     start = time.perf_counter()
     results_dir = Path(myconfig.RESULTS_DIR)
-    results_dir.mkdir(parents=True, exist_ok=True)
     with settings.override(**encoder.settings):
         store = feature_store.open_store(spk_to_utts)
         warn_of_known_speakers(encoder, store)
         labels, enrol, test = get_trials(store)
         scores = score_trials(embed_store(encoder, store), enrol, test)
-    eer, eer_threshold = compute_eer(labels, scores)
-    sweep = metrics.error_rates(labels, scores)
-    interval = metrics.eer_interval(
-        labels, scores, store.speaker_of[enrol], store.speaker_of[test], np.random.default_rng(myconfig.SEED)
-    )
+    sweep = metrics.error_rates(labels, scores, myconfig.EVAL_THRESHOLD_STEP)
+    eer, eer_threshold = metrics.equal_error_rate(*sweep)
+    interval = None
+    if len(np.unique(store.speaker_of[[enrol, test]])) >= 3:
+        interval = metrics.eer_interval(
+            labels, scores, store.speaker_of[enrol], store.speaker_of[test], np.random.default_rng(myconfig.SEED)
+        )
     results = {
         "eer": eer,
         "eer_threshold": eer_threshold,
@@ -200,7 +211,7 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> dict:
     }
     write_text(results_dir / "results.json", json.dumps(results, indent=2) + "\n")
     write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
-    plot_evaluation(results_dir / "results.png", labels, scores, results)
+    plot_evaluation(results_dir / "results.png", labels, scores, sweep, results)
     return results
 
 
@@ -213,10 +224,9 @@ def warn_of_known_speakers(encoder: SpeakerEncoder, store: feature_store.Feature
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place, then rename it."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-    temporary.replace(path)
+    """Write a text file that is whole or not there."""
+    with safe_files.replace_when_whole(path) as file:
+        file.write(text.encode("utf-8", errors="surrogateescape"))
 
 
 def write_scores(path: Path, files: Sequence[str], trials: Trials, scores: np.ndarray) -> None:
@@ -232,18 +242,20 @@ def write_scores(path: Path, files: Sequence[str], trials: Trials, scores: np.nd
     write_text(path, text.getvalue())
 
 
-def plot_evaluation(path: Path, labels: np.ndarray, scores: np.ndarray, results: dict) -> None:
+def plot_evaluation(
+    path: Path, labels: np.ndarray, scores: np.ndarray, sweep: tuple[np.ndarray, np.ndarray, np.ndarray], results: dict
+) -> None:
     """Draw the score histograms, the DET curve and the threshold sweep, the EER marked in each, into a PNG."""
     import matplotlib.figure  # Slow, and only needed here.
 
     eer, eer_threshold = results["eer"], results["eer_threshold"]
-    thresholds, false_accept, false_reject = metrics.error_rates(labels, scores)
+    thresholds, false_accept, false_reject = sweep
     shown = np.unique(np.linspace(0, len(thresholds) - 1, PLOT_POINTS).astype(int))
     with matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle")):
         figure = matplotlib.figure.Figure(figsize=(12, 3.8))
-        histogram, det, sweep = figure.subplots(1, 3)
+        histogram, det, rates = figure.subplots(1, 3)
 
-        bins = np.linspace(scores.min(), scores.max(), 60)
+        bins = np.linspace(scores.min() - 0.01, scores.max() + 0.01, 60)
         histogram.hist(scores[labels == 0], bins, density=True, alpha=0.7, color="C1", label="different speakers")
         histogram.hist(
             scores[labels == 1], bins, density=True, histtype="step", linewidth=2, color="C0", label="same speaker"
@@ -266,22 +278,23 @@ def plot_evaluation(path: Path, labels: np.ndarray, scores: np.ndarray, results:
         det.plot(limits, limits, color="0.7", linestyle=":", label="equal rates")
         det.legend(loc="upper right")
 
-        sweep.plot(thresholds[shown], 100 * false_accept[shown], color="C1", label="false-accept rate")
-        sweep.plot(thresholds[shown], 100 * false_reject[shown], color="C0", linestyle="--", label="false-reject rate")
-        sweep.plot(eer_threshold, 100 * eer, "o", markersize=7, color="0.3", label=f"EER at {eer_threshold:.3f}")
-        sweep.set(title="Threshold sweep", xlabel="threshold on the cosine similarity", ylabel="error rate (%)")
-        sweep.legend(loc="center left")
-        temporary = path.with_name(f"{path.stem}.tmp.png")
-        figure.savefig(temporary)
-        temporary.replace(path)
+        rates.plot(thresholds[shown], 100 * false_accept[shown], color="C1", label="false-accept rate")
+        rates.plot(thresholds[shown], 100 * false_reject[shown], color="C0", linestyle="--", label="false-reject rate")
+        rates.plot(eer_threshold, 100 * eer, "o", markersize=7, color="0.3", label=f"EER at {eer_threshold:.3f}")
+        rates.set(title="Threshold sweep", xlabel="threshold on the cosine similarity", ylabel="error rate (%)")
+        rates.legend(loc="center left")
+        with safe_files.replace_when_whole(path) as file:
+            figure.savefig(file, format="png")
 
 
 def print_report(results: dict) -> None:
     """Print the figures; the last line is the one that the course's exercises read."""
-    low, high = results["eer_ci95"]
+    interval = "no interval with fewer than 3 speakers"
+    if results["eer_ci95"]:
+        interval = "95 % confidence interval {:.2%} to {:.2%} (bootstrap over speakers)".format(*results["eer_ci95"])
     print(f"Test data: {results['num_speakers']} speakers, {results['num_utterances']} utterances.")
     print(f"Trials: {results['num_target_trials']} target, {results['num_nontarget_trials']} non-target.")
-    print(f"EER: {results['eer']:.2%}, 95 % confidence interval {low:.2%} to {high:.2%} (bootstrap over speakers).")
+    print(f"EER: {results['eer']:.2%}, {interval}.")
     print(f"minDCF: {results['min_dcf_0.01']:.3f} at P_target 0.01, {results['min_dcf_0.05']:.3f} at 0.05.")
     print(f"Time: {results['seconds']:.1f} s. Scores, figures and plots are in {myconfig.RESULTS_DIR}.")
     print(f"eer_threshold = {results['eer_threshold']:.6f} eer = {results['eer']:.6f}")

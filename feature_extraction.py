@@ -1,6 +1,7 @@
 """From an audio file to MFCC features: decode, mix to mono, resample, and librosa's MFCC, only faster."""
 
 import functools
+import os
 
 import librosa
 import numpy as np
@@ -19,14 +20,20 @@ BLOCK_FRAMES = 2**9
 # Below this range of the samples a recording is silent: less than two steps of 16-bit audio.
 SILENT_RANGE = 2 / 2**15
 
+# Full scale is 1, or 2**15 in float files made carelessly; far beyond it the power of a frame overflows.
+MAX_SAMPLE = 1e9
+
 
 def read_audio(audio_file: str) -> np.ndarray:
-    """Decode any file that libsndfile knows -> float32 samples in [-1, 1], mono (mean of the channels), 16 kHz.
+    """Decode any file that libsndfile knows -> float32 samples, mono (mean of the channels), 16 kHz.
+
+    Full scale is 1; float files and resampling may go a little beyond.
 
     Raises ValueError, with the reason, for a file that is not audio, or is empty, silent, too short or not finite.
     """
     try:
-        with soundfile.SoundFile(audio_file) as file:
+        # soundfile cannot encode a name that is not UTF-8, unless it gets the bytes.
+        with soundfile.SoundFile(audio_file if os.name == "nt" else os.fsencode(audio_file)) as file:
             rate = file.samplerate
             blocks = [np.zeros(0, np.float32)]
             while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
@@ -36,8 +43,8 @@ def read_audio(audio_file: str) -> np.ndarray:
     samples = np.concatenate(blocks)
     if not len(samples):
         raise ValueError(f"{audio_file} is empty.")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{audio_file} has samples that are not numbers.")
+    if not (np.abs(samples) < MAX_SAMPLE).all():
+        raise ValueError(f"{audio_file} has samples that are not numbers, or far too large.")
     if np.ptp(samples) < SILENT_RANGE:
         raise ValueError(f"{audio_file} is silent.")
     if not 4000 <= rate <= 192000:
@@ -118,6 +125,6 @@ def get_batched_triplet_input(
 
     This is the plain form, which decodes three files a triplet; training reads crops from the feature store.
     """
-    rng = rng or dataset.shared_generator()
+    rng = rng or dataset.shared_generator(myconfig.SEED)
     triplets = (get_triplet_features(spk_to_utts, rng) for _ in range(batch_size))
     return torch.from_numpy(np.stack([crop_features(features, rng) for triplet in triplets for features in triplet]))

@@ -6,8 +6,11 @@ size and time of change, then where its frames start at each speed, or why it wa
 build was interrupted stands beyond the last whole line, and is cut away when the build continues.
 """
 
+import contextlib
 import csv
 import hashlib
+import inspect
+import io
 import json
 import os
 import sys
@@ -23,11 +26,13 @@ from tqdm import tqdm
 import augmentation
 import feature_extraction
 import myconfig
+import safe_files
 import settings
 from dataset import SpkToUtts
 
 CHUNK_FILES = 128
 DTYPE = np.dtype("<f2")
+FEATURE_FUNCTIONS = (feature_extraction.read_audio, feature_extraction.compute_mfcc, augmentation.change_speed)
 
 
 class FeatureStore:
@@ -58,37 +63,49 @@ class FeatureStore:
         num_rows = int((self.start + self.num_frames).max())
         self.frames = np.memmap(folder / "features.f16", dtype=DTYPE, mode="r", shape=(num_rows, myconfig.N_MFCC))
 
-    def read(self, utt: int) -> np.ndarray:
-        """All features of an utterance, float32 (frames, N_MFCC)."""
-        return self.frames[self.start[utt] : self.start[utt] + self.num_frames[utt]].astype(np.float32)
+    def read(self, utt: int, max_frames: int | None = None) -> np.ndarray:
+        """The features of an utterance, or its first `max_frames`, float32 (frames, N_MFCC)."""
+        start, num_frames = self.start[utt], self.num_frames[utt]
+        return self.frames[start : start + min(num_frames, max_frames or num_frames)].astype(np.float32)
+
+    def fingerprint(self) -> str:
+        """A hash that tells whether training data are the same: speakers, and the length of their utterances."""
+        content = json.dumps(self.speakers).encode() + self.speaker_of.tobytes() + self.num_frames.tobytes()
+        return hashlib.sha256(content).hexdigest()
 
     def draw_crops(self, utts: np.ndarray, crop_frames: int, rng: np.random.Generator) -> torch.Tensor:
         """A random crop of each utterance (n,) -> float32 (n, crop_frames, N_MFCC).
 
-        An utterance that comes n times is divided into n parts with a crop each. One that is too short is joined with
-        other utterances of its speaker.
+        An utterance that comes n times is divided into n parts with a crop each. What is too short for a crop is
+        joined with other utterances of its speaker.
         """
         _, inverse, counts = np.unique(utts, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
         occurrence = np.empty(len(utts), dtype=np.int64)
         occurrence[order] = np.arange(len(utts)) - np.repeat(np.cumsum(counts) - counts, counts)
-        length, part_length = self.num_frames[utts], self.num_frames[utts] / counts[inverse]
-        offset = occurrence * part_length + rng.random(len(utts)) * np.maximum(part_length - crop_frames + 1, 0)
-        offset = np.clip(offset.astype(np.int64), 0, np.maximum(length - crop_frames, 0))
-        rows = (self.start[utts] + offset)[:, None] + np.arange(crop_frames)
-        for place in np.flatnonzero(length < crop_frames):
-            rows[place] = self.joined_rows(utts[place], crop_frames, rng)
+        part_frames = np.maximum(self.num_frames[utts] // counts[inverse], 1)
+        part_start = self.start[utts] + np.minimum(occurrence * part_frames, self.num_frames[utts] - 1)
+        slack = np.maximum(part_frames - crop_frames, 0)
+        rows = (part_start + rng.integers(slack, endpoint=True))[:, None] + np.arange(crop_frames)
+        taken = set(utts.tolist())
+        for place in np.flatnonzero(part_frames < crop_frames):
+            part = np.arange(part_start[place], part_start[place] + part_frames[place])
+            rows[place] = self.lengthen(part, self.speaker_of[utts[place]], crop_frames, taken, rng)
         return torch.from_numpy(self.frames[rows].astype(np.float32))
 
-    def joined_rows(self, utt: int, crop_frames: int, rng: np.random.Generator) -> np.ndarray:
-        """The frames of a short utterance, then of others of its speaker, then again, until there are enough."""
-        mates = self.utts_of_speaker[self.speaker_of[utt]]
-        joined, total = [], 0
-        for mate in [utt, *rng.permutation(mates[mates != utt])]:
-            joined.append(np.arange(self.start[mate], self.start[mate] + self.num_frames[mate]))
-            total += self.num_frames[mate]
-            if total >= crop_frames:
-                break
+    def lengthen(
+        self, rows: np.ndarray, speaker: int, crop_frames: int, taken: set[int], rng: np.random.Generator
+    ) -> np.ndarray:
+        """Append utterances of the speaker that no crop of the batch has `taken`, then repeat, to (crop_frames,).
+
+        Crops of a speaker share no frames, so that a positive is never alike for that reason.
+        """
+        joined, total = [rows], len(rows)
+        for mate in rng.permutation(self.utts_of_speaker[speaker]).tolist():
+            if total < crop_frames and mate not in taken:
+                taken.add(mate)
+                joined.append(np.arange(self.start[mate], self.start[mate] + self.num_frames[mate]))
+                total += self.num_frames[mate]
         return np.resize(np.concatenate(joined), crop_frames)
 
 
@@ -96,7 +113,8 @@ def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,)) -> Feat
     """Open the store of a data set; files that are not in it yet, or have changed, are decoded first.
 
     Files that cannot be used are listed with the reason in the store's `skipped.csv`; their number is printed.
-    Raises ValueError if no file can be used, OSError if the disk is full or read-only.
+    Raises ValueError if no file can be used, OSError if the disk is full or
+    read-only.
     """
     files = [utt for utts in spk_to_utts.values() for utt in utts]
     folder = store_folder(files, speeds)
@@ -111,12 +129,14 @@ def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,)) -> Feat
 
 
 def store_folder(files: list[str], speeds: Sequence[float]) -> Path:
-    """The folder of a store, named after the data set's own folder, the feature settings and the speeds."""
+    """The folder of a store, named after the data set's own folder and a hash of all that its features depend on."""
     absolute = [str(Path(file).absolute().parent) for file in files]
     # Windows has no common folder for files on two drives.
     common = os.path.commonpath(absolute) if len({Path(file).anchor for file in absolute}) == 1 else "several drives"
     values = {name: getattr(myconfig, name) for name in settings.FEATURE_SETTINGS}
-    key = json.dumps([common, values, list(speeds)], sort_keys=True)
+    # Whoever changes how features are computed gets new ones.
+    code = "".join(map(inspect.getsource, FEATURE_FUNCTIONS))
+    key = json.dumps([common, values, list(speeds), code], sort_keys=True)
     return Path(myconfig.FEATURE_STORE_DIR) / f"{Path(common).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
@@ -136,11 +156,17 @@ def missing_files(files: list[str], index: dict[str, list]) -> list[str]:
 
 def read_index(folder: Path) -> dict[str, list]:
     """File -> [size, time of change, [[start, frames] at each speed] or the reason for skipping, digest]."""
-    path = folder / "index.jsonl"
-    if not path.exists():
+    if not (folder / "index.jsonl").exists():
         return {}
-    whole_lines = path.read_bytes().rpartition(b"\n")[0]
-    return dict(json.loads(line) for line in whole_lines.splitlines())
+    num_frames = (folder / "features.f16").stat().st_size // (myconfig.N_MFCC * DTYPE.itemsize)
+    index = {}
+    for line in (folder / "index.jsonl").read_bytes().splitlines():
+        # A line that was cut off or damaged, or whose frames were lost, does not count: its file is decoded again.
+        with contextlib.suppress(ValueError, TypeError, LookupError):
+            file, entry = json.loads(line)
+            if isinstance(entry[2], str) or sum(entry[2][-1]) <= num_frames:
+                index[file] = entry
+    return index
 
 
 def build(folder: Path, files: list[str], speeds: Sequence[float]) -> dict[str, list]:
@@ -152,7 +178,7 @@ def build(folder: Path, files: list[str], speeds: Sequence[float]) -> dict[str, 
     end = max(ends, default=0)
     with (folder / "features.f16").open("ab") as features_file, (folder / "index.jsonl").open("ab") as index_file:
         features_file.truncate(end * frame_bytes)
-        index_file.truncate((folder / "index.jsonl").read_bytes().rfind(b"\n") + 1)
+        index_file.write(b"\n")  # Ends a line that was cut off.
         for file, state, result in extract_all(missing, speeds):
             places: list | str = result if isinstance(result, str) else []
             for features in [] if isinstance(result, str) else result:
@@ -163,6 +189,11 @@ def build(folder: Path, files: list[str], speeds: Sequence[float]) -> dict[str, 
             index[file] = [*state, places, digest]
             features_file.flush()
             index_file.write(json.dumps([file, index[file]]).encode() + b"\n")
+    with safe_files.replace_when_whole(folder / "skipped.csv") as file:
+        listing = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        csv.writer(listing).writerow(["file", "reason"])
+        csv.writer(listing).writerows([path, entry[2]] for path, entry in index.items() if isinstance(entry[2], str))
+        listing.detach()
     return index
 
 
@@ -182,12 +213,14 @@ def extract_all(files: list[str], speeds: Sequence[float]) -> Iterator[tuple[str
     progress = tqdm(total=len(files), desc="Extracting features", unit="file", disable=None)
     if not sys.stderr.isatty():
         print(f"Extracting features of {len(files)} files.", flush=True)
-    # One PyTorch thread in each worker: the files are what runs in parallel.
+    # One PyTorch thread in each worker: the files are what runs in parallel. PyTorch keeps one number for all threads.
+    num_threads = torch.get_num_threads()
     with ThreadPoolExecutor(myconfig.NUM_PROCESSES, initializer=torch.set_num_threads, initargs=(1,)) as pool, progress:
         for start in range(0, len(files), CHUNK_FILES):
             for result in pool.map(extract, files[start : start + CHUNK_FILES]):
                 progress.update()
                 yield result
+    torch.set_num_threads(num_threads)
 
 
 def features_at_speeds(file: str, speeds: Sequence[float]) -> list[np.ndarray]:
@@ -197,17 +230,12 @@ def features_at_speeds(file: str, speeds: Sequence[float]) -> list[np.ndarray]:
 
 
 def report_skipped(folder: Path, files: list[str], index: dict[str, list]) -> None:
-    """Print how many files were skipped and list them in `skipped.csv`. Raises ValueError if that is all of them."""
-    skipped = [(file, index[file][2]) for file in files if isinstance(index[file][2], str)]
-    if not skipped:
-        return
-    temporary = folder / f"skipped.csv.{os.getpid()}"
-    with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        csv.writer(file).writerows([("file", "reason"), *skipped])
-    temporary.replace(folder / "skipped.csv")
-    if len(skipped) == len(files):
-        raise ValueError(f"none of the {len(files)} files can be used: {skipped[0][1]}")
-    print(f"Skipped {len(skipped)} of {len(files)} files; the reasons are in {folder / 'skipped.csv'}.")
+    """Print how many files were skipped, if any. Raises ValueError if that is all of them."""
+    reasons = [index[file][2] for file in files if isinstance(index[file][2], str)]
+    if len(reasons) == len(files):
+        raise ValueError(f"none of the {len(files)} files can be used: {reasons[0]}")
+    if reasons:
+        print(f"Skipped {len(reasons)} of {len(files)} files; the reasons are in {folder / 'skipped.csv'}.")
 
 
 def report_duplicates(spk_to_utts: SpkToUtts, index: dict[str, list]) -> None:

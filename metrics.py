@@ -71,11 +71,6 @@ def min_dcf(false_accept: np.ndarray, false_reject: np.ndarray, p_target: float)
     return float(costs.min() / min(p_target, 1 - p_target))
 
 
-def false_accept_threshold(thresholds: np.ndarray, false_accept: np.ndarray, rate: float) -> float:
-    """The lowest threshold at which at most `rate` of the non-target trials are accepted."""
-    return float(thresholds[np.argmax(false_accept <= rate)])
-
-
 def eer_interval(
     labels: np.ndarray,
     scores: np.ndarray,
@@ -87,24 +82,24 @@ def eer_interval(
 
     Trials that share a speaker are not independent, so speakers are drawn with replacement rather than trials: a
     non-target trial counts as often as the product of how often its two speakers were drawn, a target trial as often
-    as its speaker. Source: Poh and Bengio 2007, "Estimating the confidence interval of expected performance curve in
-    biometric authentication using joint bootstrap". NaN if there are fewer than 3 speakers.
+    as its speaker. Source: Owen 2007, "The pigeonhole bootstrap". Raises ValueError for fewer than 3 speakers.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     _, speakers = np.unique([enrol_speakers, test_speakers], return_inverse=True)
     enrol, test = speakers.reshape(2, -1)
     num_speakers = speakers.max() + 1
     if num_speakers < 3:
-        return float("nan"), float("nan")
+        raise ValueError(f"a bootstrap over speakers needs 3 or more, and there are {num_speakers}.")
     draws = rng.multinomial(num_speakers, np.full(num_speakers, 1 / num_speakers), NUM_BOOTSTRAPS).astype(np.float32)
     bins, num_bins = score_bins(labels, scores)
-    kinds, kind_of_trial = np.unique(np.stack([labels, enrol, test]), axis=1, return_inverse=True)
-    kind_of_trial = kind_of_trial.ravel()
+    # All trials of one label between the same two speakers get the same weight.
+    kinds, kind_of_trial = np.unique((labels * num_speakers + enrol) * num_speakers + test, return_inverse=True)
     order = np.argsort(kind_of_trial, kind="stable")
-    bounds = np.searchsorted(kind_of_trial[order], np.arange(0, kinds.shape[1] + BLOCK_PAIRS, BLOCK_PAIRS))
+    bounds = np.searchsorted(kind_of_trial[order], np.arange(0, len(kinds) + BLOCK_PAIRS, BLOCK_PAIRS))
     histograms = np.zeros((2, NUM_BOOTSTRAPS, num_bins))  # Of non-target and target scores in each replicate.
-    for block, first in enumerate(range(0, kinds.shape[1], BLOCK_PAIRS)):
-        label, enrol, test = kinds[:, first : first + BLOCK_PAIRS]
+    for block, first in enumerate(range(0, len(kinds), BLOCK_PAIRS)):
+        pair, test = np.divmod(kinds[first : first + BLOCK_PAIRS], num_speakers)
+        label, enrol = np.divmod(pair, num_speakers)
         trials = order[bounds[block] : bounds[block + 1]]
         cells = (kind_of_trial[trials] - first) * num_bins + bins[trials]
         counts = np.bincount(cells, minlength=len(label) * num_bins).reshape(-1, num_bins).astype(np.float32)

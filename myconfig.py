@@ -105,6 +105,10 @@ SAVE_MODEL_FREQUENCY = 100
 # Training speakers set aside to measure the validation EER; a fifth of all speakers at most.
 NUM_VALIDATION_SPEAKERS = 24
 
+# Shift each training crop's MFCCs by a random channel, as another microphone and room would, so that the encoder does
+# not recognise speakers by those: in deviations of each coefficient; 0 for none.
+CHANNEL_AUGMENTATION = 0.2
+
 # Mask random coefficients and frames of the training crops (SpecAugment).
 SPECAUG_TRAINING = False
 

@@ -21,6 +21,7 @@ import dataset
 import feature_store
 import metrics
 import myconfig
+import safe_files
 from speaker_encoder import (
     SpeakerEncoder,
     embed_features,
@@ -41,9 +42,9 @@ NORMALISATION_UTTS = 2000
 # Sharpness of the smoothed batch-hard loss: the weight of a negative grows e-fold with 0.05 of cosine similarity.
 SMOOTH_SHARPNESS = 20.0
 
-# Enough of each validation speaker for an EER, few enough not to hold up training.
+# Of each validation speaker, and of each utterance for validation and normalisation: enough for both, and no more.
 VALIDATION_UTTS = 10
-VALIDATION_FRAMES = 500
+MAX_FRAMES = 500
 
 # ------------------------------------ Triplet losses -----------------------------------
 
@@ -51,7 +52,7 @@ VALIDATION_FRAMES = 500
 def get_triplet_loss(anchor: torch.Tensor, pos: torch.Tensor, neg: torch.Tensor) -> torch.Tensor:
     """Hinge loss of each triplet of embeddings (..., dimensions) -> (...,).
 
-    max(0, cos(anchor, neg) - cos(anchor, pos) + TRIPLET_ALPHA); Schroff et al. 2015, "FaceNet", equation 2, with the
+    max(0, cos(anchor, neg) - cos(anchor, pos) + TRIPLET_ALPHA); Schroff et al. 2015, "FaceNet", section 3.1, with the
     cosine similarity in place of the squared distance.
     """
     cosine = nn.functional.cosine_similarity
@@ -86,7 +87,8 @@ def get_smooth_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
 
     log-sum-exp with sharpness s takes the place of the extremes, softplus that of the hinge; as s grows they become
     get_batch_hard_losses. With gradients from all pairs it does not collapse where the hardest pair is hopeless.
-    Source: Hermans et al. 2017, section 3 (soft margin); Yi et al. 2014, "Deep metric learning", on the smooth maximum.
+    Sources: Hermans et al. 2017, section 2 (soft margin); Oh Song et al. 2016, "Deep metric learning via lifted
+    structured feature embedding" (smooth maximum).
     """
     sharpness = SMOOTH_SHARPNESS
     similarity, same_speaker = get_batch_similarities(embeddings)
@@ -113,34 +115,35 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
     With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved.
     Raises ValueError if the data cannot be trained on, the checkpoint has other settings, or the loss is not finite.
     """
-    if len(spk_to_utts) < 2:
-        raise ValueError(f"training needs two speakers or more, and the data set has {len(spk_to_utts)}.")
+    encoder = get_speaker_encoder()
+    optimizer = torch.optim.Adam(encoder.parameters())
+    progress = TrainingProgress(num_steps)
     train_data, validation_data = set_validation_speakers_aside(spk_to_utts)
     store = feature_store.open_store(train_data, myconfig.SPEEDS)
     validation_store = feature_store.open_store(validation_data) if validation_data else None
-    encoder = get_speaker_encoder()
-    set_normalisation(encoder, store)
+    if len(store.speakers) < 2 * len(myconfig.SPEEDS):
+        raise ValueError("training needs two speakers or more with files that can be used.")
     encoder.train_speakers = list(train_data)
-    optimizer = torch.optim.Adam(encoder.parameters())
-    progress = TrainingProgress(num_steps)
+    set_normalisation(encoder, store)
     if saved_model and not myconfig.START_OVER:
-        load_checkpoint(checkpoint_path(saved_model), encoder, optimizer, progress)
+        load_checkpoint(saved_model, encoder, optimizer, progress, store.fingerprint())
 
     for step in progress.steps():
         crops = draw_batch(store, step)
         with torch.autocast(crops.device.type, torch.bfloat16, enabled=use_bfloat16(crops.device)):
             embeddings = encoder(crops.flatten(0, 1))
         losses = get_triplet_losses(embeddings.float().unflatten(0, crops.shape[:2]))
+        loss = losses.mean()
         optimizer.zero_grad()
-        losses.mean().backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT_NORM)
         optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps)
         optimizer.step()
-        progress.update(losses.detach(), embeddings.detach())
+        progress.update(loss.item(), active_share(losses), embeddings.detach())
         if (step + 1) % myconfig.SAVE_MODEL_FREQUENCY == 0 or step + 1 == num_steps:
-            is_best = progress.validate(validation_eer(encoder, validation_store))
+            progress.validate(validation_eer(encoder, validation_store))
             if saved_model:
-                save_models(saved_model, encoder, optimizer, progress, is_best)
+                save_models(saved_model, encoder, optimizer, progress, store.fingerprint())
     return progress.losses
 
 
@@ -159,7 +162,7 @@ def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore
     """Give the encoder the mean and deviation of each coefficient over a sample of the training utterances."""
     rng = np.random.default_rng(myconfig.SEED)
     utts = rng.choice(len(store.files), min(NORMALISATION_UTTS, len(store.files)), replace=False)
-    frames = torch.from_numpy(np.concatenate([store.read(utt) for utt in np.sort(utts)]))
+    frames = torch.from_numpy(np.concatenate([store.read(utt, MAX_FRAMES) for utt in np.sort(utts)]))
     encoder.feature_mean.copy_(frames.mean(dim=0))
     encoder.feature_std.copy_(frames.std(dim=0).clamp(min=1e-3))
 
@@ -178,6 +181,8 @@ def draw_batch(store: feature_store.FeatureStore, step: int) -> torch.Tensor:
         )
     crop_frames = max(1, round(myconfig.SEQ_LEN * (1 + myconfig.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
     crops = store.draw_crops(utts.ravel(), crop_frames, rng)
+    if myconfig.CHANNEL_AUGMENTATION:
+        crops = augmentation.random_channel(crops, rng)
     if myconfig.SPECAUG_TRAINING:
         crops = augmentation.spec_augment(crops, crops.mean(dim=(0, 1)), rng)
     return crops.unflatten(0, utts.shape).to(get_device())
@@ -191,6 +196,12 @@ def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
         "smooth_batch_hard": get_smooth_batch_hard_losses,
     }
     return losses[myconfig.TRIPLET_MINING](embeddings)
+
+
+def active_share(losses: torch.Tensor) -> float:
+    """Share of the losses whose positive is not nearer than the negative by the margin yet: where the hinge is."""
+    at_hinge = math.log(2) / SMOOTH_SHARPNESS if myconfig.TRIPLET_MINING == "smooth_batch_hard" else 0.0
+    return float((losses > at_hinge).float().mean())
 
 
 def learning_rate(step: int, num_steps: int) -> float:
@@ -213,12 +224,14 @@ def use_bfloat16(device: torch.device) -> bool:
 
 
 def validation_eer(encoder: SpeakerEncoder, store: feature_store.FeatureStore | None) -> float:
-    """EER over all pairs of the validation utterances; NaN without validation speakers."""
+    """EER over all pairs of the validation utterances; NaN if there are not both kinds of pairs."""
     if store is None:
         return math.nan
-    embeddings = embed_features(encoder, [store.read(utt)[:VALIDATION_FRAMES] for utt in range(len(store.files))])
+    embeddings = embed_features(encoder, [store.read(utt, MAX_FRAMES) for utt in range(len(store.files))])
     first, second = np.triu_indices(len(embeddings), k=1)
     labels = store.speaker_of[first] == store.speaker_of[second]
+    if labels.all() or not labels.any():
+        return math.nan
     scores = (embeddings @ embeddings.T)[first, second]
     return metrics.equal_error_rate(*metrics.error_rates(labels, scores))[0]
 
@@ -236,40 +249,50 @@ def save_models(
     encoder: SpeakerEncoder,
     optimizer: torch.optim.Optimizer,
     progress: TrainingProgress,
-    is_best: bool,
+    data_fingerprint: str,
 ) -> None:
-    """Save the best model, then the last one as a checkpoint, then the curves."""
-    record = {"training_settings": training_settings(), **progress.state()}
-    if is_best:
-        save_encoder(saved_model, encoder, **record)
+    """Save the last model as a checkpoint, then as the best one if it is, then the curves."""
+    record = {"training_settings": training_settings(), "data_fingerprint": data_fingerprint, **progress.state()}
     save_encoder(checkpoint_path(saved_model), encoder, optimizer_state_dict=optimizer.state_dict(), **record)
+    if progress.is_best():
+        save_encoder(saved_model, encoder, **record)
     progress.plot(Path(saved_model).with_suffix(".png"))
 
 
 def training_settings() -> dict:
-    """The settings on which the trained weights depend, for the record and to continue training with the same."""
-    return {name: value for name, value in settings.all_settings().items() if name in settings.TRAINING_SETTINGS}
+    """The settings on which the trained weights depend."""
+    return {name: getattr(myconfig, name) for name in ("TRAINING_STEPS", *settings.TRAINING_SETTINGS)}
 
 
 def load_checkpoint(
-    path: str, encoder: SpeakerEncoder, optimizer: torch.optim.Optimizer, progress: TrainingProgress
+    saved_model: str,
+    encoder: SpeakerEncoder,
+    optimizer: torch.optim.Optimizer,
+    progress: TrainingProgress,
+    data_fingerprint: str,
 ) -> None:
     """Continue from a checkpoint if there is one. Raises ValueError if it was made with other settings or data."""
+    path = checkpoint_path(saved_model)
+    remedy = "Add START_OVER=true to train from the first step, or choose another SAVED_MODEL_PATH."
     if not Path(path).exists():
+        if Path(saved_model).exists():
+            raise ValueError(f"{saved_model} exists, and {path} to continue its training does not. {remedy}")
         return
     model = read_model(path)
-    remedy = "Add START_OVER=true to train from the first step, or choose another SAVED_MODEL_PATH."
-    if "optimizer_state_dict" not in model:
-        raise ValueError(f"{path} is not a checkpoint. {remedy}")
-    for name, value in training_settings().items():
-        if model["training_settings"].get(name) != value:
-            before = model["training_settings"].get(name)
-            raise ValueError(f"{path} was trained with {name}={before}, and now {name}={value}. {remedy}")
-    if model["train_speakers"] != encoder.train_speakers:
-        raise ValueError(f"{path} was trained on other speakers. {remedy}")
-    encoder.load_state_dict(model["encoder_state_dict"])
-    optimizer.load_state_dict(model["optimizer_state_dict"])
-    progress.load_state(model)
+    try:
+        for name in settings.TRAINING_SETTINGS:
+            before, now = model["training_settings"][name], getattr(myconfig, name)
+            if before != now:
+                raise ValueError(f"{path} was trained with {name}={before}, and now {name}={now}. {remedy}")
+        if model["data_fingerprint"] != data_fingerprint:
+            raise ValueError(f"{path} was trained on other data. {remedy}")
+        encoder.load_state_dict(model["encoder_state_dict"])
+        optimizer.load_state_dict(model["optimizer_state_dict"])
+        progress.load_state(model)
+        if progress.is_best():  # It may have been killed before it saved this.
+            save_models(saved_model, encoder, optimizer, progress, data_fingerprint)
+    except (KeyError, TypeError, RuntimeError):
+        raise ValueError(f"{path} is not a checkpoint of this version. {remedy}") from None
 
 
 def main() -> None:
@@ -277,7 +300,8 @@ def main() -> None:
     spk_to_utts = dataset.get_spk_to_utts("TRAIN")
     num_utts = sum(map(len, spk_to_utts.values()))
     print(f"Training data: {len(spk_to_utts)} speakers, {num_utts} utterances.", flush=True)
-    train_network(spk_to_utts, myconfig.TRAINING_STEPS, myconfig.SAVED_MODEL_PATH)
+    with safe_files.only_one_process(myconfig.SAVED_MODEL_PATH):
+        train_network(spk_to_utts, myconfig.TRAINING_STEPS, myconfig.SAVED_MODEL_PATH)
     print(f"The best model is {myconfig.SAVED_MODEL_PATH}.")
 
 

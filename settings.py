@@ -9,6 +9,7 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import myconfig
 
@@ -29,6 +30,7 @@ TRAINING_SETTINGS = MODEL_SETTINGS + (
     "LEARNING_RATE",
     "LEARNING_RATE_SCHEDULE",
     "NUM_VALIDATION_SPEAKERS",
+    "CHANNEL_AUGMENTATION",
     "SPECAUG_TRAINING",
     "SPECAUG_FREQ_MASK_PROB",
     "SPECAUG_TIME_MASK_PROB",
@@ -56,6 +58,7 @@ LIMITS = {
     "LEARNING_RATE": (1e-8, 1.0),
     "SAVE_MODEL_FREQUENCY": (1, 10**9),
     "NUM_VALIDATION_SPEAKERS": (0, 10**6),
+    "CHANNEL_AUGMENTATION": (0.0, 10.0),
     "SPECAUG_FREQ_MASK_PROB": (0.0, 1.0),
     "SPECAUG_TIME_MASK_PROB": (0.0, 1.0),
     "SPECAUG_FREQ_MASK_MAX_WIDTH": (1, 512),
@@ -100,10 +103,16 @@ def fail(message: object) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; an error that a user can mend (ValueError, OSError) becomes one sentence."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # A file's name may have letters that the terminal lacks.
     try:
         main()
     except (ValueError, OSError) as error:
         fail(error)
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in f"{error!r}".lower():
+            raise
+        fail("there is not enough memory: lower BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE.")
     except KeyboardInterrupt:
         print("\nStopped. The same command continues from what is saved.", file=sys.stderr)
         sys.exit(130)
@@ -183,65 +192,84 @@ def allowed_values(name: str) -> str:
 
 
 def check(values: dict) -> None:
-    """Check values (all settings, or those saved in a model) alone and against each other. Raises ValueError."""
+    """Check all settings, alone and against each other. Raises ValueError."""
+    for name in (*LIMITS, *CHOICES):
+        if name not in values:
+            raise ValueError(f"{name} is missing in myconfig.py.")
+    check_model(values)
+    refuse = [
+        (not values["SAVED_MODEL_PATH"].endswith(".pt"), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must end in .pt."),
+        (
+            values["SAVED_MODEL_PATH"].endswith(".last.pt"),
+            "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must not end in .last.pt, the ending of checkpoints.",
+        ),
+        (
+            values["TRIPLET_MINING"] != "random" and values["BATCH_SIZE"] < 2,
+            "BATCH_SIZE={BATCH_SIZE}: a batch needs 2 speakers or more.",
+        ),
+        (1.0 not in values["SPEEDS"], "SPEEDS must include 1.0, the recordings as they are."),
+        (len(set(values["SPEEDS"])) < len(values["SPEEDS"]), "SPEEDS names one speed twice."),
+        (
+            values["SPECAUG_TRAINING"] and values["SPECAUG_FREQ_MASK_MAX_WIDTH"] > values["N_MFCC"],
+            "SPECAUG_FREQ_MASK_MAX_WIDTH={SPECAUG_FREQ_MASK_MAX_WIDTH} is more than N_MFCC={N_MFCC}.",
+        ),
+        (
+            values["SPECAUG_TRAINING"]
+            and values["SPECAUG_TIME_MASK_MAX_WIDTH"] > values["SEQ_LEN"] * (1 - values["SEQ_LEN_JITTER"]),
+            "SPECAUG_TIME_MASK_MAX_WIDTH={SPECAUG_TIME_MASK_MAX_WIDTH} is more than the shortest crop, "
+            "SEQ_LEN * (1 - SEQ_LEN_JITTER).",
+        ),
+        (
+            0 < values["EVAL_THRESHOLD_STEP"] < 1e-5,
+            "EVAL_THRESHOLD_STEP={EVAL_THRESHOLD_STEP} is too fine a sweep; 0 is exact.",
+        ),
+        (
+            values["EVAL_TRIALS"] not in ("triplets", "all_pairs") and not Path(values["EVAL_TRIALS"]).is_file(),
+            "EVAL_TRIALS={EVAL_TRIALS} is neither triplets nor all_pairs nor the path of a trial list.",
+        ),
+    ]
+    raise_first(refuse, values)
+
+
+def check_model(values: dict) -> None:
+    """Check each value alone, and those that shape a model against each other. Raises ValueError."""
     for name, value in values.items():
         if name in CHOICES:
             valid = any(value == choice and type(value) is type(choice) for choice in CHOICES[name])
         elif name in LIMITS:
             valid = is_within_limits(name, value)
         else:
-            valid = isinstance(value, str)
+            valid = isinstance(value, str) and (value != "" or name.endswith("_CSV"))
         if not valid:
-            expected = allowed_values(name) if name in CHOICES or name in LIMITS else "a text in quotes"
+            expected = allowed_values(name) if name in CHOICES or name in LIMITS else "a path in quotes"
             raise ValueError(f"{name}={display(value)} is not {expected}.")
+    refuse = [
+        (values["N_MFCC"] > values["N_MELS"], "N_MFCC={N_MFCC} is more than N_MELS={N_MELS}: lower it."),
+        (
+            values["HOP_LENGTH"] > values["N_FFT"],
+            "HOP_LENGTH={HOP_LENGTH} is more than N_FFT={N_FFT}, so samples between the windows would be lost.",
+        ),
+    ]
+    raise_first(refuse, values)
 
-    def contradicts(condition: bool, sentence: str) -> None:
+
+def raise_first(refuse: list[tuple[bool, str]], values: dict) -> None:
+    """Raise ValueError with the first sentence whose condition holds, values filled in."""
+    for condition, sentence in refuse:
         if condition:
             raise ValueError(sentence.format(**values))
-
-    contradicts(values["N_MFCC"] > values["N_MELS"], "N_MFCC={N_MFCC} is more than N_MELS={N_MELS}: lower it.")
-    contradicts(
-        values["HOP_LENGTH"] > values["N_FFT"],
-        "HOP_LENGTH={HOP_LENGTH} is more than N_FFT={N_FFT}, so samples between the windows would be lost.",
-    )
-    if values.keys() == set(MODEL_SETTINGS):
-        return
-    contradicts(not values["SAVED_MODEL_PATH"].endswith(".pt"), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must end in .pt.")
-    contradicts(
-        values["SAVED_MODEL_PATH"].endswith(".last.pt"),
-        "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must not end in .last.pt, the ending of checkpoints.",
-    )
-    contradicts(
-        values["TRIPLET_MINING"] != "random" and values["BATCH_SIZE"] < 2,
-        "BATCH_SIZE={BATCH_SIZE}: a batch needs 2 speakers or more.",
-    )
-    contradicts(1.0 not in values["SPEEDS"], "SPEEDS must include 1.0, the recordings as they are.")
-    contradicts(len(set(values["SPEEDS"])) < len(values["SPEEDS"]), "SPEEDS names one speed twice.")
-    if values["SPECAUG_TRAINING"]:
-        contradicts(
-            values["SPECAUG_FREQ_MASK_MAX_WIDTH"] > values["N_MFCC"],
-            "SPECAUG_FREQ_MASK_MAX_WIDTH={SPECAUG_FREQ_MASK_MAX_WIDTH} is more than N_MFCC={N_MFCC}.",
-        )
-        contradicts(
-            values["SPECAUG_TIME_MASK_MAX_WIDTH"] > values["SEQ_LEN"] * (1 - values["SEQ_LEN_JITTER"]),
-            "SPECAUG_TIME_MASK_MAX_WIDTH={SPECAUG_TIME_MASK_MAX_WIDTH} is more than the shortest crop, "
-            "SEQ_LEN * (1 - SEQ_LEN_JITTER).",
-        )
-
-
-def check_model(values: dict) -> None:
-    """Check the settings saved in a model. Raises ValueError, also if some are missing or unknown."""
-    if not isinstance(values, dict) or values.keys() != set(MODEL_SETTINGS):
-        raise ValueError("its settings are not those of this version.")
-    check(values)
 
 
 def is_within_limits(name: str, value: object) -> bool:
     """Whether a number, or each number of a tuple, has the type and lies in the range that LIMITS gives."""
     low, high = LIMITS[name]
-    items = value if isinstance(value, tuple) and value else (value,)
+    if isinstance(value, tuple) != (name == "SPEEDS"):
+        return False
+    items = value if isinstance(value, tuple) else (value,)
     kinds = (int,) if isinstance(low, int) else (int, float)
-    return all(isinstance(item, kinds) and not isinstance(item, bool) and low <= item <= high for item in items)
+    return len(items) > 0 and all(
+        isinstance(item, kinds) and not isinstance(item, bool) and low <= item <= high for item in items
+    )
 
 
 @contextlib.contextmanager

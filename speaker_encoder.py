@@ -9,6 +9,7 @@ from torch import nn
 
 import feature_extraction
 import myconfig
+import safe_files
 import settings
 
 # Frames in a batch at inference, padding included.
@@ -50,7 +51,7 @@ class SpeakerEncoder(nn.Module):
         packed = nn.utils.rnn.pack_padded_sequence(normalised, num_frames.cpu(), batch_first=True, enforce_sorted=False)
         outputs, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         if self.settings["FRAME_AGGREGATION_MEAN"]:
-            return outputs.sum(dim=1) / num_frames[:, None]
+            return outputs.sum(dim=1) / num_frames[:, None].to(outputs.device)
         return outputs[torch.arange(len(outputs)), num_frames - 1]
 
 
@@ -103,7 +104,7 @@ def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> n
 def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
     """Save a model that `load_encoder` rebuilds without `myconfig.py`, with `more` plain values and tensors.
 
-    The file is written beside its place and renamed, so that there is never half of one.
+    There is never half of a model: see `safe_files`. Raises OSError if the disk is full or read-only.
     """
     model = {
         "encoder_state_dict": encoder.state_dict(),
@@ -111,10 +112,8 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
         "train_speakers": encoder.train_speakers,
         **more,
     }
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(f"{path}.tmp")
-    torch.save(model, temporary)
-    temporary.replace(path)
+    with safe_files.replace_when_whole(path) as file:
+        torch.save(model, file)
 
 
 def read_model(path: str) -> dict:
@@ -132,7 +131,10 @@ def read_model(path: str) -> dict:
 
 
 def classic_settings(weights: dict) -> dict:
-    """The settings of a classic model, which holds an LSTM's weights and no settings: its shape tells them."""
+    """The settings of a classic model, which holds an LSTM's weights and no settings: its shape tells them.
+
+    They also stand for settings that did not exist yet when a model was saved.
+    """
     units, num_inputs = weights["lstm.weight_ih_l0"].shape
     num_layers = sum(name.startswith("lstm.weight_ih") and not name.endswith("_reverse") for name in weights)
     return {
@@ -156,13 +158,16 @@ def load_encoder(path: str) -> SpeakerEncoder:
     model = read_model(path)
     weights = model["encoder_state_dict"]
     try:
-        shape = model["settings"] if "settings" in model else classic_settings(weights)
+        shape = {**classic_settings(weights), **model.get("settings", {})}
+        if unknown := shape.keys() - set(settings.MODEL_SETTINGS):
+            raise ValueError(f"it has settings that this version does not know: {', '.join(sorted(unknown))}.")
         settings.check_model(shape)
         with settings.override(**shape):
             encoder = SpeakerEncoder()
         if "settings" not in model:
             weights = {**encoder.state_dict(), **weights}
         encoder.load_state_dict(weights)
+        encoder.train_speakers = list(model.get("train_speakers", []))
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not hold a speaker encoder of this project: {reason}") from None
@@ -173,5 +178,4 @@ def load_encoder(path: str) -> SpeakerEncoder:
             raise ValueError(
                 f"{name}={getattr(myconfig, name)} contradicts {path}, which was trained with {shape[name]}."
             )
-    encoder.train_speakers = model.get("train_speakers", [])
     return encoder.to(get_device()).eval()

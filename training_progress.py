@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 import myconfig
+import safe_files
 
 # The last steps over which the loss is averaged and judged.
 WINDOW_STEPS = 100
@@ -33,7 +34,8 @@ class TrainingProgress:
 
     def load_state(self, model: dict) -> None:
         """Take over the history of a saved model."""
-        self.losses, self.validation, self.seconds = model["losses"], model["validation"], model["training_time"]
+        self.losses, self.validation = list(model["losses"]), list(model["validation"])
+        self.seconds = float(model["training_time"])
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps that remain, under a progress bar on a terminal."""
@@ -50,13 +52,12 @@ class TrainingProgress:
                 self.seconds += time.perf_counter() - start
                 self.bar.update()
 
-    def update(self, losses: torch.Tensor, embeddings: torch.Tensor) -> None:
-        """Note the losses of a step's triplets, and warn in words when training collapses. Raises ValueError on NaN."""
-        loss = float(losses.mean())
+    def update(self, loss: float, active: float, embeddings: torch.Tensor) -> None:
+        """Note a step's loss and share of active triplets; warn when training collapses. Raises ValueError on NaN."""
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss} at step {len(self.losses) + 1}. {COLLAPSE_REMEDY}")
         self.losses.append(loss)
-        self.active = float((losses > 0).float().mean())
+        self.active = active
         if len(self.losses) % WINDOW_STEPS == 0 and not self.has_warned:
             self.warn_of_collapse(embeddings.flatten(0, -2).float())
         self.bar.set_postfix_str(self.describe(), refresh=False)
@@ -75,14 +76,17 @@ class TrainingProgress:
         self.has_warned = True
         tqdm.write(f"Warning: training has collapsed: {symptom}. {COLLAPSE_REMEDY}")
 
-    def validate(self, eer: float) -> bool:
-        """Note a validation EER; returns whether the model is the best so far, as it always is without validation."""
+    def validate(self, eer: float) -> None:
+        """Note a validation EER, and print a line where there is no progress bar."""
         self.validation.append((len(self.losses), eer))
         if self.bar.disable:
             steps_left = self.num_steps - len(self.losses)
             minutes_left = steps_left * self.seconds / len(self.losses) / 60
             print(f"Step {len(self.losses)}: {self.describe()}, {minutes_left:.1f} min left", flush=True)
-        return not eer > min(eer for _, eer in self.validation)
+
+    def is_best(self) -> bool:
+        """Whether the last validation EER is the lowest, as it always counts without validation."""
+        return not self.validation[-1][1] > min(eer for _, eer in self.validation)
 
     def describe(self) -> str:
         """Recent loss, share of triplets that still teach, and the last validation EER."""
@@ -116,4 +120,5 @@ class TrainingProgress:
                 right.grid(False)
                 lines = [a + b for a, b in zip(lines, right.get_legend_handles_labels(), strict=True)]
             figure.legend(*lines, loc="outside upper center", ncols=4)
-            figure.savefig(path)
+            with safe_files.replace_when_whole(path) as file:
+                figure.savefig(file, format="png")

@@ -1,0 +1,38 @@
+"""Files that are whole or not there, whatever happens while they are written."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import filelock
+
+
+@contextlib.contextmanager
+def replace_when_whole(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` for writing, and give it that name once the block has ended well.
+
+    The folder is made if it is missing. Raises OSError if the disk is full or read-only.
+    """
+    temporary = Path(f"{path}.tmp")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def only_one_process(path: str | Path) -> Iterator[None]:
+    """Hold the lock of a file that only one process may write. Raises ValueError if another one holds it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(f"{path}.lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise ValueError(f"another process is writing {path}: wait for it, or choose another path.") from None
