@@ -173,6 +173,8 @@ def build(folder: Path, files: list[str], speeds: Sequence[float]) -> dict[str, 
     """Decode the files that are missing, in parallel, and append them to the store; returns the whole index."""
     index = read_index(folder)  # Another process may have built since.
     missing = missing_files(files, index)
+    if not missing:
+        return index
     frame_bytes = myconfig.N_MFCC * DTYPE.itemsize
     ends = [start + length for entry in index.values() if not isinstance(entry[2], str) for start, length in entry[2]]
     end = max(ends, default=0)
