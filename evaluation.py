@@ -44,7 +44,7 @@ def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
     The plain form of `speaker_encoder.embed_features`: the whole sequence, or the mean over its sliding windows.
     """
     windows = [] if myconfig.USE_FULL_SEQUENCE_INFERENCE else feature_extraction.extract_sliding_windows(features)
-    batch = torch.from_numpy(np.stack(windows or [features])).to(encoder.feature_mean.device)
+    batch = torch.from_numpy(np.stack(windows or [features])).float().to(encoder.feature_mean.device)
     with torch.no_grad():
         return encoder(batch).mean(dim=0).cpu().numpy()
 
