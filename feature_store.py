@@ -113,8 +113,7 @@ def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,)) -> Feat
     """Open the store of a data set; files that are not in it yet, or have changed, are decoded first.
 
     Files that cannot be used are listed with the reason in the store's `skipped.csv`; their number is printed.
-    Raises ValueError if no file can be used, OSError if the disk is full or
-    read-only.
+    Raises ValueError if no file can be used, OSError if the disk is full or read-only.
     """
     files = [utt for utts in spk_to_utts.values() for utt in utts]
     folder = store_folder(files, speeds)

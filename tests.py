@@ -1057,6 +1057,11 @@ class EvaluationTest(ProjectTest):
         self.assertLess(eers["trained"], 0.75 * eers["untrained"])
         self.assertGreater(eers["trained"], 0)
 
+    def test_pretrained_models_tell_voices_apart(self) -> None:
+        for path in (PROJECT_DIR / "saved_model/pretrained").glob("*.pt"):
+            self.encoder = neural_net.load_encoder(str(path))
+            self.assertLess(self.evaluate(EVAL_TRIALS="all_pairs")["eer"], 0.35, path.name)
+
     def test_the_last_line_is_the_courses(self) -> None:
         speaker_encoder.save_encoder(str(self.dir / "model.pt"), self.encoder)
         arguments = [f"TEST_DATA_DIR={corpus / 'test'}", "SAVED_MODEL_PATH=model.pt", "NUM_EVAL_TRIPLETS=100"]
