@@ -15,7 +15,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +26,13 @@ import feature_extraction
 import feature_store
 import metrics
 import myconfig
+import parallel
 import safe_files
-from speaker_encoder import SpeakerEncoder, embed_features, load_encoder
+from speaker_encoder import SpeakerEncoder, embed_features, embed_store, load_encoder
 
 MAX_SAVED_SCORES = 10**6
 MAX_TRIALS = 5 * 10**7
 CHUNK_FILES = 64
-CHUNK_FRAMES = 10**6
 BLOCK_TRIALS = 2**18
 PLOT_POINTS = 2000
 
@@ -56,18 +55,12 @@ def embed_utterances(encoder: SpeakerEncoder, audio_files: Sequence[str]) -> np.
     be used.
     """
     chunks = [np.zeros((0, encoder.dimensions), np.float32)]
-    with settings.override(**encoder.settings), ThreadPoolExecutor(myconfig.NUM_PROCESSES) as pool:
+    pool = parallel.thread_pool(myconfig.NUM_PROCESSES)
+    with settings.override(**encoder.settings):
         for start in range(0, len(audio_files), CHUNK_FILES):
             features = list(pool.map(feature_extraction.extract_features, audio_files[start : start + CHUNK_FILES]))
             chunks.append(embed_features(encoder, features))
     return np.concatenate(chunks)
-
-
-def embed_store(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> np.ndarray:
-    """Embed every utterance of a feature store -> float32 (utterances, dimensions), L2-normalised."""
-    chunk_of_utt = np.cumsum(store.num_frames) // CHUNK_FRAMES
-    chunks = np.split(np.arange(len(store.files)), np.flatnonzero(np.diff(chunk_of_utt)) + 1)
-    return np.concatenate([embed_features(encoder, [store.read(utt) for utt in chunk]) for chunk in chunks])
 
 
 def cosine_similarity(a: np.ndarray, b: np.ndarray) -> float:
@@ -209,9 +202,10 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> dict:
         "seconds": time.perf_counter() - start,
         "settings": {**settings.all_settings(), **encoder.settings},
     }
-    write_text(results_dir / "results.json", json.dumps(results, indent=2) + "\n")
-    write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
-    plot_evaluation(results_dir / "results.png", labels, scores, sweep, results)
+    if parallel.rank() == 0:
+        write_text(results_dir / "results.json", json.dumps(results, indent=2) + "\n")
+        write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
+        plot_evaluation(results_dir / "results.png", labels, scores, sweep, results)
     return results
 
 
@@ -302,8 +296,10 @@ def print_report(results: dict) -> None:
 
 def main() -> None:
     """Evaluate the saved model on the test data of the settings."""
-    encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
-    print_report(evaluate(encoder, dataset.get_spk_to_utts("TEST")))
+    parallel.prepare_process()
+    with parallel.process_group():
+        encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
+        print_report(evaluate(encoder, dataset.get_spk_to_utts("TEST")))
 
 
 if __name__ == "__main__":

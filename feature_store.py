@@ -2,8 +2,8 @@
 
 A store is a folder with two files that only ever grow at their end. `features.f16` holds frame after frame, N_MFCC
 float16 values each (1,000 hours are 9 GB). `index.jsonl` has one line per audio file, written after its frames: path,
-size and time of change, then where its frames start at each speed, or why it was skipped. What was cut off when a
-build was interrupted stands beyond the last whole line, and is cut away when the build continues.
+size and time of change, then where its frames start at each speed, or why it was skipped. Frames without a line, and
+half a line, are what an interrupted build leaves; nobody reads them, and the file is decoded again.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import filelock
 import numpy as np
@@ -26,6 +26,7 @@ from tqdm import tqdm
 import augmentation
 import feature_extraction
 import myconfig
+import parallel
 import safe_files
 import settings
 from dataset import SpkToUtts
@@ -118,10 +119,10 @@ def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,)) -> Feat
     files = [utt for utts in spk_to_utts.values() for utt in utts]
     folder = store_folder(files, speeds)
     folder.mkdir(parents=True, exist_ok=True)
-    index = read_index(folder)
-    if missing_files(files, index):
-        with filelock.FileLock(folder / "lock"):
-            index = build(folder, files, speeds)
+    index = build(folder, parallel.own_share(files), speeds, f"share-{parallel.rank()}")
+    if parallel.world_size() > 1:
+        parallel.wait_for_all()
+        index = build(folder, files, speeds, "rest")  # Nothing, unless machines have disks of their own.
     report_skipped(folder, files, index)
     report_duplicates(spk_to_utts, index)
     return FeatureStore(folder, index, spk_to_utts, speeds)
@@ -148,7 +149,7 @@ def file_state(file: str) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def missing_files(files: list[str], index: dict[str, list]) -> list[str]:
+def missing_files(files: Sequence[str], index: dict[str, list]) -> list[str]:
     """The files that the index does not have, or not as they are now."""
     return [file for file in files if file not in index or index[file][:2] != file_state(file)]
 
@@ -157,9 +158,10 @@ def read_index(folder: Path) -> dict[str, list]:
     """File -> [size, time of change, [[start, frames] at each speed] or the reason for skipping, digest]."""
     if not (folder / "index.jsonl").exists():
         return {}
+    lines = (folder / "index.jsonl").read_bytes().splitlines()
     num_frames = (folder / "features.f16").stat().st_size // (myconfig.N_MFCC * DTYPE.itemsize)
     index = {}
-    for line in (folder / "index.jsonl").read_bytes().splitlines():
+    for line in lines:
         # A line that was cut off or damaged, or whose frames were lost, does not count: its file is decoded again.
         with contextlib.suppress(ValueError, TypeError, LookupError):
             file, entry = json.loads(line)
@@ -168,41 +170,60 @@ def read_index(folder: Path) -> dict[str, list]:
     return index
 
 
-def build(folder: Path, files: list[str], speeds: Sequence[float]) -> dict[str, list]:
-    """Decode the files that are missing, in parallel, and append them to the store; returns the whole index."""
-    index = read_index(folder)  # Another process may have built since.
-    missing = missing_files(files, index)
-    if not missing:
+def build(folder: Path, files: Sequence[str], speeds: Sequence[float], share: str) -> dict[str, list]:
+    """Decode the files that are missing, in parallel, and append them to the store; returns the whole index.
+
+    One process at a time builds a share; those that build different shares take turns at appending.
+    """
+    index = read_index(folder)
+    if not missing_files(files, index):
         return index
-    frame_bytes = myconfig.N_MFCC * DTYPE.itemsize
-    ends = [start + length for entry in index.values() if not isinstance(entry[2], str) for start, length in entry[2]]
-    end = max(ends, default=0)
-    with (folder / "features.f16").open("ab") as features_file, (folder / "index.jsonl").open("ab") as index_file:
-        features_file.truncate(end * frame_bytes)
-        index_file.write(b"\n")  # Ends a line that was cut off.
+    appending = filelock.FileLock(folder / "append.lock")
+    with (
+        filelock.FileLock(folder / f"{share}.lock"),
+        (folder / "features.f16").open("ab") as features_file,
+        (folder / "index.jsonl").open("ab") as index_file,
+    ):
+        missing = missing_files(files, read_index(folder))  # Another process may have built since.
         for file, state, result in extract_all(missing, speeds):
-            places: list | str = result if isinstance(result, str) else []
-            for features in [] if isinstance(result, str) else result:
-                places.append([end, len(features)])
-                end += len(features)
-                features_file.write(features.tobytes())
-            digest = "" if isinstance(result, str) else hashlib.sha256(result[0].tobytes()).hexdigest()[:16]
-            index[file] = [*state, places, digest]
-            features_file.flush()
-            index_file.write(json.dumps([file, index[file]]).encode() + b"\n")
-    with safe_files.replace_when_whole(folder / "skipped.csv") as file:
+            with appending:
+                entry = append_features(features_file, result)
+                index_file.write(b"\n" + json.dumps([file, [*state, *entry]]).encode())
+                index_file.flush()
+        with appending:
+            index = read_index(folder)
+            write_skipped(folder / "skipped.csv", index)
+    return index
+
+
+def append_features(file: BinaryIO, result: list[np.ndarray] | str) -> tuple[list | str, str]:
+    """Append a file's features at each speed, if it has any; returns where they are, or why not, and a digest."""
+    if isinstance(result, str):
+        return result, ""
+    frame_bytes = myconfig.N_MFCC * DTYPE.itemsize
+    end = file.seek(0, os.SEEK_END)
+    file.write(bytes(-end % frame_bytes))  # A process that was killed may have left part of a frame.
+    start = -(-end // frame_bytes)
+    places = []
+    for features in result:
+        places.append([start, len(features)])
+        start += len(features)
+        file.write(features.tobytes())
+    file.flush()
+    return places, hashlib.sha256(result[0].tobytes()).hexdigest()[:16]
+
+
+def write_skipped(path: Path, index: dict[str, list]) -> None:
+    """List the files that were skipped, with the reasons."""
+    with safe_files.replace_when_whole(path) as file:
         listing = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
         csv.writer(listing).writerow(["file", "reason"])
         csv.writer(listing).writerows([path, entry[2]] for path, entry in index.items() if isinstance(entry[2], str))
         listing.detach()
-    return index
 
 
 def extract_all(files: list[str], speeds: Sequence[float]) -> Iterator[tuple[str, list[int], list[np.ndarray] | str]]:
-    """Each file with its state and its features at each speed, or the reason why there are none, in order.
-
-    Threads are enough: decoding and the Fourier transform run outside Python's interpreter lock.
-    """
+    """Each file with its state and its features at each speed, or the reason why there are none, in order."""
 
     def extract(file: str) -> tuple[str, list[int], list[np.ndarray] | str]:
         state = file_state(file)
@@ -211,17 +232,17 @@ def extract_all(files: list[str], speeds: Sequence[float]) -> Iterator[tuple[str
         except ValueError as error:
             return file, state, str(error)
 
+    if not files:
+        return
     progress = tqdm(total=len(files), desc="Extracting features", unit="file", disable=None)
     if not sys.stderr.isatty():
         print(f"Extracting features of {len(files)} files.", flush=True)
-    # One PyTorch thread in each worker: the files are what runs in parallel. PyTorch keeps one number for all threads.
-    num_threads = torch.get_num_threads()
-    with ThreadPoolExecutor(myconfig.NUM_PROCESSES, initializer=torch.set_num_threads, initargs=(1,)) as pool, progress:
+    pool = parallel.thread_pool(myconfig.NUM_PROCESSES)
+    with progress:
         for start in range(0, len(files), CHUNK_FILES):
             for result in pool.map(extract, files[start : start + CHUNK_FILES]):
                 progress.update()
                 yield result
-    torch.set_num_threads(num_threads)
 
 
 def features_at_speeds(file: str, speeds: Sequence[float]) -> list[np.ndarray]:

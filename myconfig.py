@@ -143,7 +143,7 @@ RESULTS_DIR = "results"
 
 # --------------------------------------- Machine --------------------------------------
 
-# Files that are decoded at the same time.
+# Threads: files that are decoded, and parts of a batch that are computed, at the same time.
 NUM_PROCESSES = os.cpu_count() or 1
 
 # "auto" takes an NVIDIA GPU if there is one, else an Apple GPU, else the CPU; or "cuda", "mps", "cpu".

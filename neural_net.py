@@ -10,7 +10,6 @@ if __name__ == "__main__":
     settings.read_command_line(__doc__)
 
 import contextlib
-import ctypes
 import math
 from pathlib import Path
 
@@ -23,10 +22,11 @@ import dataset
 import feature_store
 import metrics
 import myconfig
+import parallel
 import safe_files
 from speaker_encoder import (
     SpeakerEncoder,
-    embed_features,
+    embed_store,
     get_device,
     get_speaker_encoder,
     load_encoder,
@@ -123,20 +123,21 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
     train_data, validation_data = set_validation_speakers_aside(spk_to_utts)
     store = feature_store.open_store(train_data, myconfig.SPEEDS)
     validation_store = feature_store.open_store(validation_data) if validation_data else None
-    if len(store.speakers) < 2 * len(myconfig.SPEEDS):
-        raise ValueError("training needs two speakers or more with files that can be used.")
+    if len(store.speakers) < 2 * max(len(myconfig.SPEEDS), parallel.world_size()):
+        raise ValueError("training needs two speakers or more with files that can be used, for each process.")
     encoder.train_speakers = list(train_data)
     set_normalisation(encoder, store)
     if saved_model and not myconfig.START_OVER:
         load_checkpoint(saved_model, encoder, optimizer, progress, store.fingerprint())
+    network = parallel.replicate(encoder)
 
     for step in progress.steps():
         crops = draw_batch(store, step)
-        embeddings = embed_batch(encoder, crops)
+        embeddings = parallel.gather(embed_batch(network, crops))
         losses = get_triplet_losses(embeddings)
         loss = losses.mean()
         optimizer.zero_grad()
-        loss.backward()
+        (loss * parallel.world_size()).backward()
         nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT_NORM)
         optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps)
         optimizer.step()
@@ -171,16 +172,18 @@ def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore
 def draw_batch(store: feature_store.FeatureStore, step: int) -> torch.Tensor:
     """The crops of a step, on the device: (speakers, utterances, frames, N_MFCC), or (triplets, 3, frames, N_MFCC).
 
-    They depend on SEED and the step alone, so that training can continue anywhere.
+    They depend on SEED, the step and the process alone, so that training can continue anywhere. Each process draws its
+    part of the batch from speakers of its own.
     """
     rng = np.random.default_rng([myconfig.SEED, step])
-    if myconfig.TRIPLET_MINING == "random":
-        utts = dataset.draw_triplets(store.utts_of_speaker, myconfig.BATCH_SIZE, rng)
-    else:
-        utts = dataset.draw_speaker_batch(
-            store.utts_of_speaker, myconfig.BATCH_SIZE, myconfig.UTTERANCES_PER_SPEAKER, rng
-        )
     crop_frames = max(1, round(myconfig.SEQ_LEN * (1 + myconfig.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
+    rng = np.random.default_rng([myconfig.SEED, step, parallel.rank()])
+    utts_of_speaker = parallel.own_share(store.utts_of_speaker)
+    if myconfig.TRIPLET_MINING == "random":
+        utts = dataset.draw_triplets(utts_of_speaker, myconfig.BATCH_SIZE // parallel.world_size(), rng)
+    else:
+        num_speakers = min(myconfig.BATCH_SIZE, len(store.speakers)) // parallel.world_size()
+        utts = dataset.draw_speaker_batch(utts_of_speaker, num_speakers, myconfig.UTTERANCES_PER_SPEAKER, rng)
     crops = store.draw_crops(utts.ravel(), crop_frames, rng)
     if myconfig.CHANNEL_AUGMENTATION:
         crops = augmentation.random_channel(crops, rng)
@@ -189,11 +192,19 @@ def draw_batch(store: feature_store.FeatureStore, step: int) -> torch.Tensor:
     return crops.unflatten(0, utts.shape).to(get_device())
 
 
-def embed_batch(encoder: SpeakerEncoder, crops: torch.Tensor) -> torch.Tensor:
+def embed_batch(network: nn.Module, crops: torch.Tensor) -> torch.Tensor:
     """Embed (speakers or triplets, utterances, frames, N_MFCC) -> float32 (..., utterances, dimensions)."""
-    with torch.autocast(crops.device.type, torch.bfloat16, enabled=use_bfloat16(crops.device)):
-        embeddings = encoder(crops.flatten(0, 1))
-    return embeddings.float().unflatten(0, crops.shape[:2])
+
+    def embed(rows: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=use_bfloat16(crops.device)):
+            return network(rows).float()
+
+    rows = crops.flatten(0, 1)
+    if crops.device.type == "cpu" and parallel.world_size() == 1:
+        embeddings = parallel.embed_in_threads(embed, rows, list(network.parameters()))
+    else:
+        embeddings = embed(rows)
+    return embeddings.unflatten(0, crops.shape[:2])
 
 
 def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
@@ -235,7 +246,7 @@ def validation_eer(encoder: SpeakerEncoder, store: feature_store.FeatureStore | 
     """EER over all pairs of the validation utterances; NaN if there are not both kinds of pairs."""
     if store is None:
         return math.nan
-    embeddings = embed_features(encoder, [store.read(utt, MAX_FRAMES) for utt in range(len(store.files))])
+    embeddings = embed_store(encoder, store, MAX_FRAMES)
     first, second = np.triu_indices(len(embeddings), k=1)
     labels = store.speaker_of[first] == store.speaker_of[second]
     if labels.all() or not labels.any():
@@ -259,7 +270,9 @@ def save_models(
     progress: TrainingProgress,
     data_fingerprint: str,
 ) -> None:
-    """Save the last model as a checkpoint, then as the best one if it is, then the curves."""
+    """Save the last model as a checkpoint, then as the best one if it is, then the curves; one process does it."""
+    if parallel.rank() > 0:
+        return
     record = {"training_settings": training_settings(), "data_fingerprint": data_fingerprint, **progress.state()}
     save_encoder(checkpoint_path(saved_model), encoder, optimizer_state_dict=optimizer.state_dict(), **record)
     if progress.is_best():
@@ -303,24 +316,15 @@ def load_checkpoint(
         raise ValueError(f"{path} is not a checkpoint of this version. {remedy}") from None
 
 
-def keep_freed_memory() -> None:
-    """Let the C library reuse memory instead of giving it back and asking anew each step: a fifth of the step's time.
-
-    For glibc, the C library of most Linux systems; others do without.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor gets pages of its own.
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no pages go back.
-
-
 def main() -> None:
     """Train on the training data of the settings and draw the curves beside the model."""
-    keep_freed_memory()
+    parallel.prepare_process()
     spk_to_utts = dataset.get_spk_to_utts("TRAIN")
     num_utts = sum(map(len, spk_to_utts.values()))
     print(f"Training data: {len(spk_to_utts)} speakers, {num_utts} utterances.", flush=True)
-    with safe_files.only_one_process(myconfig.SAVED_MODEL_PATH):
+    with parallel.process_group(), contextlib.ExitStack() as locks:
+        if parallel.rank() == 0:
+            locks.enter_context(safe_files.only_one_process(myconfig.SAVED_MODEL_PATH))
         train_network(spk_to_utts, myconfig.TRAINING_STEPS, myconfig.SAVED_MODEL_PATH)
     print(f"The best model is {myconfig.SAVED_MODEL_PATH}.")
 

@@ -8,12 +8,17 @@ import torch
 from torch import nn
 
 import feature_extraction
+import feature_store
 import myconfig
+import parallel
 import safe_files
 import settings
 
 # Frames in a batch at inference, padding included.
 INFERENCE_FRAMES = 16384
+
+# Frames of a store that are held in memory at once.
+CHUNK_FRAMES = 10**6
 
 
 class SpeakerEncoder(nn.Module):
@@ -74,7 +79,6 @@ def get_speaker_encoder(load_from: str = "") -> SpeakerEncoder:
     return SpeakerEncoder().to(get_device())
 
 
-@torch.no_grad()
 def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> np.ndarray:
     """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), L2-normalised, in order.
 
@@ -88,14 +92,40 @@ def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> n
     pieces = [torch.from_numpy(piece) for pieces in pieces_of_utt for piece in pieces]
     lengths = torch.tensor([len(piece) for piece in pieces])
     outputs = torch.empty(len(pieces), encoder.dimensions)
+    device = encoder.feature_mean.device
+
+    @torch.no_grad()
+    def embed(batch: torch.Tensor) -> None:
+        padded = nn.utils.rnn.pad_sequence([pieces[number] for number in batch], batch_first=True)
+        outputs[batch] = encoder(padded.to(device), lengths[batch]).cpu()
+
     longest_first = torch.argsort(lengths, descending=True, stable=True)
+    batches = []
     while len(longest_first):
         batch_size = max(1, INFERENCE_FRAMES // int(lengths[longest_first[0]]))
-        batch, longest_first = longest_first[:batch_size], longest_first[batch_size:]
-        padded = nn.utils.rnn.pad_sequence([pieces[number] for number in batch], batch_first=True)
-        outputs[batch] = encoder(padded.to(encoder.feature_mean.device), lengths[batch]).cpu()
+        batches.append(longest_first[:batch_size])
+        longest_first = longest_first[batch_size:]
+    pool = parallel.thread_pool(myconfig.NUM_PROCESSES if device.type == "cpu" else 1)
+    list(pool.map(embed, batches))  # A list, so that errors come out.
     of_utt = outputs.split([len(pieces) for pieces in pieces_of_utt])
     return nn.functional.normalize(torch.stack([outputs.mean(dim=0) for outputs in of_utt])).numpy()
+
+
+def embed_store(
+    encoder: SpeakerEncoder, store: feature_store.FeatureStore, max_frames: int | None = None
+) -> np.ndarray:
+    """Embed every utterance of a feature store, or its first frames -> float32 (utterances, dimensions), normalised.
+
+    Where there are several processes, each embeds its share, and all get the whole.
+    """
+    utts = parallel.own_share(np.arange(len(store.files)))
+    chunk_of_utt = np.cumsum(store.num_frames[utts]) // CHUNK_FRAMES
+    chunks = np.split(utts, np.flatnonzero(np.diff(chunk_of_utt)) + 1)
+    own = [embed_features(encoder, [store.read(utt, max_frames) for utt in chunk]) for chunk in chunks]
+    embeddings = np.empty((len(store.files), encoder.dimensions), np.float32)
+    for rank, share in enumerate(parallel.gather_objects(np.concatenate(own))):
+        embeddings[rank :: parallel.world_size()] = share
+    return embeddings
 
 
 # ----------------------------------- Encoders on disk ----------------------------------

@@ -870,11 +870,6 @@ class TrainingTest(ProjectTest):
         with self.assertRaisesRegex(ValueError, "not a checkpoint"):
             self.train(8)
 
-    def test_building_the_store_leaves_the_number_of_threads_alone(self) -> None:
-        before = torch.get_num_threads()
-        self.train(1)
-        self.assertEqual(torch.get_num_threads(), before)
-
     def test_a_second_training_of_one_model_is_refused(self) -> None:
         with safe_files.only_one_process(self.dir / "model.pt"):
             arguments = [f"TRAIN_DATA_DIR={corpus / 'train'}", f"SAVED_MODEL_PATH={self.dir / 'model.pt'}"]
@@ -966,6 +961,75 @@ class MetricsTest(ProjectTest):
     def test_interval_needs_three_speakers(self) -> None:
         with self.assertRaisesRegex(ValueError, "needs 3 or more"):
             metrics.eer_interval([1, 0], [0.5, 0.4], [0, 0], [0, 1], np.random.default_rng(0))
+
+
+class ParallelTest(ProjectTest):
+    def gradients_of_one_process(self, encoder: neural_net.SpeakerEncoder, crops: torch.Tensor) -> list[torch.Tensor]:
+        """Of the loss of a batch (speakers, utterances, frames, N_MFCC), without any threads of ours."""
+        losses = neural_net.get_triplet_losses(encoder(crops.flatten(0, 1)).unflatten(0, crops.shape[:2]))
+        return list(torch.autograd.grad(losses.mean(), list(encoder.parameters())))
+
+    def test_threads_give_the_gradient_of_the_whole_batch(self) -> None:
+        encoder = speaker_encoder.SpeakerEncoder()
+        crops = torch.randn(11, 5, 7, myconfig.N_MFCC)
+        for num_threads in (1, 2, 5):
+            with settings.override(NUM_PROCESSES=num_threads, MIXED_PRECISION=False):
+                encoder.zero_grad()
+                neural_net.get_triplet_losses(neural_net.embed_batch(encoder, crops)).mean().backward()
+            expected = self.gradients_of_one_process(encoder, crops)
+            for parameter, gradient in zip(encoder.parameters(), expected, strict=True):
+                torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+    def run_two_processes(self, *command: str) -> str:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *command]
+        answer = subprocess.run(launcher, cwd=self.dir, capture_output=True, text=True, timeout=120)
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        return answer.stdout
+
+    def test_two_processes_give_the_gradient_of_the_joint_batch(self) -> None:
+        values = {"LSTM_HIDDEN_SIZE": 16, "BATCH_SIZE": 8, "DEVICE": "cpu", "MIXED_PRECISION": False}
+        values["FEATURE_STORE_DIR"] = str(self.dir / "features")
+        (self.dir / "rank.py").write_text(
+            f"""
+import sys; sys.path.insert(0, {str(PROJECT_DIR)!r})
+import torch, dataset, feature_store, neural_net, parallel, settings, speaker_encoder
+with settings.override(**{values!r}), parallel.process_group():
+    store = feature_store.open_store(dataset.get_librispeech_spk_to_utts({str(corpus / "train")!r}))
+    encoder = neural_net.get_speaker_encoder()
+    with torch.no_grad():
+        encoder.lstm.bias_ih_l0 += parallel.rank()  # Rank 0's weights must come to hold.
+    network = parallel.replicate(encoder)
+    crops = neural_net.draw_batch(store, 3)
+    losses = neural_net.get_triplet_losses(parallel.gather(neural_net.embed_batch(network, crops)))
+    (losses.mean() * parallel.world_size()).backward()
+    gradients = [parameter.grad for parameter in encoder.parameters()]
+    embeddings = torch.from_numpy(speaker_encoder.embed_store(encoder, store))
+    torch.save([crops, gradients, embeddings, losses], f"{{parallel.rank()}}.pt")
+""",
+            encoding="utf-8",
+        )
+        self.run_two_processes("rank.py")
+        ranks = [torch.load(self.dir / f"{rank}.pt") for rank in (0, 1)]
+        with settings.override(**values):
+            encoder = neural_net.get_speaker_encoder()
+            store = feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(corpus / "train")))
+            expected = self.gradients_of_one_process(encoder, torch.cat([crops for crops, *_ in ranks]))
+            expected_embeddings = speaker_encoder.embed_store(encoder, store)
+        crops_of_rank = [crops.flatten(0, 1).flatten(1) for crops, *_ in ranks]
+        self.assertTrue((torch.cdist(*crops_of_rank) > 0).all(), "the processes draw different crops")
+        for _, gradients, embeddings, losses in ranks:
+            for gradient, reference in zip(gradients, expected, strict=True):
+                torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(embeddings, torch.from_numpy(expected_embeddings))
+            self.assertEqual(len(losses), values["BATCH_SIZE"] * myconfig.UTTERANCES_PER_SPEAKER)
+
+    def test_two_processes_train_one_model(self) -> None:
+        arguments = [f"TRAIN_DATA_DIR={corpus / 'train'}", "SPEEDS=1.0", "SAVED_MODEL_PATH=model.pt", "DEVICE=cpu"]
+        arguments += ["FEATURE_STORE_DIR=features", "TRAINING_STEPS=4", "LSTM_HIDDEN_SIZE=16"]
+        output = self.run_two_processes(str(PROJECT_DIR / "neural_net.py"), *arguments)
+        self.assertEqual(output.count("The best model is model.pt."), 1)
+        self.assertEqual(output.count("Step 4: loss"), 1)
+        self.assertEqual(len(torch.load(self.dir / "model.last.pt", weights_only=True)["losses"]), 4)
 
 
 class EvaluationTest(ProjectTest):

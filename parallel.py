@@ -1,0 +1,142 @@
+"""Many hands: threads that share a batch, and processes that train one encoder together.
+
+`torchrun --nproc_per_node=4 neural_net.py` starts four processes, on this machine or on several, and numbers them by
+rank. Started without torchrun, a script is the only process.
+"""
+
+import contextlib
+import ctypes
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import distributed, nn
+
+import myconfig
+
+# Rows of a batch that are worth a thread of their own.
+MIN_ROWS = 16
+
+# --------------------------------------- Threads ---------------------------------------
+
+
+def prepare_process() -> None:
+    """Let a script use its threads and its memory well: a fifth of the time of a training step.
+
+    PyTorch gets one thread, because `thread_pool` is what runs in parallel. The C library is told to reuse memory
+    instead of giving it back and asking anew in each step; that is for glibc, the one of most Linux systems.
+    """
+    torch.set_num_threads(1)
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor gets pages of its own.
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no pages go back.
+        libc.mallopt(-8, 1)  # M_ARENA_MAX: that holds for all threads.
+
+
+@functools.cache
+def thread_pool(num_threads: int) -> ThreadPoolExecutor:
+    """Threads for large pieces of work, in each of which PyTorch has one thread.
+
+    They suffice where the work runs outside Python's interpreter lock, as decoding, Fourier transforms and networks
+    do. PyTorch's own threads would wait for one another after every small matrix product of an LSTM, which takes
+    several times as long as soon as any other program is busy on one of the cores.
+    """
+    return ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+def embed_in_threads(
+    embed: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, parameters: list[nn.Parameter]
+) -> torch.Tensor:
+    """`embed(batch)` (rows, dimensions), computed in parts at the same time, forward and backward.
+
+    When the gradient of the embeddings is known, each thread takes it through its own part; their gradients of the
+    parameters are added in the order of the parts, so that the sum is the same each time.
+    """
+    parts = batch.chunk(min(myconfig.NUM_PROCESSES, max(1, len(batch) // MIN_ROWS)))
+    pool = thread_pool(myconfig.NUM_PROCESSES)
+    of_parts = list(pool.map(embed, parts))
+    embeddings = torch.cat([part.detach() for part in of_parts]).requires_grad_()
+
+    def backward(gradient: torch.Tensor) -> None:
+        gradients = gradient.split([len(part) for part in parts])
+        of_threads = pool.map(lambda *part: torch.autograd.grad(part[0], parameters, part[1]), of_parts, gradients)
+        for parameter, *shares in zip(parameters, *of_threads, strict=True):
+            parameter.grad = torch.stack(shares).sum(dim=0)
+
+    embeddings.register_hook(backward)
+    return embeddings
+
+
+# -------------------------------------- Processes --------------------------------------
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun has started, if it has, for the length of a `with` block."""
+    if "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, from 0; 0 is the one that writes files."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here."""
+    if world_size() > 1:
+        distributed.barrier()
+
+
+def own_share(items: Sequence) -> Sequence:
+    """Every so-manyeth of the items, so that each item is some process's own."""
+    return items[rank() :: world_size()]
+
+
+def replicate(network: nn.Module) -> nn.Module:
+    """The network with the weights of rank 0, its gradients averaged over all processes at each backward pass.
+
+    Source: Li et al. 2020, "PyTorch Distributed: Experiences on accelerating data parallel training".
+    """
+    if world_size() == 1:
+        return network
+    return nn.parallel.DistributedDataParallel(network)
+
+
+def gather(embeddings: torch.Tensor) -> torch.Tensor:
+    """Embeddings (speakers, ...) of each process -> those of all, in the order of ranks, on every process.
+
+    Gradients flow to the process's own only. A loss of all of them thus has in each process its part of the gradient;
+    the parts add up to the gradient of one process with the whole batch.
+    """
+    if world_size() == 1:
+        return embeddings
+    of_all = [torch.empty_like(embeddings) for _ in range(world_size())]
+    distributed.all_gather(of_all, embeddings.detach())
+    of_all[rank()] = embeddings
+    return torch.cat(of_all)
+
+
+def gather_objects(own: object) -> list:
+    """Any object of each process -> those of all, in the order of ranks, on every process."""
+    if world_size() == 1:
+        return [own]
+    of_all = [None] * world_size()
+    distributed.all_gather_object(of_all, own)
+    return of_all
