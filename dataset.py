@@ -34,7 +34,7 @@ def get_spk_to_utts(part: str) -> SpkToUtts:
     if Path(data_dir) in (demo_data.TRAIN_DIR, demo_data.TEST_DIR):
         demo_data.build_if_missing()
     if not Path(data_dir).is_dir():
-        raise ValueError(f"{part}_DATA_DIR={data_dir} is not a folder: correct the path in myconfig.py.")
+        raise ValueError(f"{part}_DATA_DIR={data_dir} is not a folder: correct the path.")
     return get_librispeech_spk_to_utts(data_dir)
 
 
@@ -63,6 +63,8 @@ def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
     """
     spk_to_utts: SpkToUtts = {}
     speaker_of: dict[str, str] = {}
+    if not Path(csv_path).is_file():
+        raise ValueError(f"there is no CSV file {csv_path}.")
     try:
         with Path(csv_path).open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, skipinitialspace=True)
@@ -74,12 +76,11 @@ def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
                     raise ValueError(f"{place}: expected `speaker,path`, found {','.join(row)!r}.")
                 speaker, utt = row[0].strip(), str(Path(csv_path).parent / row[1].strip())
                 if not Path(utt).is_file():
-                    raise ValueError(f"{place}: there is no file {utt}.")
+                    header = " A header must be `speaker,path`." if rows.line_num == 1 else ""
+                    raise ValueError(f"{place}: there is no file {utt}.{header}")
                 if speaker_of.setdefault(utt, speaker) != speaker:
                     raise ValueError(f"{place}: {utt} is also listed under speaker {speaker_of[utt]!r}.")
                 spk_to_utts.setdefault(speaker, []).append(utt)
-    except FileNotFoundError:
-        raise ValueError(f"there is no CSV file {csv_path}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{csv_path} is not a CSV file in UTF-8: {error}.") from None
     if not spk_to_utts:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from pathlib import Path
 
 import librosa
 import numpy as np
@@ -31,6 +32,8 @@ def read_audio(audio_file: str) -> np.ndarray:
 
     Raises ValueError, with the reason, for a file that is not audio, or is empty, silent, too short or not finite.
     """
+    if not Path(audio_file).exists():
+        raise ValueError(f"{audio_file} does not exist.")
     try:
         # soundfile cannot encode a name that is not UTF-8, unless it gets the bytes.
         with soundfile.SoundFile(audio_file if os.name == "nt" else os.fsencode(audio_file)) as file:

@@ -11,7 +11,6 @@ if __name__ == "__main__":
 
 import contextlib
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,14 +23,13 @@ import metrics
 import myconfig
 import parallel
 import safe_files
+from checkpoint import continue_from, read_checkpoint, save_models
 from speaker_encoder import (
     SpeakerEncoder,
     embed_store,
     get_device,
     get_speaker_encoder,
     load_encoder,
-    read_model,
-    save_encoder,
 )
 from training_progress import TrainingProgress
 
@@ -117,18 +115,21 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
     With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved.
     Raises ValueError if the data cannot be trained on, the checkpoint has other settings, or the loss is not finite.
     """
-    encoder = get_speaker_encoder()
-    optimizer = torch.optim.Adam(encoder.parameters())
-    progress = TrainingProgress(num_steps)
     train_data, validation_data = set_validation_speakers_aside(spk_to_utts)
+    checkpoint = None
+    if saved_model and not myconfig.START_OVER:
+        checkpoint = read_checkpoint(saved_model, list(train_data))
     store = feature_store.open_store(train_data, myconfig.SPEEDS)
     validation_store = feature_store.open_store(validation_data) if validation_data else None
     if len(store.speakers) < 2 * max(len(myconfig.SPEEDS), parallel.world_size()):
         raise ValueError("training needs two speakers or more with files that can be used, for each process.")
+    encoder = get_speaker_encoder()
     encoder.train_speakers = list(train_data)
     set_normalisation(encoder, store)
-    if saved_model and not myconfig.START_OVER:
-        load_checkpoint(saved_model, encoder, optimizer, progress, store.fingerprint())
+    optimizer = torch.optim.Adam(encoder.parameters())
+    progress = TrainingProgress(num_steps)
+    if checkpoint:
+        continue_from(checkpoint, saved_model, encoder, optimizer, progress, store.fingerprint())
     network = parallel.replicate(encoder)
 
     for step in progress.steps():
@@ -154,7 +155,9 @@ def set_validation_speakers_aside(spk_to_utts: dataset.SpkToUtts) -> tuple[datas
     candidates = [speaker for speaker, utts in spk_to_utts.items() if len(utts) > 1]
     number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), len(spk_to_utts) // 5)
     if number < 2:
+        print("No validation, which takes 10 speakers or more: the best model is the last.", flush=True)
         return spk_to_utts, {}
+    print(f"Set aside for validation: {number} speakers.", flush=True)
     chosen = set(np.random.default_rng(myconfig.SEED).choice(candidates, number, replace=False).tolist())
     train_data = {speaker: utts for speaker, utts in spk_to_utts.items() if speaker not in chosen}
     return train_data, {speaker: spk_to_utts[speaker][:VALIDATION_UTTS] for speaker in sorted(chosen)}
@@ -253,67 +256,6 @@ def validation_eer(encoder: SpeakerEncoder, store: feature_store.FeatureStore | 
         return math.nan
     scores = (embeddings @ embeddings.T)[first, second]
     return metrics.equal_error_rate(*metrics.error_rates(labels, scores))[0]
-
-
-# ------------------------------------- Checkpoints -------------------------------------
-
-
-def checkpoint_path(saved_model: str) -> str:
-    """Where the last model and what is needed to continue its training are saved."""
-    return str(Path(saved_model).with_suffix(".last.pt"))
-
-
-def save_models(
-    saved_model: str,
-    encoder: SpeakerEncoder,
-    optimizer: torch.optim.Optimizer,
-    progress: TrainingProgress,
-    data_fingerprint: str,
-) -> None:
-    """Save the last model as a checkpoint, then as the best one if it is, then the curves; one process does it."""
-    if parallel.rank() > 0:
-        return
-    record = {"training_settings": training_settings(), "data_fingerprint": data_fingerprint, **progress.state()}
-    save_encoder(checkpoint_path(saved_model), encoder, optimizer_state_dict=optimizer.state_dict(), **record)
-    if progress.is_best():
-        save_encoder(saved_model, encoder, **record)
-    progress.plot(Path(saved_model).with_suffix(".png"))
-
-
-def training_settings() -> dict:
-    """The settings on which the trained weights depend."""
-    return {name: getattr(myconfig, name) for name in ("TRAINING_STEPS", *settings.TRAINING_SETTINGS)}
-
-
-def load_checkpoint(
-    saved_model: str,
-    encoder: SpeakerEncoder,
-    optimizer: torch.optim.Optimizer,
-    progress: TrainingProgress,
-    data_fingerprint: str,
-) -> None:
-    """Continue from a checkpoint if there is one. Raises ValueError if it was made with other settings or data."""
-    path = checkpoint_path(saved_model)
-    remedy = "Add START_OVER=true to train from the first step, or choose another SAVED_MODEL_PATH."
-    if not Path(path).exists():
-        if Path(saved_model).exists():
-            raise ValueError(f"{saved_model} exists, and {path} to continue its training does not. {remedy}")
-        return
-    model = read_model(path)
-    try:
-        for name in settings.TRAINING_SETTINGS:
-            before, now = model["training_settings"][name], getattr(myconfig, name)
-            if before != now:
-                raise ValueError(f"{path} was trained with {name}={before}, and now {name}={now}. {remedy}")
-        if model["data_fingerprint"] != data_fingerprint:
-            raise ValueError(f"{path} was trained on other data. {remedy}")
-        encoder.load_state_dict(model["encoder_state_dict"])
-        optimizer.load_state_dict(model["optimizer_state_dict"])
-        progress.load_state(model)
-        if progress.is_best():  # It may have been killed before it saved this.
-            save_models(saved_model, encoder, optimizer, progress, data_fingerprint)
-    except (KeyError, TypeError, RuntimeError):
-        raise ValueError(f"{path} is not a checkpoint of this version. {remedy}") from None
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def run(main: Callable[[], None]) -> None:
             raise
         fail("there is not enough memory: lower BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE.")
     except KeyboardInterrupt:
-        print("\nStopped. The same command continues from what is saved.", file=sys.stderr)
+        print("\nStopped. The same command continues from what is saved, if anything is.", file=sys.stderr)
         sys.exit(130)
 
 
@@ -138,7 +138,7 @@ def read_command_line(description: str) -> None:
 
 def help_text(description: str) -> str:
     """The script's description, then every setting with its comment and present value, by section."""
-    lines = [inspect.cleandoc(description), "", "Usage: python3 SCRIPT.py [NAME=value ...]", ""]
+    lines = [inspect.cleandoc(description), "", f"Usage: python3 {Path(sys.argv[0]).name} [NAME=value ...]", ""]
     comment: list[str] = []
     for line in inspect.getsource(myconfig).splitlines():
         name = line.split(" = ")[0]
@@ -245,7 +245,7 @@ def check_model(values: dict) -> None:
         else:
             valid = isinstance(value, str) and (value != "" or name.endswith("_CSV"))
         if not valid:
-            expected = allowed_values(name) if name in CHOICES or name in LIMITS else "a path in quotes"
+            expected = allowed_values(name) if name in CHOICES or name in LIMITS else "a path"
             raise ValueError(f"{name}={display(value)} is not {expected}.")
     refuse = [
         (values["N_MFCC"] > values["N_MELS"], "N_MFCC={N_MFCC} is more than N_MELS={N_MELS}: lower it."),

@@ -106,7 +106,7 @@ class TrainingProgress:
             axes.plot(range(1, len(self.losses) + 1), self.losses, color="0.75", label="loss of the step")
             width = min(WINDOW_STEPS, math.ceil(len(self.losses) / 5))
             smooth = torch.tensor(self.losses).unfold(0, width, 1).mean(dim=1)
-            steps = range(width, len(self.losses) + 1)
+            steps = torch.arange(len(smooth)) + (width + 1) / 2
             axes.plot(steps, smooth, color="C0", label=f"mean of {width} steps")
             if myconfig.TRIPLET_MINING != "smooth_batch_hard":
                 axes.axhline(myconfig.TRIPLET_ALPHA, color="0.5", linestyle=":", label="margin")

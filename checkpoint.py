@@ -1,0 +1,82 @@
+"""Models saved while they are trained, and training that continues where it was stopped."""
+
+from pathlib import Path
+
+import torch
+
+import myconfig
+import parallel
+import settings
+from speaker_encoder import SpeakerEncoder, read_model, save_encoder
+from training_progress import TrainingProgress
+
+REMEDY = "Add START_OVER=true to train from the first step, or choose another SAVED_MODEL_PATH."
+
+
+def checkpoint_path(saved_model: str) -> str:
+    """Where the last model and what is needed to continue its training are saved."""
+    return str(Path(saved_model).with_suffix(".last.pt"))
+
+
+def save_models(
+    saved_model: str,
+    encoder: SpeakerEncoder,
+    optimizer: torch.optim.Optimizer,
+    progress: TrainingProgress,
+    data_fingerprint: str,
+) -> None:
+    """Save the last model as a checkpoint, then as the best one if it is, then the curves; one process does it."""
+    if parallel.rank() > 0:
+        return
+    record = {"training_settings": training_settings(), "data_fingerprint": data_fingerprint, **progress.state()}
+    save_encoder(checkpoint_path(saved_model), encoder, optimizer_state_dict=optimizer.state_dict(), **record)
+    if progress.is_best():
+        save_encoder(saved_model, encoder, **record)
+    progress.plot(Path(saved_model).with_suffix(".png"))
+
+
+def training_settings() -> dict:
+    """The settings on which the trained weights depend."""
+    return {name: getattr(myconfig, name) for name in ("TRAINING_STEPS", *settings.TRAINING_SETTINGS)}
+
+
+def read_checkpoint(saved_model: str, train_speakers: list[str]) -> dict | None:
+    """The checkpoint of a model, if there is one. Raises ValueError if it was made with other settings or speakers."""
+    path = checkpoint_path(saved_model)
+    if not Path(path).exists():
+        if Path(saved_model).exists():
+            raise ValueError(f"{saved_model} exists, and {path} to continue its training does not. {REMEDY}")
+        return None
+    checkpoint = read_model(path)
+    try:
+        for name in settings.TRAINING_SETTINGS:
+            before, now = checkpoint["training_settings"][name], getattr(myconfig, name)
+            if before != now:
+                raise ValueError(f"{path} was trained with {name}={before}, and now {name}={now}. {REMEDY}")
+        if checkpoint["train_speakers"] != train_speakers:
+            raise ValueError(f"{path} was trained on other speakers. {REMEDY}")
+    except (KeyError, TypeError):
+        raise ValueError(f"{path} is not a checkpoint of this version. {REMEDY}") from None
+    return checkpoint
+
+
+def continue_from(
+    checkpoint: dict,
+    saved_model: str,
+    encoder: SpeakerEncoder,
+    optimizer: torch.optim.Optimizer,
+    progress: TrainingProgress,
+    data_fingerprint: str,
+) -> None:
+    """Take over the state of a checkpoint. Raises ValueError if it was made with other data, or is damaged."""
+    path = checkpoint_path(saved_model)
+    try:
+        if checkpoint["data_fingerprint"] != data_fingerprint:
+            raise ValueError(f"{path} was trained on other data. {REMEDY}")
+        encoder.load_state_dict(checkpoint["encoder_state_dict"])
+        optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+        progress.load_state(checkpoint)
+        if progress.is_best():  # It may have been killed before it saved this.
+            save_models(saved_model, encoder, optimizer, progress, data_fingerprint)
+    except (KeyError, TypeError, RuntimeError):
+        raise ValueError(f"{path} is not a checkpoint of this version. {REMEDY}") from None
