@@ -18,15 +18,15 @@ def change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
     return soxr.resample(samples, feature_extraction.SAMPLE_RATE * speed, feature_extraction.SAMPLE_RATE)
 
 
-def random_channel(crops: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def random_channel(crops: torch.Tensor, deviation: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Record each crop (batch, frames, N_MFCC) with another microphone: add a random cepstrum to all its frames.
 
     A channel multiplies the spectrum, so it is a sum in decibels, and also after the cosine transform: what a fixed
     filter does to MFCCs is to shift them (Atal 1974, on cepstral mean subtraction). The shift of each coefficient is
-    normal, CHANNEL_AUGMENTATION times the coefficient's deviation in the batch.
+    normal, CHANNEL_AUGMENTATION times its `deviation` (N_MFCC,) in the training data.
     """
     shift = rng.standard_normal((len(crops), 1, crops.shape[2]), dtype=np.float32)
-    return crops + myconfig.CHANNEL_AUGMENTATION * crops.std(dim=(0, 1)) * torch.from_numpy(shift)
+    return crops + myconfig.CHANNEL_AUGMENTATION * deviation * torch.from_numpy(shift)
 
 
 def spec_augment(crops: torch.Tensor, fill: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

@@ -28,7 +28,12 @@ def save_models(
     """Save the last model as a checkpoint, then as the best one if it is, then the curves; one process does it."""
     if parallel.rank() > 0:
         return
-    record = {"training_settings": training_settings(), "data_fingerprint": data_fingerprint, **progress.state()}
+    record = {
+        "training_settings": training_settings(),
+        "num_processes": parallel.world_size(),
+        "data_fingerprint": data_fingerprint,
+        **progress.state(),
+    }
     save_encoder(checkpoint_path(saved_model), encoder, optimizer_state_dict=optimizer.state_dict(), **record)
     if progress.is_best():
         save_encoder(saved_model, encoder, **record)
@@ -53,6 +58,8 @@ def read_checkpoint(saved_model: str, train_speakers: list[str]) -> dict | None:
             before, now = checkpoint["training_settings"][name], getattr(myconfig, name)
             if before != now:
                 raise ValueError(f"{path} was trained with {name}={before}, and now {name}={now}. {REMEDY}")
+        if (before := checkpoint["num_processes"]) != (now := parallel.world_size()):
+            raise ValueError(f"{path} was trained by {before} processes, and now there are {now}. {REMEDY}")
         if checkpoint["train_speakers"] != train_speakers:
             raise ValueError(f"{path} was trained on other speakers. {REMEDY}")
     except (KeyError, TypeError):

@@ -16,7 +16,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import filelock
 import numpy as np
@@ -31,9 +30,12 @@ import safe_files
 import settings
 from dataset import SpkToUtts
 
-CHUNK_FILES = 128
+CHUNK_FILES = 64
 DTYPE = np.dtype("<f2")
 FEATURE_FUNCTIONS = (feature_extraction.read_audio, feature_extraction.compute_mfcc, augmentation.change_speed)
+
+# A file, its size and time of change, and its features at each speed or why there are none.
+Extracted = tuple[str, list[int], list[np.ndarray] | str]
 
 
 class FeatureStore:
@@ -62,12 +64,18 @@ class FeatureStore:
         self.num_frames = np.array(lengths, dtype=np.int64)
         self.speaker_of = np.repeat(np.arange(len(self.speakers)), [len(utts) for utts in self.utts_of_speaker])
         num_rows = int((self.start + self.num_frames).max())
-        self.frames = np.memmap(folder / "features.f16", dtype=DTYPE, mode="r", shape=(num_rows, myconfig.N_MFCC))
+        self.path = folder / "features.f16"
+        self.frames = np.memmap(self.path, dtype=DTYPE, mode="r", shape=(num_rows, myconfig.N_MFCC))
 
     def read(self, utt: int, max_frames: int | None = None) -> np.ndarray:
-        """The features of an utterance, or its first `max_frames`, float32 (frames, N_MFCC)."""
-        start, num_frames = self.start[utt], self.num_frames[utt]
-        return self.frames[start : start + min(num_frames, max_frames or num_frames)].astype(np.float32)
+        """The features of an utterance, or its first `max_frames`, float32 (frames, N_MFCC).
+
+        Read from the file and not from its map, which would keep all that was read in memory.
+        """
+        num_frames = min(self.num_frames[utt], max_frames or self.num_frames[utt])
+        offset = self.start[utt] * myconfig.N_MFCC * DTYPE.itemsize
+        values = np.fromfile(self.path, DTYPE, num_frames * myconfig.N_MFCC, offset=offset)
+        return values.reshape(num_frames, myconfig.N_MFCC).astype(np.float32)
 
     def fingerprint(self) -> str:
         """A hash that tells whether training data are the same: speakers, and the length of their utterances."""
@@ -179,38 +187,37 @@ def build(folder: Path, files: Sequence[str], speeds: Sequence[float], share: st
     if not missing_files(files, index):
         return index
     appending = filelock.FileLock(folder / "append.lock")
-    with (
-        filelock.FileLock(folder / f"{share}.lock"),
-        (folder / "features.f16").open("ab") as features_file,
-        (folder / "index.jsonl").open("ab") as index_file,
-    ):
+    with filelock.FileLock(folder / f"{share}.lock"):
         missing = missing_files(files, read_index(folder))  # Another process may have built since.
-        for file, state, result in extract_all(missing, speeds):
+        for extracted in extract_all(missing, speeds):
             with appending:
-                entry = append_features(features_file, result)
-                index_file.write(b"\n" + json.dumps([file, [*state, *entry]]).encode())
-                index_file.flush()
+                append(folder, extracted)
         with appending:
             index = read_index(folder)
             write_skipped(folder / "skipped.csv", index)
     return index
 
 
-def append_features(file: BinaryIO, result: list[np.ndarray] | str) -> tuple[list | str, str]:
-    """Append a file's features at each speed, if it has any; returns where they are, or why not, and a digest."""
-    if isinstance(result, str):
-        return result, ""
+def append(folder: Path, extracted: list[Extracted]) -> None:
+    """Append features, and once they are safely on the disk, the index lines that say where they are."""
+    lines = []
     frame_bytes = myconfig.N_MFCC * DTYPE.itemsize
-    end = file.seek(0, os.SEEK_END)
-    file.write(bytes(-end % frame_bytes))  # A process that was killed may have left part of a frame.
-    start = -(-end // frame_bytes)
-    places = []
-    for features in result:
-        places.append([start, len(features)])
-        start += len(features)
-        file.write(features.tobytes())
-    file.flush()
-    return places, hashlib.sha256(result[0].tobytes()).hexdigest()[:16]
+    with (folder / "features.f16").open("ab") as features_file:
+        end = features_file.seek(0, os.SEEK_END)
+        features_file.write(bytes(-end % frame_bytes))  # A process that was killed may have left part of a frame.
+        start = -(-end // frame_bytes)
+        for file, state, result in extracted:
+            places: list | str = result if isinstance(result, str) else []
+            for features in [] if isinstance(result, str) else result:
+                places.append([start, len(features)])
+                start += len(features)
+                features_file.write(features.tobytes())
+            digest = "" if isinstance(result, str) else hashlib.sha256(result[0].tobytes()).hexdigest()[:16]
+            lines.append("\n" + json.dumps([file, [*state, places, digest]]))
+        features_file.flush()
+        os.fsync(features_file.fileno())
+    with (folder / "index.jsonl").open("ab") as index_file:
+        index_file.write("".join(lines).encode())
 
 
 def write_skipped(path: Path, index: dict[str, list]) -> None:
@@ -222,10 +229,10 @@ def write_skipped(path: Path, index: dict[str, list]) -> None:
         listing.detach()
 
 
-def extract_all(files: list[str], speeds: Sequence[float]) -> Iterator[tuple[str, list[int], list[np.ndarray] | str]]:
-    """Each file with its state and its features at each speed, or the reason why there are none, in order."""
+def extract_all(files: list[str], speeds: Sequence[float]) -> Iterator[list[Extracted]]:
+    """Some files at a time: each with its state and its features at each speed, or the reason why there are none."""
 
-    def extract(file: str) -> tuple[str, list[int], list[np.ndarray] | str]:
+    def extract(file: str) -> Extracted:
         state = file_state(file)
         try:
             return file, state, [features.astype(DTYPE) for features in features_at_speeds(file, speeds)]
@@ -234,15 +241,17 @@ def extract_all(files: list[str], speeds: Sequence[float]) -> Iterator[tuple[str
 
     if not files:
         return
-    progress = tqdm(total=len(files), desc="Extracting features", unit="file", disable=None)
     if not sys.stderr.isatty():
         print(f"Extracting features of {len(files)} files.", flush=True)
     pool = parallel.thread_pool(myconfig.NUM_PROCESSES)
-    with progress:
+    is_silent = True if parallel.rank() else None  # None shows the bar on a terminal only.
+    with tqdm(total=len(files), desc="Extracting features", unit="file", disable=is_silent) as progress:
         for start in range(0, len(files), CHUNK_FILES):
-            for result in pool.map(extract, files[start : start + CHUNK_FILES]):
+            chunk = []
+            for extracted in pool.map(extract, files[start : start + CHUNK_FILES]):
+                chunk.append(extracted)
                 progress.update()
-                yield result
+            yield chunk
 
 
 def features_at_speeds(file: str, speeds: Sequence[float]) -> list[np.ndarray]:

@@ -22,21 +22,27 @@ def error_rates(
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels.shape != scores.shape or labels.ndim != 1:
         raise ValueError(f"there must be one label for each score, not {labels.shape} and {scores.shape}.")
-    if not np.isin(labels, (0, 1)).all():
+    if not ((labels == 0) | (labels == 1)).all():
         raise ValueError("labels must be 0 or 1.")
     if not np.isfinite(scores).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} scores are not finite numbers.")
-    targets, nontargets = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
-    if not len(targets) or not len(nontargets):
-        raise ValueError(f"{len(targets)} target and {len(nontargets)} non-target trials: both kinds are needed.")
+    num_targets = np.count_nonzero(labels)
+    num_nontargets = len(labels) - num_targets
+    if not num_targets or not num_nontargets:
+        raise ValueError(f"{num_targets} target and {num_nontargets} non-target trials: both kinds are needed.")
+    order = np.argsort(scores)
+    scores = scores[order]
     if threshold_step:
-        first, last = np.floor(scores.min() / threshold_step), np.floor(scores.max() / threshold_step) + 1
+        first, last = np.floor(scores[0] / threshold_step), np.floor(scores[-1] / threshold_step) + 1
         thresholds = np.arange(first, last + 1) * threshold_step
+        trials_below = np.searchsorted(scores, thresholds)
     else:
-        thresholds = np.unique(scores)
-        thresholds = np.append(thresholds, np.nextafter(thresholds[-1], np.inf))
-    false_accept = 1 - np.searchsorted(nontargets, thresholds) / len(nontargets)
-    false_reject = np.searchsorted(targets, thresholds) / len(targets)
+        distinct = np.flatnonzero(np.diff(scores, prepend=-np.inf))
+        thresholds = np.append(scores[distinct], np.nextafter(scores[-1], np.inf))
+        trials_below = np.append(distinct, len(scores))
+    targets_below = np.append(0, np.cumsum(labels[order]))[trials_below]
+    false_accept = 1 - (trials_below - targets_below) / num_nontargets
+    false_reject = targets_below / num_targets
     return thresholds, false_accept, false_reject
 
 

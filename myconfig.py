@@ -22,7 +22,7 @@ TRAIN_DATA_CSV = ""
 # The same, instead of TEST_DATA_DIR.
 TEST_DATA_CSV = ""
 
-# Folder where features are kept, so that every audio file is decoded only once. It may be deleted at any time.
+# Folder where features are kept, so that every audio file is decoded only once. It may be deleted when nothing runs.
 FEATURE_STORE_DIR = "data/features"
 
 # -------------------------------------- Features --------------------------------------

@@ -11,6 +11,7 @@ if __name__ == "__main__":
 
 import contextlib
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -27,7 +28,6 @@ from checkpoint import continue_from, read_checkpoint, save_models
 from speaker_encoder import (
     SpeakerEncoder,
     embed_store,
-    get_device,
     get_speaker_encoder,
     load_encoder,
 )
@@ -118,11 +118,14 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
     train_data, validation_data = set_validation_speakers_aside(spk_to_utts)
     checkpoint = None
     if saved_model and not myconfig.START_OVER:
-        checkpoint = read_checkpoint(saved_model, list(train_data))
+        checkpoint = read_checkpoint(saved_model, list(train_data)) if parallel.rank() == 0 else None
+        checkpoint = parallel.gather_objects(checkpoint)[0]
     store = feature_store.open_store(train_data, myconfig.SPEEDS)
     validation_store = feature_store.open_store(validation_data) if validation_data else None
     if len(store.speakers) < 2 * max(len(myconfig.SPEEDS), parallel.world_size()):
         raise ValueError("training needs two speakers or more with files that can be used, for each process.")
+    if myconfig.BATCH_SIZE % parallel.world_size():
+        raise ValueError(f"BATCH_SIZE={myconfig.BATCH_SIZE} cannot be shared by {parallel.world_size()} processes.")
     encoder = get_speaker_encoder()
     encoder.train_speakers = list(train_data)
     set_normalisation(encoder, store)
@@ -132,8 +135,8 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
         continue_from(checkpoint, saved_model, encoder, optimizer, progress, store.fingerprint())
     network = parallel.replicate(encoder)
 
-    for step in progress.steps():
-        crops = draw_batch(store, step)
+    batches = draw_batches(encoder, store, range(len(progress.losses), num_steps))
+    for step, crops in zip(progress.steps(), batches, strict=False):
         embeddings = parallel.gather(embed_batch(network, crops))
         losses = get_triplet_losses(embeddings)
         loss = losses.mean()
@@ -172,27 +175,42 @@ def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore
     encoder.feature_std.copy_(frames.std(dim=0).clamp(min=1e-3))
 
 
-def draw_batch(store: feature_store.FeatureStore, step: int) -> torch.Tensor:
+def draw_batches(
+    encoder: SpeakerEncoder, store: feature_store.FeatureStore, steps: Iterable[int]
+) -> Iterator[torch.Tensor]:
+    """The batches of these steps, each drawn in a thread while the network computes with the one before."""
+    pool = parallel.thread_pool(1)
+    current = None
+    for step in steps:
+        following = pool.submit(draw_batch, encoder, store, step)
+        if current:
+            yield current.result()
+        current = following
+    if current:
+        yield current.result()
+
+
+def draw_batch(encoder: SpeakerEncoder, store: feature_store.FeatureStore, step: int) -> torch.Tensor:
     """The crops of a step, on the device: (speakers, utterances, frames, N_MFCC), or (triplets, 3, frames, N_MFCC).
 
-    They depend on SEED, the step and the process alone, so that training can continue anywhere. Each process draws its
-    part of the batch from speakers of its own.
+    They depend on SEED, the step and the rank alone, so that training can continue anywhere. Each process draws its
+    part of the batch, which is mined as a whole, from speakers of its own.
     """
     rng = np.random.default_rng([myconfig.SEED, step])
     crop_frames = max(1, round(myconfig.SEQ_LEN * (1 + myconfig.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
     rng = np.random.default_rng([myconfig.SEED, step, parallel.rank()])
-    utts_of_speaker = parallel.own_share(store.utts_of_speaker)
     if myconfig.TRIPLET_MINING == "random":
-        utts = dataset.draw_triplets(utts_of_speaker, myconfig.BATCH_SIZE // parallel.world_size(), rng)
+        utts = dataset.draw_triplets(store.utts_of_speaker, myconfig.BATCH_SIZE // parallel.world_size(), rng)
     else:
         num_speakers = min(myconfig.BATCH_SIZE, len(store.speakers)) // parallel.world_size()
-        utts = dataset.draw_speaker_batch(utts_of_speaker, num_speakers, myconfig.UTTERANCES_PER_SPEAKER, rng)
+        own_speakers = parallel.own_share(store.utts_of_speaker)
+        utts = dataset.draw_speaker_batch(own_speakers, num_speakers, myconfig.UTTERANCES_PER_SPEAKER, rng)
     crops = store.draw_crops(utts.ravel(), crop_frames, rng)
     if myconfig.CHANNEL_AUGMENTATION:
-        crops = augmentation.random_channel(crops, rng)
+        crops = augmentation.random_channel(crops, encoder.feature_std.cpu(), rng)
     if myconfig.SPECAUG_TRAINING:
-        crops = augmentation.spec_augment(crops, crops.mean(dim=(0, 1)), rng)
-    return crops.unflatten(0, utts.shape).to(get_device())
+        crops = augmentation.spec_augment(crops, encoder.feature_mean.cpu(), rng)
+    return crops.unflatten(0, utts.shape).to(encoder.feature_mean.device)
 
 
 def embed_batch(network: nn.Module, crops: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Many hands: threads that share a batch, and processes that train one encoder together.
 
-`torchrun --nproc_per_node=4 neural_net.py` starts four processes, on this machine or on several, and numbers them by
-rank. Started without torchrun, a script is the only process.
+`torchrun --nproc_per_node=4 neural_net.py` starts four processes, and numbers them by rank; each has a GPU or one core
+of its own. Started without torchrun, a script is the only process.
 """
 
 import contextlib
@@ -64,7 +64,8 @@ def embed_in_threads(
         gradients = gradient.split([len(part) for part in parts])
         of_threads = pool.map(lambda *part: torch.autograd.grad(part[0], parameters, part[1]), of_parts, gradients)
         for parameter, *shares in zip(parameters, *of_threads, strict=True):
-            parameter.grad = torch.stack(shares).sum(dim=0)
+            total = torch.stack(shares).sum(dim=0)
+            parameter.grad = total if parameter.grad is None else parameter.grad + total
 
     embeddings.register_hook(backward)
     return embeddings
@@ -73,15 +74,31 @@ def embed_in_threads(
 # -------------------------------------- Processes --------------------------------------
 
 
+def get_device() -> torch.device:
+    """The device that DEVICE names; "auto" is an NVIDIA GPU, an Apple GPU or the CPU, the first that is there.
+
+    Of several processes each takes an NVIDIA GPU of its own, or the CPU. Raises ValueError if the device is not there.
+    """
+    has_mps = torch.backends.mps.is_available() and world_size() == 1
+    available = {"cuda": torch.cuda.is_available(), "mps": has_mps, "cpu": True}
+    name = myconfig.DEVICE
+    if name == "auto":
+        name = next(kind for kind, is_there in available.items() if is_there)
+    if not available[name]:
+        raise ValueError(f"DEVICE={name} is not available on this machine: use DEVICE=auto.")
+    return torch.device(name)
+
+
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
     """Join the processes that torchrun has started, if it has, for the length of a `with` block."""
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    if torch.cuda.is_available():
+    uses_gpu = get_device().type == "cuda"
+    if uses_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if uses_gpu else "gloo")
     try:
         yield
     finally:

@@ -122,7 +122,6 @@ def run(main: Callable[[], None]) -> None:
 def read_command_line(description: str) -> None:
     """Apply the `NAME=value` arguments to `myconfig`, answer `--help`, and check all settings; exits on a mistake."""
     if int(os.environ.get("RANK", "0")) > 0:  # Of the processes that torchrun starts, the first one speaks for all.
-        os.environ["TQDM_DISABLE"] = "1"
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the script ends.
     arguments = sys.argv[1:]
     if "-h" in arguments or "--help" in arguments:

@@ -60,23 +60,12 @@ class SpeakerEncoder(nn.Module):
         return outputs[torch.arange(len(outputs)), num_frames - 1]
 
 
-def get_device() -> torch.device:
-    """The device that DEVICE names; "auto" is an NVIDIA GPU, an Apple GPU or the CPU, the first that is there."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = myconfig.DEVICE
-    if name == "auto":
-        name = next(kind for kind, is_there in available.items() if is_there)
-    if not available[name]:
-        raise ValueError(f"DEVICE={name} is not available on this machine: use DEVICE=auto.")
-    return torch.device(name)
-
-
 def get_speaker_encoder(load_from: str = "") -> SpeakerEncoder:
     """A new encoder of the settings' shape with weights drawn from SEED, or the saved one, on the device."""
     if load_from:
         return load_encoder(load_from)
     torch.manual_seed(myconfig.SEED)
-    return SpeakerEncoder().to(get_device())
+    return SpeakerEncoder().to(parallel.get_device())
 
 
 def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> np.ndarray:
@@ -85,6 +74,8 @@ def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> n
     Batches hold utterances of similar length. An utterance shorter than SEQ_LEN is embedded in one piece also where
     USE_FULL_SEQUENCE_INFERENCE is off.
     """
+    if not len(features):
+        return np.zeros((0, encoder.dimensions), np.float32)
     if myconfig.USE_FULL_SEQUENCE_INFERENCE:
         pieces_of_utt = [[utt] for utt in features]
     else:
@@ -208,4 +199,4 @@ def load_encoder(path: str) -> SpeakerEncoder:
             raise ValueError(
                 f"{name}={getattr(myconfig, name)} contradicts {path}, which was trained with {shape[name]}."
             )
-    return encoder.to(get_device()).eval()
+    return encoder.to(parallel.get_device()).eval()

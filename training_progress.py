@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 import myconfig
+import parallel
 import safe_files
 
 # The last steps over which the loss is averaged and judged.
@@ -45,7 +46,8 @@ class TrainingProgress:
             return
         if first:
             print(f"Continuing after step {first}.", flush=True)
-        with tqdm(initial=first, total=self.num_steps, desc="Training", unit="step", disable=None) as self.bar:
+        is_silent = True if parallel.rank() else None  # None shows the bar on a terminal only.
+        with tqdm(initial=first, total=self.num_steps, desc="Training", unit="step", disable=is_silent) as self.bar:
             for step in range(first, self.num_steps):
                 start = time.perf_counter()
                 yield step

@@ -1,0 +1,354 @@
+"""How fast this is, against the straightforward way of doing the same: a Markdown table.
+
+`python3 benchmark.py` times both sides in turns on the training and test data of the settings, in some minutes;
+`--quick` takes less care. `--minutes 30` instead trains the straightforward way for so long and says how soon the
+project's own way is as good, with its features not extracted yet.
+"""
+
+import argparse
+import sys
+
+import settings
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
+    parser.add_argument("--minutes", type=float, default=0, help="of straightforward training to be caught up with")
+    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
+    options = parser.parse_args()
+    sys.argv[1:] = options.settings
+    settings.read_command_line(__doc__)
+
+import concurrent.futures
+import contextlib
+import io
+import itertools
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import librosa
+import numpy as np
+import soundfile
+import torch
+from torch import nn
+
+import dataset
+import evaluation
+import feature_extraction
+import feature_store
+import myconfig
+import neural_net
+import parallel
+from speaker_encoder import SpeakerEncoder, embed_store
+
+ENCODERS = {"2 x 64": (True, 64), "128": (False, 128), "2 x 128": (True, 128), "256": (False, 256)}
+COURSE_LEARNING_RATE = 0.0001
+COURSE_BATCH_SIZE = 8
+NUM_TRIPLETS = 10000
+NUM_TRIALS = 10**6
+
+# -------------------------------- The straightforward way -------------------------------
+
+
+def straightforward_features(audio_file: str) -> np.ndarray:
+    """MFCCs of a 16 kHz mono file, (frames, N_MFCC), by librosa."""
+    samples, rate = soundfile.read(audio_file, dtype="float32")
+    return librosa.feature.mfcc(y=samples, sr=rate, n_mfcc=myconfig.N_MFCC).T
+
+
+def straightforward_crops(files: list[str], crop_frames: int, rng: np.random.Generator) -> torch.Tensor:
+    """A random crop of each file, decoded and transformed on the spot."""
+    with settings.override(SEQ_LEN=crop_frames):
+        crops = [feature_extraction.crop_features(straightforward_features(file), rng) for file in files]
+    return torch.from_numpy(np.stack(crops))
+
+
+def straightforward_step(encoder: SpeakerEncoder, optimizer: torch.optim.Optimizer, crops: torch.Tensor) -> None:
+    """One step of training in float32 with PyTorch's own threads; crops (speakers, utterances, frames, N_MFCC)."""
+    crops = crops.to(encoder.feature_mean.device)
+    embeddings = encoder(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
+    loss = neural_net.get_triplet_losses(embeddings).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def straightforward_training(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, seconds: float) -> int:
+    """Train on random triplets, as the course does, for so long; returns the number of steps."""
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=COURSE_LEARNING_RATE)
+    rng = np.random.default_rng(myconfig.SEED)
+    num_steps, end = 0, time.perf_counter() + seconds
+    with settings.override(TRIPLET_MINING="random"):
+        while time.perf_counter() < end:
+            files = [file for _ in range(COURSE_BATCH_SIZE) for file in dataset.get_triplet(spk_to_utts, rng)]
+            crops = straightforward_crops(files, myconfig.SEQ_LEN, rng)
+            straightforward_step(encoder, optimizer, crops.unflatten(0, (COURSE_BATCH_SIZE, 3)))
+            num_steps += 1
+    return num_steps
+
+
+def straightforward_trials(encoder: SpeakerEncoder, triplets: list[list[str]]) -> list[float]:
+    """Scores of triplets of files, each file embedded whenever it comes up."""
+    scores = []
+    for triplet in triplets:
+        anchor, pos, neg = (evaluation.run_inference(straightforward_features(file), encoder) for file in triplet)
+        scores += [evaluation.cosine_similarity(anchor, pos), evaluation.cosine_similarity(anchor, neg)]
+    return scores
+
+
+def straightforward_sweep(labels: list[int], scores: list[float], thresholds: list[float]) -> float:
+    """The error rate where false accepts and false rejects are nearest to each other, trial by trial."""
+    best_gap, eer = 1.0, 0.5
+    for threshold in thresholds:
+        false_accepts = sum(1 for label, score in zip(labels, scores, strict=True) if not label and score >= threshold)
+        false_rejects = sum(1 for label, score in zip(labels, scores, strict=True) if label and score < threshold)
+        false_accept = false_accepts / labels.count(0)
+        false_reject = false_rejects / labels.count(1)
+        if abs(false_accept - false_reject) < best_gap:
+            best_gap, eer = abs(false_accept - false_reject), (false_accept + false_reject) / 2
+    return eer
+
+
+# ------------------------------------- Time to an EER -----------------------------------
+
+
+def all_pairs_eer(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> float:
+    """EER over all pairs of the test utterances."""
+    store = feature_store.open_store(spk_to_utts)
+    labels, enrol, test = evaluation.all_pair_trials(store)
+    return evaluation.compute_eer(labels, evaluation.score_trials(embed_store(encoder.eval(), store), enrol, test))[0]
+
+
+def catch_up(minutes: float) -> None:
+    """Print what EER the straightforward way reaches in so many minutes, and how soon the project's way does."""
+    train_data, test_data = dataset.get_spk_to_utts("TRAIN"), dataset.get_spk_to_utts("TEST")
+    encoder = neural_net.get_speaker_encoder()
+    num_steps = straightforward_training(encoder, train_data, 60 * minutes)
+    goal = all_pairs_eer(encoder, test_data)
+    print(f"Straightforward: EER {goal:.1%} after {minutes:g} minutes, {num_steps} steps.", flush=True)
+    parallel.prepare_process()
+    for num_steps in (125 * 2**doublings for doublings in itertools.count()):
+        with tempfile.TemporaryDirectory() as folder, settings.override(TRAINING_STEPS=num_steps):
+            start = time.perf_counter()
+            with settings.override(FEATURE_STORE_DIR=folder):
+                neural_net.train_network(train_data, num_steps, f"{folder}/model.pt")
+            encoder = neural_net.load_encoder(f"{folder}/model.pt")
+            seconds = time.perf_counter() - start
+        eer = all_pairs_eer(encoder, test_data)
+        print(f"neural_net.py: EER {eer:.1%} after {seconds:.0f} s, {num_steps} steps, features extracted.", flush=True)
+        if eer <= goal or seconds > 60 * minutes:
+            return
+
+
+# --------------------------------------- The table --------------------------------------
+
+# What is done, what it takes the straightforward way and here, and the ratio.
+Row = tuple[str, str, str, str]
+
+
+def median_seconds(*functions: Callable[[], object]) -> list[float]:
+    """Median time of each function, called in turns after one call each that does not count."""
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(4 if options.quick else 12):
+        for function, of_function in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            of_function.append(time.perf_counter() - start)
+    return [statistics.median(of_function[1:]) for of_function in times]
+
+
+def compare(what: str, straightforward: float, here: float) -> Row:
+    """A row of two times in seconds."""
+    return what, show_seconds(straightforward), show_seconds(here), f"{straightforward / here:.1f} x"
+
+
+def show_seconds(seconds: float) -> str:
+    """A time with three digits and a unit."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def in_torch_threads(function: Callable[[], object]) -> Callable[[], object]:
+    """The function, with PyTorch's own threads on all cores."""
+
+    def call() -> None:
+        torch.set_num_threads(myconfig.NUM_PROCESSES)
+        function()
+        torch.set_num_threads(1)
+
+    return call
+
+
+def mfcc_rows(files: list[str]) -> list[Row]:
+    """MFCC of files with as many processes or threads as cores, and of a clip in memory."""
+    clip = np.random.default_rng(0).normal(0, 0.1, 4 * feature_extraction.SAMPLE_RATE).astype(np.float32)
+    rate, threads = feature_extraction.SAMPLE_RATE, parallel.thread_pool(myconfig.NUM_PROCESSES)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # In the processes, which would get in each other's way.
+    with concurrent.futures.ProcessPoolExecutor(
+        myconfig.NUM_PROCESSES, multiprocessing.get_context("spawn")
+    ) as processes:
+        of_files = median_seconds(
+            lambda: list(processes.map(straightforward_features, files, chunksize=8)),
+            lambda: list(threads.map(feature_extraction.extract_features, files)),
+        )
+    in_memory = median_seconds(
+        lambda: librosa.feature.mfcc(y=clip, sr=rate, n_mfcc=myconfig.N_MFCC),
+        lambda: feature_extraction.compute_mfcc(clip),
+    )
+    return [
+        compare(f"MFCC of {len(files)} files, decoded, on all cores", *of_files),
+        compare("MFCC of a clip of 4 s in memory, on one core", *in_memory),
+    ]
+
+
+def training_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
+    """A training step from files to weights, and how much of it the network takes."""
+    utts_of_speaker = list(spk_to_utts.values())
+    encoder = neural_net.get_speaker_encoder()
+    optimizer = torch.optim.Adam(encoder.parameters())
+    rng = np.random.default_rng(0)
+    shape = (min(myconfig.BATCH_SIZE, len(spk_to_utts)), myconfig.UTTERANCES_PER_SPEAKER)
+
+    def straightforward() -> None:
+        files = dataset.draw_speaker_batch(utts_of_speaker, *shape, rng).ravel().tolist()
+        crops = straightforward_crops(files, myconfig.SEQ_LEN, rng)
+        straightforward_step(encoder, optimizer, crops.unflatten(0, shape))
+
+    num_steps = 10 if options.quick else 40
+    with settings.override(SEQ_LEN_JITTER=0.0, NUM_VALIDATION_SPEAKERS=0), contextlib.redirect_stdout(io.StringIO()):
+        slow, network, start_up, whole = median_seconds(
+            in_torch_threads(straightforward),
+            network_step(torch.randn(*shape, myconfig.SEQ_LEN, myconfig.N_MFCC)),
+            lambda: neural_net.train_network(spk_to_utts, 1),
+            lambda: neural_net.train_network(spk_to_utts, 1 + num_steps),
+        )
+    step = (whole - start_up) / num_steps
+    return [
+        compare(f"training step of {shape[0]} x {shape[1]} crops, against one that extracts features", slow, step),
+        (
+            "network in a training step, against the whole",
+            show_seconds(step),
+            show_seconds(network),
+            f"{network / step:.0%}",
+        ),
+    ]
+
+
+def network_step(crops: torch.Tensor) -> Callable[[], None]:
+    """A function that does forward, backward and optimiser on a new encoder of the settings' shape."""
+    encoder = neural_net.get_speaker_encoder()
+    optimizer = torch.optim.Adam(encoder.parameters())
+    crops = crops.to(encoder.feature_mean.device)
+    mixed_precision = myconfig.MIXED_PRECISION
+
+    def step() -> None:
+        with settings.override(MIXED_PRECISION=mixed_precision):
+            loss = neural_net.get_triplet_losses(neural_net.embed_batch(encoder, crops)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(encoder.parameters(), neural_net.MAX_GRADIENT_NORM)
+            optimizer.step()
+        if crops.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def network_rows() -> list[Row]:
+    """Steps of LSTMs of several shapes against the machine's float32 matrix products, and in bfloat16."""
+    crops = torch.randn(32, 4, myconfig.SEQ_LEN, myconfig.N_MFCC)
+    matrix = torch.randn(2048, 2048)
+    rows = []
+    for name, (bidirectional, units) in ENCODERS.items():
+        with settings.override(BI_LSTM=bidirectional, LSTM_HIDDEN_SIZE=units, DEVICE="cpu"):
+            with settings.override(MIXED_PRECISION=False):
+                float32_step = network_step(crops)
+            float32, bfloat16, product = median_seconds(
+                float32_step, network_step(crops), in_torch_threads(lambda: matrix @ matrix)
+            )
+            weights = neural_net.get_speaker_encoder().lstm.named_parameters()
+            num_weights = sum(values.numel() for weight, values in weights if weight.startswith("weight"))
+        # A multiply-add for each weight and frame, once forward and twice backward.
+        roofline = 3 * num_weights * crops[..., 0].numel() * product / len(matrix) ** 3
+        what, share = f"step of an LSTM of 3 x {name} units", f"{roofline / float32:.0%}"
+        rows.append((f"float32 {what}, against matrix products", show_seconds(roofline), show_seconds(float32), share))
+        if neural_net.use_bfloat16(torch.device("cpu")):
+            rows.append(compare(f"bfloat16 {what}, against float32", float32, bfloat16))
+    return rows
+
+
+def evaluation_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
+    """10,000 triplets, the straightforward way timed on some of them; and a sweep over a million trials."""
+    encoder = neural_net.get_speaker_encoder().eval()
+    rng = np.random.default_rng(0)
+    triplets = [dataset.get_triplet(spk_to_utts, rng) for _ in range(20)]
+    num_utts = sum(map(len, spk_to_utts.values()))
+
+    def cold() -> None:
+        with tempfile.TemporaryDirectory() as folder, settings.override(FEATURE_STORE_DIR=folder):
+            evaluation.compute_scores(encoder, spk_to_utts, NUM_TRIPLETS)
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        sample, cold_seconds, warm_seconds = median_seconds(
+            in_torch_threads(lambda: straightforward_trials(encoder, triplets)),
+            cold,
+            lambda: evaluation.compute_scores(encoder, spk_to_utts, NUM_TRIPLETS),
+        )
+    one_by_one = sample / len(triplets) * NUM_TRIPLETS
+
+    labels = np.tile([1, 0], NUM_TRIALS // 2)
+    scores = np.clip(rng.normal(0.5 * labels, 0.3), -1, 1)
+    as_lists = labels.tolist(), scores.tolist()
+    few_thresholds = np.linspace(-1, 1, 3).tolist()
+    sweep, ours = median_seconds(
+        lambda: straightforward_sweep(*as_lists, few_thresholds), lambda: evaluation.compute_eer(labels, scores)
+    )
+    what = f"{NUM_TRIPLETS:,} triplets over {num_utts} utterances, against file after file"
+    return [
+        compare(f"{what}, nothing extracted yet", one_by_one, cold_seconds),
+        compare(f"{what}, features extracted", one_by_one, warm_seconds),
+        compare(f"threshold sweep over {NUM_TRIALS:,} trials, 1,000 thresholds against all", sweep * 1000 / 3, ours),
+    ]
+
+
+def gpu_rows() -> list[Row]:
+    """A training step's network on a GPU, if there is one."""
+    if not torch.cuda.is_available():
+        return []
+    crops = torch.randn(32, 4, myconfig.SEQ_LEN, myconfig.N_MFCC)
+    steps = []
+    for device in ("cpu", "cuda"):
+        with settings.override(DEVICE=device):
+            steps.append(network_step(crops))
+    return [compare("network step on the GPU, against the CPU", *median_seconds(*steps))]
+
+
+def print_table() -> None:
+    """Time everything and print a Markdown table."""
+    parallel.prepare_process()
+    train_data, test_data = dataset.get_spk_to_utts("TRAIN"), dataset.get_spk_to_utts("TEST")
+    test_files = [file for utts in test_data.values() for file in utts]
+    rows = mfcc_rows(test_files[: 32 if options.quick else 400])
+    rows += training_rows(train_data) + network_rows() + evaluation_rows(test_data) + gpu_rows()
+    capability = torch.backends.cpu.get_cpu_capability()
+    machine = f"{platform.system()} {platform.machine()} with {capability}, {myconfig.NUM_PROCESSES} cores"
+    print(f"{machine}, PyTorch {torch.__version__}\n")
+    print("| what | compared with | here | ratio |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+def main() -> None:
+    """Print the table, or the time to an EER."""
+    if options.minutes:
+        catch_up(options.minutes)
+    else:
+        print_table()
+
+
+if __name__ == "__main__":
+    settings.run(main)
