@@ -17,6 +17,7 @@ import myconfig
 SAMPLE_RATE = 16000
 BLOCK_SAMPLES = 2**20
 BLOCK_FRAMES = 2**9
+BANDS_IN_GROUP = 32
 
 # Below this range of the samples a recording is silent: less than two steps of 16-bit audio.
 SILENT_RANGE = 2 / 2**15
@@ -40,15 +41,16 @@ def read_audio(audio_file: str) -> np.ndarray:
             rate = file.samplerate
             blocks = [np.zeros(0, np.float32)]
             while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(axis=1))
+                blocks.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise ValueError(f"{audio_file} cannot be decoded: {error}") from None
     samples = np.concatenate(blocks)
     if not len(samples):
         raise ValueError(f"{audio_file} is empty.")
-    if not (np.abs(samples) < MAX_SAMPLE).all():
+    lowest, highest = samples.min(), samples.max()  # NaN if any sample is.
+    if not -MAX_SAMPLE < lowest <= highest < MAX_SAMPLE:
         raise ValueError(f"{audio_file} has samples that are not numbers, or far too large.")
-    if np.ptp(samples) < SILENT_RANGE:
+    if highest - lowest < SILENT_RANGE:
         raise ValueError(f"{audio_file} is silent.")
     if not 4000 <= rate <= 192000:
         raise ValueError(f"{audio_file} has a sample rate of {rate} Hz; 4,000 to 192,000 can be used.")
@@ -60,12 +62,21 @@ def read_audio(audio_file: str) -> np.ndarray:
 
 
 @functools.cache
-def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The constants of the MFCC: window (n_fft,), mel filters (n_fft / 2 + 1, n_mels), cosines (n_mels, n_mfcc)."""
+def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, list, torch.Tensor]:
+    """The constants of the MFCC: window (n_fft,), groups of mel filters, and cosines (n_mels, n_mfcc).
+
+    A group is filters (rows, bands) with the first of their rows and the one after the last, so that few zeros are
+    multiplied; each frequency bin has two rows, for the real and the imaginary part.
+    """
     window = torch.hann_window(n_fft, periodic=True)
     mel_filters = torch.from_numpy(librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=n_mels).T.copy())
+    mel_groups = []
+    for filters in mel_filters.split(BANDS_IN_GROUP, dim=1):
+        bins = filters.any(dim=1).nonzero()
+        first, end = (int(bins.min()), int(bins.max()) + 1) if len(bins) else (0, 1)
+        mel_groups.append((2 * first, 2 * end, filters[first:end].repeat_interleave(2, dim=0)))
     cosines = scipy.fft.dct(np.eye(n_mels, dtype=np.float32), type=2, norm="ortho", axis=1)[:, :n_mfcc]
-    return window, mel_filters, torch.from_numpy(cosines.copy())
+    return window, mel_groups, torch.from_numpy(cosines.copy())
 
 
 def compute_mfcc(samples: np.ndarray) -> np.ndarray:
@@ -74,7 +85,7 @@ def compute_mfcc(samples: np.ndarray) -> np.ndarray:
     One frame every HOP_LENGTH samples, centred there, zeros beyond the ends; decibels of the mel power, floored 80 dB
     below the loudest band of the recording; orthonormal DCT (Davis and Mermelstein 1980).
     """
-    window, mel_filters, cosines = mfcc_matrices(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)
+    window, mel_groups, cosines = mfcc_matrices(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)
     half = myconfig.N_FFT // 2
     padded = torch.nn.functional.pad(torch.from_numpy(samples), (half, half))
     frames = padded.unfold(0, myconfig.N_FFT, myconfig.HOP_LENGTH)
@@ -82,8 +93,9 @@ def compute_mfcc(samples: np.ndarray) -> np.ndarray:
     # In blocks, so that an hour needs no more memory than its samples and its result.
     for start in range(0, len(frames), BLOCK_FRAMES):
         spectrum = torch.fft.rfft(frames[start : start + BLOCK_FRAMES] * window)
-        power = spectrum.real.square() + spectrum.imag.square()
-        decibels[start : start + BLOCK_FRAMES] = 10 * torch.log10((power @ mel_filters).clamp(min=1e-10))
+        power = torch.view_as_real(spectrum).square_().flatten(1)
+        mel_power = torch.cat([power[:, first:end] @ filters for first, end, filters in mel_groups], dim=1)
+        decibels[start : start + BLOCK_FRAMES] = 10 * torch.log10(mel_power.clamp(min=1e-10))
     mfcc = decibels.clamp(min=float(decibels.max()) - 80) @ cosines
     if myconfig.CEPSTRAL_MEAN_NORMALIZATION:
         mfcc -= mfcc.mean(dim=0)
