@@ -1,5 +1,8 @@
 """Changes to the training data that make a network listen to the voice and not to what comes with it."""
 
+import math
+
+import librosa
 import numpy as np
 import soxr
 import torch
@@ -27,6 +30,113 @@ def random_channel(crops: torch.Tensor, deviation: torch.Tensor, rng: np.random.
     """
     shift = rng.standard_normal((len(crops), 1, crops.shape[2]), dtype=np.float32)
     return crops + myconfig.CHANNEL_AUGMENTATION * deviation * torch.from_numpy(shift)
+
+
+# -------------------------- Rooms, noise and telephones, in mel bands ------------------
+
+# An MFCC frame is the decibels of the mel bands times orthonormal cosines, so that the transposed cosines give the
+# bands back, smoothed over their neighbours. There sounds add and rooms leave a trail, which costs a fraction of doing
+# it to the samples: each step of training can draw new disturbances, and the feature store stays clean.
+
+
+def disturb(crops: torch.Tensor, noises: torch.Tensor | None, rng: np.random.Generator) -> torch.Tensor:
+    """Hear some of the crops (batch, frames, N_MFCC) in a room, in noise, or through a narrow band.
+
+    `noises` are crops of noise recordings of the same shape; None leaves voices and coloured noise. The settings
+    ROOM_PROB, NOISE_PROB and NARROW_BAND_PROB say how often.
+    """
+    probabilities = (myconfig.ROOM_PROB, myconfig.NOISE_PROB, myconfig.NARROW_BAND_PROB)
+    in_room, in_noise, in_band = (
+        torch.from_numpy(rng.random(len(crops)) < probability) for probability in probabilities
+    )
+    cosines = feature_extraction.mfcc_matrices(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)[2]
+    decibels = crops @ cosines.T
+    loudest = decibels.amax(dim=(1, 2), keepdim=True)
+    power = to_power(decibels - loudest)
+    power[in_room] = add_echoes(power[in_room], rng)
+    recordings = None if noises is None else to_power(noises[in_noise] @ cosines.T)
+    power[in_noise] = add_noise(power[in_noise], power, recordings, rng)
+    power[in_band] = narrow_band(power[in_band], rng)
+    decibels = 10 * torch.log10(power.clamp(min=1e-10))
+    # The floor that librosa's MFCC has, 80 dB below the loudest band.
+    decibels = torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - 80)
+    is_disturbed = (in_room | in_noise | in_band)[:, None, None]
+    return torch.where(is_disturbed, (decibels + loudest) @ cosines, crops)
+
+
+def add_echoes(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Let each frame's mel power (batch, frames, N_MELS) decay into the following frames, as a room does.
+
+    The echoes die away exponentially, by 60 dB in 0.2 to 1 s (Sabine's reverberation time), and have -15 to 3 dB of
+    the direct sound's power.
+    """
+    seconds_per_frame = myconfig.HOP_LENGTH / feature_extraction.SAMPLE_RATE
+    decay = to_power(-60 * seconds_per_frame / uniform(rng, 0.2, 1.0, len(power)))
+    loudness = to_power(uniform(rng, -15, 3, len(power))) * (1 - decay) / decay
+    echo, echoes = torch.zeros_like(power[:, :1]), [torch.zeros_like(power[:, :1])]
+    for frame in power.split(1, dim=1)[:-1]:
+        echo = decay * (echo + frame)
+        echoes.append(echo)
+    return power + loudness * torch.cat(echoes, dim=1)
+
+
+def add_noise(
+    power: torch.Tensor, voices: torch.Tensor, recordings: torch.Tensor | None, rng: np.random.Generator
+) -> torch.Tensor:
+    """Add noise to mel power (batch, frames, N_MELS), at a signal-to-noise ratio within NOISE_SNR_DB.
+
+    The noise is one of three: a recording, if there are any (same shape); a babble of 1 to 7 of the `voices` (voices,
+    frames, N_MELS); or a random colour, from falling 9 dB to rising 1.5 dB an octave, and uneven.
+    """
+    batch, _, num_bands = power.shape
+    frequencies, widths = mel_bands(num_bands)
+    num_heard = rng.integers(1, 8, (batch, 1))
+    is_heard = rng.random((batch, len(voices))).argsort(axis=1).argsort(axis=1) < num_heard
+    noise = torch.einsum("bv,vfm->bfm", torch.from_numpy(is_heard.astype(np.float32)), voices)
+    slope = uniform(rng, -9, 1.5, batch) * (frequencies.clamp(min=60) / 1000).log2()
+    unevenness = torch.from_numpy(rng.normal(0, 0.7, (batch, 1, num_bands)).astype(np.float32)).cumsum(dim=2)
+    kind = uniform(rng, 0 if recordings is not None else 0.4, 1, batch)
+    noise = torch.where(kind > 0.7, to_power(slope + unevenness), noise)
+    if recordings is not None:
+        noise = torch.where(kind < 0.4, recordings, noise)
+    level = (power @ widths).mean(dim=1) / (noise @ widths).mean(dim=1).clamp(min=1e-20)
+    return power + level[:, None, None] * to_power(-uniform(rng, *myconfig.NOISE_SNR_DB, batch)) * noise
+
+
+def narrow_band(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Cut mel power (batch, frames, N_MELS) to a telephone's band, or in the other half of the crops to a codec's.
+
+    A telephone has nothing above 3.3 to 4 kHz, little below 50 to 350 Hz, and below 4 kHz a companding noise 36 dB
+    below each frame (ITU-T G.711). A codec ends between 3 and 8 kHz.
+    """
+    batch, _, num_bands = power.shape
+    frequencies, widths = mel_bands(num_bands)
+    is_telephone = uniform(rng, 0, 1, batch) < 0.5
+    upper = torch.where(is_telephone, uniform(rng, 3300, 4000, batch), uniform(rng, 3000, 8000, batch))
+    lower = torch.where(is_telephone, uniform(rng, 50, 350, batch), 1.0)
+    above, below = (frequencies / upper).log2().clamp(min=0), (lower / frequencies).log2().clamp(min=0)
+    power = power * to_power(-200 * above - 24 * below)
+    companding_noise = 10**-3.6 * (power @ widths)[:, :, None] / 4000
+    return power + companding_noise * (is_telephone & (frequencies < 4000))
+
+
+def to_power(decibels: torch.Tensor) -> torch.Tensor:
+    """10 to the power of a tenth, by the faster natural exponential."""
+    return torch.exp(math.log(10) / 10 * decibels)
+
+
+def mel_bands(num_bands: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centre frequencies and widths of librosa's mel bands, in Hz, both (num_bands,)."""
+    edges = librosa.mel_frequencies(num_bands + 2, fmin=0, fmax=feature_extraction.SAMPLE_RATE / 2).astype(np.float32)
+    return torch.from_numpy(edges[1:-1]), torch.from_numpy((edges[2:] - edges[:-2]) / 2)
+
+
+def uniform(rng: np.random.Generator, low: float, high: float, batch: int) -> torch.Tensor:
+    """Random numbers (batch, 1, 1), one for each crop."""
+    return torch.from_numpy(rng.uniform(low, high, (batch, 1, 1)).astype(np.float32))
+
+
+# ------------------------------------- SpecAugment -------------------------------------
 
 
 def spec_augment(crops: torch.Tensor, fill: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

@@ -38,6 +38,15 @@ def get_spk_to_utts(part: str) -> SpkToUtts:
     return get_librispeech_spk_to_utts(data_dir)
 
 
+def get_noises() -> SpkToUtts:
+    """The noise recordings in NOISE_DIR, by kind; none if it is not set. Raises ValueError if it is not a folder."""
+    if not myconfig.NOISE_DIR:
+        return {}
+    if not Path(myconfig.NOISE_DIR).is_dir():
+        raise ValueError(f"NOISE_DIR={myconfig.NOISE_DIR} is not a folder: correct the path.")
+    return get_librispeech_spk_to_utts(myconfig.NOISE_DIR)
+
+
 def get_librispeech_spk_to_utts(data_dir: str) -> SpkToUtts:
     """Collect the audio files of a folder <speaker>/**/<file>, LibriSpeech's layout. Raises ValueError if empty."""
     spk_to_utts = {}

@@ -109,6 +109,17 @@ NUM_VALIDATION_SPEAKERS = 24
 # not recognise speakers by those: in deviations of each coefficient; 0 for none.
 CHANNEL_AUGMENTATION = 0.2
 
+# Probability that a training crop is heard in a room, in noise, and cut to a narrow band as by telephones and codecs.
+ROOM_PROB = 0.25
+NOISE_PROB = 0.35
+NARROW_BAND_PROB = 0.25
+
+# Folder with noise recordings, <kind>/**/<audio file>, for a part of the noise; "" takes voices and coloured noise.
+NOISE_DIR = ""
+
+# Least and most signal-to-noise ratio of noisy crops, in decibels.
+NOISE_SNR_DB = (0.0, 20.0)
+
 # Mask random coefficients and frames of the training crops (SpecAugment).
 SPECAUG_TRAINING = False
 

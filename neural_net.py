@@ -122,6 +122,8 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
         checkpoint = parallel.gather_objects(checkpoint)[0]
     store = feature_store.open_store(train_data, myconfig.SPEEDS)
     validation_store = feature_store.open_store(validation_data) if validation_data else None
+    noises = dataset.get_noises()
+    noise_store = feature_store.open_store(noises) if noises else None
     if len(store.speakers) < 2 * max(len(myconfig.SPEEDS), parallel.world_size()):
         raise ValueError("training needs two speakers or more with files that can be used, for each process.")
     if myconfig.BATCH_SIZE % parallel.world_size():
@@ -135,7 +137,7 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
         continue_from(checkpoint, saved_model, encoder, optimizer, progress, store.fingerprint())
     network = parallel.replicate(encoder)
 
-    batches = draw_batches(encoder, store, range(len(progress.losses), num_steps))
+    batches = draw_batches(encoder, store, noise_store, range(len(progress.losses), num_steps))
     for step, crops in zip(progress.steps(), batches, strict=False):
         embeddings = parallel.gather(embed_batch(network, crops))
         losses = get_triplet_losses(embeddings)
@@ -176,13 +178,16 @@ def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore
 
 
 def draw_batches(
-    encoder: SpeakerEncoder, store: feature_store.FeatureStore, steps: Iterable[int]
+    encoder: SpeakerEncoder,
+    store: feature_store.FeatureStore,
+    noise_store: feature_store.FeatureStore | None,
+    steps: Iterable[int],
 ) -> Iterator[torch.Tensor]:
     """The batches of these steps, each drawn in a thread while the network computes with the one before."""
     pool = parallel.thread_pool(1)
     current = None
     for step in steps:
-        following = pool.submit(draw_batch, encoder, store, step)
+        following = pool.submit(draw_batch, encoder, store, noise_store, step)
         if current:
             yield current.result()
         current = following
@@ -190,7 +195,12 @@ def draw_batches(
         yield current.result()
 
 
-def draw_batch(encoder: SpeakerEncoder, store: feature_store.FeatureStore, step: int) -> torch.Tensor:
+def draw_batch(
+    encoder: SpeakerEncoder,
+    store: feature_store.FeatureStore,
+    noise_store: feature_store.FeatureStore | None,
+    step: int,
+) -> torch.Tensor:
     """The crops of a step, on the device: (speakers, utterances, frames, N_MFCC), or (triplets, 3, frames, N_MFCC).
 
     They depend on SEED, the step and the rank alone, so that training can continue anywhere. Each process draws its
@@ -206,6 +216,12 @@ def draw_batch(encoder: SpeakerEncoder, store: feature_store.FeatureStore, step:
         own_speakers = parallel.own_share(store.utts_of_speaker)
         utts = dataset.draw_speaker_batch(own_speakers, num_speakers, myconfig.UTTERANCES_PER_SPEAKER, rng)
     crops = store.draw_crops(utts.ravel(), crop_frames, rng)
+    if max(myconfig.ROOM_PROB, myconfig.NOISE_PROB, myconfig.NARROW_BAND_PROB) > 0:
+        noises = None
+        if noise_store:
+            recordings = rng.integers(len(noise_store.files), size=len(crops))
+            noises = noise_store.draw_crops(recordings, crop_frames, rng)
+        crops = augmentation.disturb(crops, noises, rng)
     if myconfig.CHANNEL_AUGMENTATION:
         crops = augmentation.random_channel(crops, encoder.feature_std.cpu(), rng)
     if myconfig.SPECAUG_TRAINING:

@@ -32,6 +32,11 @@ TRAINING_SETTINGS = MODEL_SETTINGS + (
     "LEARNING_RATE_SCHEDULE",
     "NUM_VALIDATION_SPEAKERS",
     "CHANNEL_AUGMENTATION",
+    "ROOM_PROB",
+    "NOISE_PROB",
+    "NARROW_BAND_PROB",
+    "NOISE_DIR",
+    "NOISE_SNR_DB",
     "SPECAUG_TRAINING",
     "SPECAUG_FREQ_MASK_PROB",
     "SPECAUG_TIME_MASK_PROB",
@@ -60,6 +65,10 @@ LIMITS = {
     "SAVE_MODEL_FREQUENCY": (1, 10**9),
     "NUM_VALIDATION_SPEAKERS": (0, 10**6),
     "CHANNEL_AUGMENTATION": (0.0, 10.0),
+    "ROOM_PROB": (0.0, 1.0),
+    "NOISE_PROB": (0.0, 1.0),
+    "NARROW_BAND_PROB": (0.0, 1.0),
+    "NOISE_SNR_DB": (-20.0, 100.0),
     "SPECAUG_FREQ_MASK_PROB": (0.0, 1.0),
     "SPECAUG_TIME_MASK_PROB": (0.0, 1.0),
     "SPECAUG_FREQ_MASK_MAX_WIDTH": (1, 512),
@@ -83,6 +92,10 @@ CHOICES = {
     "DEVICE": ("auto", "cuda", "mps", "cpu"),
     "MIXED_PRECISION": (False, True),
 }
+
+# Settings that are lists of numbers, and paths that may be empty.
+LISTS = ("SPEEDS", "NOISE_SNR_DB")
+OPTIONAL_PATHS = ("TRAIN_DATA_CSV", "TEST_DATA_CSV", "NOISE_DIR")
 
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
@@ -190,7 +203,7 @@ def allowed_values(name: str) -> str:
         return "one of " + ", ".join(map(str, CHOICES[name]))
     low, high = LIMITS[name]
     kind = "a whole number" if isinstance(low, int) else "a number"
-    kind = "a list of numbers, each" if name == "SPEEDS" else kind
+    kind = "a list of numbers, each" if name in LISTS else kind
     return f"{kind} from {low} to {high}"
 
 
@@ -212,6 +225,16 @@ def check(values: dict) -> None:
         ),
         (1.0 not in values["SPEEDS"], "SPEEDS must include 1.0, the recordings as they are."),
         (len(set(values["SPEEDS"])) < len(values["SPEEDS"]), "SPEEDS names one speed twice."),
+        (
+            len(values["NOISE_SNR_DB"]) != 2 or values["NOISE_SNR_DB"][0] > values["NOISE_SNR_DB"][-1],
+            "NOISE_SNR_DB must be two numbers, the least and the most.",
+        ),
+        (
+            values["CEPSTRAL_MEAN_NORMALIZATION"]
+            and values["ROOM_PROB"] + values["NOISE_PROB"] + values["NARROW_BAND_PROB"] > 0,
+            "CEPSTRAL_MEAN_NORMALIZATION takes away the levels that ROOM_PROB, NOISE_PROB and NARROW_BAND_PROB work "
+            "on: set these to 0.",
+        ),
         (
             values["SPECAUG_TRAINING"] and values["SPECAUG_FREQ_MASK_MAX_WIDTH"] > values["N_MFCC"],
             "SPECAUG_FREQ_MASK_MAX_WIDTH={SPECAUG_FREQ_MASK_MAX_WIDTH} is more than N_MFCC={N_MFCC}.",
@@ -242,7 +265,7 @@ def check_model(values: dict) -> None:
         elif name in LIMITS:
             valid = is_within_limits(name, value)
         else:
-            valid = isinstance(value, str) and (value != "" or name.endswith("_CSV"))
+            valid = isinstance(value, str) and (value != "" or name in OPTIONAL_PATHS)
         if not valid:
             expected = allowed_values(name) if name in CHOICES or name in LIMITS else "a path"
             raise ValueError(f"{name}={display(value)} is not {expected}.")
@@ -266,7 +289,7 @@ def raise_first(refuse: list[tuple[bool, str]], values: dict) -> None:
 def is_within_limits(name: str, value: object) -> bool:
     """Whether a number, or each number of a tuple, has the type and lies in the range that LIMITS gives."""
     low, high = LIMITS[name]
-    if isinstance(value, tuple) != (name == "SPEEDS"):
+    if isinstance(value, tuple) != (name in LISTS):
         return False
     items = value if isinstance(value, tuple) else (value,)
     kinds = (int,) if isinstance(low, int) else (int, float)
