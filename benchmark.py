@@ -19,7 +19,6 @@ if __name__ == "__main__":
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
 
-import concurrent.futures
 import contextlib
 import io
 import itertools
@@ -188,11 +187,9 @@ def mfcc_rows(files: list[str]) -> list[Row]:
     clip = np.random.default_rng(0).normal(0, 0.1, 4 * feature_extraction.SAMPLE_RATE).astype(np.float32)
     rate, threads = feature_extraction.SAMPLE_RATE, parallel.thread_pool(myconfig.NUM_PROCESSES)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # In the processes, which would get in each other's way.
-    with concurrent.futures.ProcessPoolExecutor(
-        myconfig.NUM_PROCESSES, multiprocessing.get_context("spawn")
-    ) as processes:
+    with multiprocessing.get_context("spawn").Pool(myconfig.NUM_PROCESSES) as processes:
         of_files = median_seconds(
-            lambda: list(processes.map(straightforward_features, files, chunksize=8)),
+            lambda: processes.map(straightforward_features, files, chunksize=8),
             lambda: list(threads.map(feature_extraction.extract_features, files)),
         )
     in_memory = median_seconds(
@@ -286,7 +283,6 @@ def evaluation_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
     encoder = neural_net.get_speaker_encoder().eval()
     rng = np.random.default_rng(0)
     triplets = [dataset.get_triplet(spk_to_utts, rng) for _ in range(20)]
-    num_utts = sum(map(len, spk_to_utts.values()))
 
     def cold() -> None:
         with tempfile.TemporaryDirectory() as folder, settings.override(FEATURE_STORE_DIR=folder):
@@ -307,7 +303,7 @@ def evaluation_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
     sweep, ours = median_seconds(
         lambda: straightforward_sweep(*as_lists, few_thresholds), lambda: evaluation.compute_eer(labels, scores)
     )
-    what = f"{NUM_TRIPLETS:,} triplets over {num_utts} utterances, against file after file"
+    what = f"{NUM_TRIPLETS:,} triplets over {sum(map(len, spk_to_utts.values()))} utterances, against file after file"
     return [
         compare(f"{what}, nothing extracted yet", one_by_one, cold_seconds),
         compare(f"{what}, features extracted", one_by_one, warm_seconds),
