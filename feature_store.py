@@ -32,7 +32,12 @@ from dataset import SpkToUtts
 
 CHUNK_FILES = 64
 DTYPE = np.dtype("<f2")
-FEATURE_FUNCTIONS = (feature_extraction.read_audio, feature_extraction.compute_mfcc, augmentation.change_speed)
+FEATURE_FUNCTIONS = (
+    feature_extraction.read_audio,
+    feature_extraction.mfcc_matrices,
+    feature_extraction.compute_mfcc,
+    augmentation.change_speed,
+)
 
 # A file, its size and time of change, and its features at each speed or why there are none.
 Extracted = tuple[str, list[int], list[np.ndarray] | str]
