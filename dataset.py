@@ -22,6 +22,9 @@ AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats() i
 AUDIO_SUFFIXES |= {".opus", ".oga", ".aif", ".aifc", ".snd", ".sph"}
 
 
+HEADER = ["speaker", "path", "group"]
+
+
 def get_spk_to_utts(part: str) -> SpkToUtts:
     """The training or test data that the settings name; `part` is "TRAIN" or "TEST". Raises ValueError.
 
@@ -38,63 +41,99 @@ def get_spk_to_utts(part: str) -> SpkToUtts:
     return get_librispeech_spk_to_utts(data_dir)
 
 
-def get_noises() -> SpkToUtts:
-    """The noise recordings in NOISE_DIR, by kind; none if it is not set. Raises ValueError if it is not a folder."""
-    if not myconfig.NOISE_DIR:
+def get_noises(noise_dir: str) -> SpkToUtts:
+    """The recordings of a folder of noise, by kind; none for "". Raises ValueError if it is not a folder."""
+    if not noise_dir:
         return {}
-    if not Path(myconfig.NOISE_DIR).is_dir():
-        raise ValueError(f"NOISE_DIR={myconfig.NOISE_DIR} is not a folder: correct the path.")
-    return get_librispeech_spk_to_utts(myconfig.NOISE_DIR)
+    if not Path(noise_dir).is_dir():
+        raise ValueError(f"{noise_dir}, the folder of noise, is not a folder: correct the path.")
+    return get_librispeech_spk_to_utts(noise_dir)
 
 
 def get_librispeech_spk_to_utts(data_dir: str) -> SpkToUtts:
     """Collect the audio files of a folder <speaker>/**/<file>, LibriSpeech's layout. Raises ValueError if empty."""
     spk_to_utts = {}
     for speaker_dir in sorted(path for path in Path(data_dir).iterdir() if path.is_dir()):
-        utts = [
-            os.path.join(folder, name)  # noqa: PTH118 - pathlib takes three times as long over 100,000 files.
-            for folder, _, names in os.walk(speaker_dir)
-            for name in names
-            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith(".")  # noqa: PTH122
-        ]
-        if utts:
-            spk_to_utts[speaker_dir.name] = sorted(utts)
+        if utts := find_audio_files(speaker_dir):
+            spk_to_utts[speaker_dir.name] = utts
     if not spk_to_utts:
         raise ValueError(f"{data_dir} has no audio files laid out as <speaker>/**/<file>.")
     return spk_to_utts
 
 
-def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
-    """Read rows `speaker,path`; a header is optional, relative paths count from the CSV's folder.
+def find_audio_files(folder: str | Path) -> list[str]:
+    """The audio files in a folder and its folders, sorted; hidden ones do not count."""
+    return sorted(
+        os.path.join(inside, name)  # noqa: PTH118 - pathlib takes three times as long over 100,000 files.
+        for inside, _, names in os.walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith(".")  # noqa: PTH122
+    )
 
-    Raises ValueError, with the line's number, for a row of another form, a file that is not there, or a file listed
-    under two speakers. A file listed twice under one speaker counts once.
+
+def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
+    """Read rows `speaker,path` or `speaker,path,group`; a header is optional, paths count from the CSV's folder.
+
+    Raises ValueError as `read_csv` does. A file listed twice under one speaker counts once.
     """
     spk_to_utts: SpkToUtts = {}
-    speaker_of: dict[str, str] = {}
+    for speaker, utt, _ in read_csv(csv_path):
+        spk_to_utts.setdefault(speaker, []).append(utt)
+    return {speaker: sorted(set(utts)) for speaker, utts in sorted(spk_to_utts.items())}
+
+
+def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
+    """The rows of a CSV file: speaker, path, and group or "".
+
+    Raises ValueError, with the line's number, for a row of another form, a file that is not there, a file listed under
+    two speakers, or a speaker in two groups.
+    """
     if not Path(csv_path).is_file():
         raise ValueError(f"there is no CSV file {csv_path}.")
+    listed: list[tuple[str, str, str]] = []
+    speaker_of: dict[str, str] = {}
+    group_of: dict[str, str] = {}
     try:
         with Path(csv_path).open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, skipinitialspace=True)
             for row in rows:
                 place = f"{csv_path}, line {rows.line_num}"
-                if not row or [field.strip().lower() for field in row] == ["speaker", "path"]:
+                if not row or [field.strip().lower() for field in row] in (HEADER, HEADER[:2]):
                     continue
-                if len(row) != 2 or not row[0].strip() or not row[1].strip():
+                if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
                     raise ValueError(f"{place}: expected `speaker,path`, found {','.join(row)!r}.")
                 speaker, utt = row[0].strip(), str(Path(csv_path).parent / row[1].strip())
+                group = row[2].strip() if len(row) == 3 else ""
                 if not Path(utt).is_file():
                     header = " A header must be `speaker,path`." if rows.line_num == 1 else ""
                     raise ValueError(f"{place}: there is no file {utt}.{header}")
                 if speaker_of.setdefault(utt, speaker) != speaker:
                     raise ValueError(f"{place}: {utt} is also listed under speaker {speaker_of[utt]!r}.")
-                spk_to_utts.setdefault(speaker, []).append(utt)
+                if group_of.setdefault(speaker, group) != group:
+                    raise ValueError(
+                        f"{place}: speaker {speaker!r} is in two groups, {group_of[speaker]!r} and {group!r}."
+                    )
+                listed.append((speaker, utt, group))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{csv_path} is not a CSV file in UTF-8: {error}.") from None
-    if not spk_to_utts:
+    if not listed:
         raise ValueError(f"{csv_path} lists no files.")
-    return {speaker: sorted(set(utts)) for speaker, utts in sorted(spk_to_utts.items())}
+    return listed
+
+
+def get_groups(part: str) -> dict[str, str]:
+    """Speaker -> group of the training or test data, where these tell it; else nothing.
+
+    The group is the third column of a CSV file, or in a part of LibriSpeech the sex that SPEAKERS.TXT beside it gives.
+    """
+    if csv_path := getattr(myconfig, f"{part}_DATA_CSV"):
+        return {speaker: group for speaker, _, group in read_csv(csv_path) if group}
+    speakers_file = Path(getattr(myconfig, f"{part}_DATA_DIR")).parent / "SPEAKERS.TXT"
+    if not speakers_file.is_file():
+        return {}
+    lines = speakers_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    fields = [[field.strip() for field in line.split("|")] for line in lines if not line.startswith(";")]
+    return {row[0]: row[1] for row in fields if len(row) > 2 and row[1]}
 
 
 @functools.cache
@@ -126,10 +165,18 @@ def draw_triplets(utts_of_speaker: Sequence[np.ndarray], num_triplets: int, rng:
 
 
 def draw_speaker_batch(
-    utts_of_speaker: Sequence[np.ndarray], num_speakers: int, utts_per_speaker: int, rng: np.random.Generator
+    utts_of_speaker: Sequence[np.ndarray],
+    num_speakers: int,
+    utts_per_speaker: int,
+    rng: np.random.Generator,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw a batch of P speakers x K utterances -> (P, K) utterance numbers; all speakers if there are fewer than P."""
-    speakers = rng.choice(len(utts_of_speaker), min(num_speakers, len(utts_of_speaker)), replace=False)
+    """Draw a batch of P speakers x K utterances -> (P, K) utterance numbers; all speakers if there are fewer than P.
+
+    `weights` (speakers,) say how often each is drawn.
+    """
+    chance = None if weights is None else weights / weights.sum()
+    speakers = rng.choice(len(utts_of_speaker), min(num_speakers, len(utts_of_speaker)), replace=False, p=chance)
     return np.stack([draw_utterances(utts_of_speaker[speaker], utts_per_speaker, rng) for speaker in speakers])
 
 

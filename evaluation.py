@@ -175,8 +175,11 @@ def compute_eer(labels: Sequence[int], scores: Sequence[float]) -> tuple[float, 
 # ---------------------------------------- Report ---------------------------------------
 
 
-def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> dict:
-    """Evaluate an encoder on test data; writes scores.txt, results.json and results.png, returns the figures."""
+def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: dict[str, str] | None = None) -> dict:
+    """Evaluate an encoder on test data; writes scores.txt, results.json and results.png, returns the figures.
+
+    `groups` may tell each speaker's group, such as the sex, to be reported apart.
+    """
     start = time.perf_counter()
     results_dir = Path(myconfig.RESULTS_DIR)
     with settings.override(**encoder.settings):
@@ -184,6 +187,7 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> dict:
         warn_of_known_speakers(encoder, store)
         labels, enrol, test = get_trials(store)
         scores = score_trials(embed_store(encoder, store), enrol, test)
+    group_of = np.array([(groups or {}).get(speaker, "") for speaker in store.speakers])[store.speaker_of]
     sweep = metrics.error_rates(labels, scores, myconfig.EVAL_THRESHOLD_STEP)
     eer, eer_threshold = metrics.equal_error_rate(*sweep)
     interval = None
@@ -201,6 +205,7 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> dict:
         "num_nontarget_trials": int(len(labels) - labels.sum()),
         "num_speakers": len(store.speakers),
         "num_utterances": len(store.files),
+        "eer_within_groups": eer_by_group(labels, scores, group_of[enrol], group_of[test]),
         "seconds": time.perf_counter() - start,
         "settings": {**settings.all_settings(), **encoder.settings},
     }
@@ -209,6 +214,21 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> dict:
         write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
         plot_evaluation(results_dir / "results.png", labels, scores, sweep, results)
     return results
+
+
+def eer_by_group(
+    labels: np.ndarray, scores: np.ndarray, enrol_groups: np.ndarray, test_groups: np.ndarray
+) -> dict[str, float]:
+    """The EER of the trials within each group, and of those within any, which are the harder ones; "" is no group."""
+    is_within = (enrol_groups == test_groups) & (enrol_groups != "")
+    chosen = {name: is_within & (enrol_groups == name) for name in np.unique(enrol_groups[is_within]).tolist()}
+    if len(chosen) > 1:
+        chosen["any one group"] = is_within
+    return {
+        name: compute_eer(labels[trials], scores[trials])[0]
+        for name, trials in chosen.items()
+        if 0 < labels[trials].sum() < trials.sum()
+    }
 
 
 def warn_of_known_speakers(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> None:
@@ -291,6 +311,8 @@ def print_report(results: dict) -> None:
     print(f"Test data: {results['num_speakers']} speakers, {results['num_utterances']} utterances.")
     print(f"Trials: {results['num_target_trials']} target, {results['num_nontarget_trials']} non-target.")
     print(f"EER: {results['eer']:.2%}, {interval}.")
+    for name, eer in results["eer_within_groups"].items():
+        print(f"EER within {name}: {eer:.2%}.")
     print(f"minDCF: {results['min_dcf_0.01']:.3f} at P_target 0.01, {results['min_dcf_0.05']:.3f} at 0.05.")
     print(f"Time: {results['seconds']:.1f} s. Scores, figures and plots are in {myconfig.RESULTS_DIR}.")
     print(f"eer_threshold = {results['eer_threshold']:.6f} eer = {results['eer']:.6f}")
@@ -301,7 +323,7 @@ def main() -> None:
     parallel.prepare_process()
     with parallel.process_group():
         encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
-        print_report(evaluate(encoder, dataset.get_spk_to_utts("TEST")))
+        print_report(evaluate(encoder, dataset.get_spk_to_utts("TEST"), dataset.get_groups("TEST")))
 
 
 if __name__ == "__main__":

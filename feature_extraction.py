@@ -2,11 +2,13 @@
 
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import librosa
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 import soundfile
 import soxr
 import torch
@@ -18,6 +20,7 @@ SAMPLE_RATE = 16000
 BLOCK_SAMPLES = 2**20
 BLOCK_FRAMES = 2**9
 BANDS_IN_GROUP = 32
+SPEECH_FRAME_SAMPLES = 320
 
 # Below this range of the samples a recording is silent: less than two steps of 16-bit audio.
 SILENT_RANGE = 2 / 2**15
@@ -26,39 +29,82 @@ SILENT_RANGE = 2 / 2**15
 MAX_SAMPLE = 1e9
 
 
-def read_audio(audio_file: str) -> np.ndarray:
-    """Decode any file that libsndfile knows -> float32 samples, mono (mean of the channels), 16 kHz.
+def decode(audio_file: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode any file that libsndfile knows, block after block -> sample rate, float32 samples, mono by the mean.
 
-    Full scale is 1; float files and resampling may go a little beyond.
-
-    Raises ValueError, with the reason, for a file that is not audio, or is empty, silent, too short or not finite.
+    Raises ValueError, with the reason, for a file that is not audio, is not finite, or has an unusable rate.
     """
     if not Path(audio_file).exists():
         raise ValueError(f"{audio_file} does not exist.")
     try:
         # soundfile cannot encode a name that is not UTF-8, unless it gets the bytes.
         with soundfile.SoundFile(audio_file if os.name == "nt" else os.fsencode(audio_file)) as file:
-            rate = file.samplerate
-            blocks = [np.zeros(0, np.float32)]
+            if not 4000 <= file.samplerate <= 192000:
+                raise ValueError(
+                    f"{audio_file} has a sample rate of {file.samplerate} Hz; 4,000 to 192,000 can be used."
+                )
             while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
+                if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
+                    raise ValueError(f"{audio_file} has samples that are not numbers, or far too large.")
+                yield file.samplerate, block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise ValueError(f"{audio_file} cannot be decoded: {error}") from None
-    samples = np.concatenate(blocks)
-    if not len(samples):
+
+
+def read_audio(audio_file: str) -> np.ndarray:
+    """Decode a whole file -> float32 samples, mono, 16 kHz.
+
+    Full scale is 1; float files and resampling may go a little beyond. Raises ValueError for a file that cannot be
+    decoded, or is empty, silent or too short.
+    """
+    decoded = list(decode(audio_file))
+    if not decoded:
         raise ValueError(f"{audio_file} is empty.")
-    lowest, highest = samples.min(), samples.max()  # NaN if any sample is.
-    if not -MAX_SAMPLE < lowest <= highest < MAX_SAMPLE:
-        raise ValueError(f"{audio_file} has samples that are not numbers, or far too large.")
-    if highest - lowest < SILENT_RANGE:
+    rate = decoded[0][0]
+    samples = np.concatenate([block for _, block in decoded])
+    if samples.max() - samples.min() < SILENT_RANGE:
         raise ValueError(f"{audio_file} is silent.")
-    if not 4000 <= rate <= 192000:
-        raise ValueError(f"{audio_file} has a sample rate of {rate} Hz; 4,000 to 192,000 can be used.")
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE)
     if len(samples) < myconfig.N_FFT:
         raise ValueError(f"{audio_file} is shorter than one frame, {myconfig.N_FFT / SAMPLE_RATE:.3f} s.")
     return samples
+
+
+def read_blocks(audio_file: str, block_samples: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks, for recordings of any length; the last block may be shorter.
+
+    Raises ValueError for a file that cannot be decoded or is empty.
+    """
+    resampler, buffer = None, np.zeros(0, np.float32)
+    for rate, block in decode(audio_file):
+        if rate != SAMPLE_RATE:
+            resampler = resampler or soxr.ResampleStream(rate, SAMPLE_RATE, 1)
+            block = resampler.resample_chunk(block)
+        buffer = np.concatenate([buffer, block])
+        while len(buffer) > block_samples:
+            yield buffer[:block_samples]
+            buffer = buffer[block_samples:]
+    if resampler:
+        buffer = np.concatenate([buffer, resampler.resample_chunk(np.zeros(0, np.float32), last=True)])
+    if not len(buffer):
+        raise ValueError(f"{audio_file} is empty.")
+    yield buffer
+
+
+def find_speech(samples: np.ndarray) -> np.ndarray:
+    """Which stretches of SPEECH_FRAME_SAMPLES are speech -> bool (stretches,), by their energy.
+
+    Speech is within 30 dB of the loud stretches, and above -60 dB of full scale; pauses of 0.2 s belong to it. Noise
+    that is as loud as speech passes for it.
+    """
+    frames = samples[: len(samples) // SPEECH_FRAME_SAMPLES * SPEECH_FRAME_SAMPLES].reshape(-1, SPEECH_FRAME_SAMPLES)
+    if not len(frames):
+        return np.zeros(0, bool)
+    level_db = 10 * np.log10(np.mean(np.square(frames), axis=1) + 1e-12)
+    is_loud = level_db > max(np.percentile(level_db, 95) - 30, -60)
+    pause = round(0.2 * SAMPLE_RATE / SPEECH_FRAME_SAMPLES)
+    return scipy.ndimage.binary_closing(np.pad(is_loud, pause), np.ones(pause + 1))[pause:-pause]
 
 
 @functools.cache

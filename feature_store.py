@@ -33,6 +33,7 @@ from dataset import SpkToUtts
 CHUNK_FILES = 64
 DTYPE = np.dtype("<f2")
 FEATURE_FUNCTIONS = (
+    feature_extraction.decode,
     feature_extraction.read_audio,
     feature_extraction.mfcc_matrices,
     feature_extraction.compute_mfcc,
@@ -47,7 +48,8 @@ class FeatureStore:
     """Features of a data set at one or several speeds, opened for reading. Each speed makes speakers of its own.
 
     Utterances are numbered through all speeds: `files[number]`, `speaker_of[number]` (a number in `speakers`), and
-    `num_frames[number]`; `utts_of_speaker` lists the utterance numbers of each speaker.
+    `num_frames[number]`; `utts_of_speaker` lists the utterance numbers of each speaker, and `speech_seconds` how long
+    they are together.
     """
 
     def __init__(self, folder: Path, index: dict[str, list], spk_to_utts: SpkToUtts, speeds: Sequence[float]):
@@ -67,6 +69,10 @@ class FeatureStore:
                 lengths += [index[utt][2][number][1] for utt in used]
         self.start = np.array(starts, dtype=np.int64)
         self.num_frames = np.array(lengths, dtype=np.int64)
+        seconds_per_frame = myconfig.HOP_LENGTH / feature_extraction.SAMPLE_RATE
+        self.speech_seconds = (
+            np.array([self.num_frames[utts].sum() for utts in self.utts_of_speaker]) * seconds_per_frame
+        )
         self.speaker_of = np.repeat(np.arange(len(self.speakers)), [len(utts) for utts in self.utts_of_speaker])
         num_rows = int((self.start + self.num_frames).max())
         self.path = folder / "features.f16"

@@ -86,6 +86,29 @@ def eer_interval(
 ) -> tuple[float, float]:
     """95 % confidence interval of the EER, by a bootstrap over speakers; speakers are whole numbers, one a trial.
 
+    Raises ValueError for fewer than 3 speakers.
+    """
+    return central_95_percent(bootstrap_eers(labels, scores, enrol_speakers, test_speakers, rng))
+
+
+def central_95_percent(replicates: np.ndarray) -> tuple[float, float]:
+    """The interval that leaves out 2.5 % of the replicates at either end."""
+    low, high = np.nanpercentile(replicates, [2.5, 97.5]).tolist()
+    return low, high
+
+
+def bootstrap_eers(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    enrol_speakers: np.ndarray,
+    test_speakers: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The EER of each of NUM_BOOTSTRAPS replicates of the data, made by drawing speakers with replacement.
+
+    With the same trials and a generator of the same seed, two systems get the same draws, and the differences of
+    their replicates tell whether one is better.
+
     Trials that share a speaker are not independent, so speakers are drawn with replacement rather than trials: a
     non-target trial counts as often as the product of how often its two speakers were drawn, a target trial as often
     as its speaker. Source: Owen 2007, "The pigeonhole bootstrap". Raises ValueError for fewer than 3 speakers.
@@ -112,7 +135,7 @@ def eer_interval(
         weights = draws[:, enrol] * np.where(label == 1, 1, draws[:, test])
         for kind in (0, 1):
             histograms[kind] += weights[:, label == kind] @ counts[label == kind]
-    return tuple(np.nanpercentile(histogram_eers(*histograms), [2.5, 97.5]).tolist())
+    return histogram_eers(*histograms)
 
 
 def score_bins(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, int]:

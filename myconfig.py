@@ -78,6 +78,10 @@ BATCH_SIZE = 32
 # Utterances of each speaker in a batch; "random" does not use it.
 UTTERANCES_PER_SPEAKER = 4
 
+# Speakers are drawn for a batch in proportion to the speech there is of them, but nobody counts for more than this, in
+# seconds; 0 draws all speakers equally often.
+MAX_SPEECH_SECONDS = 32.0
+
 # Frames of a training crop, and of a sliding window: 100 are 3.2 seconds.
 SEQ_LEN = 100
 
@@ -107,13 +111,16 @@ NUM_VALIDATION_SPEAKERS = 24
 
 # Shift each training crop's MFCCs by a random channel, as another microphone and room would, so that the encoder does
 # not recognise speakers by those: in deviations of each coefficient; 0 for none.
-CHANNEL_AUGMENTATION = 0.2
+CHANNEL_AUGMENTATION = 0.1
 
-# Probability that a training crop is heard in a room, in noise, and cut to a narrow band as by telephones and codecs.
-# 0.25, 0.35 and 0.25 make an encoder for noise and telephones, which needs more steps to be as good on clean speech.
-ROOM_PROB = 0.0
-NOISE_PROB = 0.0
-NARROW_BAND_PROB = 0.0
+# Share of the batches that are disturbed; the others stay clean, because a clean recording tells more of the voice.
+DISTURBED_BATCHES = 0.5
+
+# Probability that a crop of a disturbed batch is heard in a room, in noise, and cut to a narrow band as by telephones
+# and codecs.
+ROOM_PROB = 0.25
+NOISE_PROB = 0.4
+NARROW_BAND_PROB = 0.3
 
 # Folder with noise recordings, <kind>/**/<audio file>, for a part of the noise; "" takes voices and coloured noise.
 NOISE_DIR = ""
@@ -152,6 +159,12 @@ EVAL_THRESHOLD_STEP = 0.0
 
 # Folder for scores.txt, results.json and the plots.
 RESULTS_DIR = "results"
+
+# Folder where conditions.py keeps the test data cut short, mixed with noise, and by telephone.
+CONDITIONS_DIR = "data/conditions"
+
+# Folder with the noise for it, <kind>/**/<audio file>, of other kinds than in NOISE_DIR; "" leaves this condition out.
+TEST_NOISE_DIR = ""
 
 # --------------------------------------- Machine --------------------------------------
 

@@ -122,7 +122,7 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
         checkpoint = parallel.gather_objects(checkpoint)[0]
     store = feature_store.open_store(train_data, myconfig.SPEEDS)
     validation_store = feature_store.open_store(validation_data) if validation_data else None
-    noises = dataset.get_noises()
+    noises = dataset.get_noises(myconfig.NOISE_DIR)
     noise_store = feature_store.open_store(noises) if noises else None
     if len(store.speakers) < 2 * max(len(myconfig.SPEEDS), parallel.world_size()):
         raise ValueError("training needs two speakers or more with files that can be used, for each process.")
@@ -208,15 +208,18 @@ def draw_batch(
     """
     rng = np.random.default_rng([myconfig.SEED, step])
     crop_frames = max(1, round(myconfig.SEQ_LEN * (1 + myconfig.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
+    is_disturbed = rng.random() < myconfig.DISTURBED_BATCHES
     rng = np.random.default_rng([myconfig.SEED, step, parallel.rank()])
     if myconfig.TRIPLET_MINING == "random":
         utts = dataset.draw_triplets(store.utts_of_speaker, myconfig.BATCH_SIZE // parallel.world_size(), rng)
     else:
         num_speakers = min(myconfig.BATCH_SIZE, len(store.speakers)) // parallel.world_size()
-        own_speakers = parallel.own_share(store.utts_of_speaker)
-        utts = dataset.draw_speaker_batch(own_speakers, num_speakers, myconfig.UTTERANCES_PER_SPEAKER, rng)
+        own_speakers, weights = parallel.own_share(store.utts_of_speaker), None
+        if myconfig.MAX_SPEECH_SECONDS:
+            weights = parallel.own_share(store.speech_seconds).clip(max=myconfig.MAX_SPEECH_SECONDS)
+        utts = dataset.draw_speaker_batch(own_speakers, num_speakers, myconfig.UTTERANCES_PER_SPEAKER, rng, weights)
     crops = store.draw_crops(utts.ravel(), crop_frames, rng)
-    if max(myconfig.ROOM_PROB, myconfig.NOISE_PROB, myconfig.NARROW_BAND_PROB) > 0:
+    if is_disturbed and max(myconfig.ROOM_PROB, myconfig.NOISE_PROB, myconfig.NARROW_BAND_PROB) > 0:
         noises = None
         if noise_store:
             recordings = rng.integers(len(noise_store.files), size=len(crops))

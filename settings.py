@@ -25,6 +25,7 @@ TRAINING_SETTINGS = MODEL_SETTINGS + (
     "TRIPLET_ALPHA",
     "BATCH_SIZE",
     "UTTERANCES_PER_SPEAKER",
+    "MAX_SPEECH_SECONDS",
     "SEQ_LEN",
     "SEQ_LEN_JITTER",
     "SPEEDS",
@@ -32,6 +33,7 @@ TRAINING_SETTINGS = MODEL_SETTINGS + (
     "LEARNING_RATE_SCHEDULE",
     "NUM_VALIDATION_SPEAKERS",
     "CHANNEL_AUGMENTATION",
+    "DISTURBED_BATCHES",
     "ROOM_PROB",
     "NOISE_PROB",
     "NARROW_BAND_PROB",
@@ -57,6 +59,7 @@ LIMITS = {
     "TRIPLET_ALPHA": (0.0, 2.0),
     "BATCH_SIZE": (1, 65536),
     "UTTERANCES_PER_SPEAKER": (2, 1024),
+    "MAX_SPEECH_SECONDS": (0.0, 1e9),
     "SEQ_LEN": (2, 100000),
     "SEQ_LEN_JITTER": (0.0, 0.9),
     "SPEEDS": (0.5, 2.0),
@@ -65,6 +68,7 @@ LIMITS = {
     "SAVE_MODEL_FREQUENCY": (1, 10**9),
     "NUM_VALIDATION_SPEAKERS": (0, 10**6),
     "CHANNEL_AUGMENTATION": (0.0, 10.0),
+    "DISTURBED_BATCHES": (0.0, 1.0),
     "ROOM_PROB": (0.0, 1.0),
     "NOISE_PROB": (0.0, 1.0),
     "NARROW_BAND_PROB": (0.0, 1.0),
@@ -95,7 +99,7 @@ CHOICES = {
 
 # Settings that are lists of numbers, and paths that may be empty.
 LISTS = ("SPEEDS", "NOISE_SNR_DB")
-OPTIONAL_PATHS = ("TRAIN_DATA_CSV", "TEST_DATA_CSV", "NOISE_DIR")
+OPTIONAL_PATHS = ("TRAIN_DATA_CSV", "TEST_DATA_CSV", "NOISE_DIR", "TEST_NOISE_DIR")
 
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
@@ -231,9 +235,10 @@ def check(values: dict) -> None:
         ),
         (
             values["CEPSTRAL_MEAN_NORMALIZATION"]
+            and values["DISTURBED_BATCHES"] > 0
             and values["ROOM_PROB"] + values["NOISE_PROB"] + values["NARROW_BAND_PROB"] > 0,
-            "CEPSTRAL_MEAN_NORMALIZATION takes away the levels that ROOM_PROB, NOISE_PROB and NARROW_BAND_PROB work "
-            "on: set these to 0.",
+            "CEPSTRAL_MEAN_NORMALIZATION takes away the levels that rooms, noise and narrow bands work on: set "
+            "DISTURBED_BATCHES=0.",
         ),
         (
             values["SPECAUG_TRAINING"] and values["SPECAUG_FREQ_MASK_MAX_WIDTH"] > values["N_MFCC"],

@@ -1,5 +1,7 @@
 """The speaker encoder: from features to an embedding, and encoders on disk."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,13 +27,16 @@ class SpeakerEncoder(nn.Module):
     """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
 
     An LSTM reads the frames, normalised with the mean and deviation of the training data; its outputs are aggregated
-    by their mean or by taking the last one. The settings that shaped the encoder stay with it in `settings`.
+    by their mean or by taking the last one. The settings that shaped the encoder stay with it in `settings`; so do
+    decision thresholds measured by `conditions.py`, in `calibration`. `path` says where it was loaded from.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.settings = {name: getattr(myconfig, name) for name in settings.MODEL_SETTINGS}
         self.train_speakers: list[str] = []
+        self.calibration: dict = {}
+        self.path = ""
         self.register_buffer("feature_mean", torch.zeros(myconfig.N_MFCC))
         self.register_buffer("feature_std", torch.ones(myconfig.N_MFCC))
         self.lstm = nn.LSTM(
@@ -122,6 +127,14 @@ def embed_store(
 # ----------------------------------- Encoders on disk ----------------------------------
 
 
+def model_fingerprint(encoder: SpeakerEncoder) -> str:
+    """A hash of all that embeddings depend on: weights and settings."""
+    digest = hashlib.sha256(json.dumps(encoder.settings, sort_keys=True).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
     """Save a model that `load_encoder` rebuilds without `myconfig.py`, with `more` plain values and tensors.
 
@@ -131,6 +144,7 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
         "encoder_state_dict": encoder.state_dict(),
         "settings": encoder.settings,
         "train_speakers": encoder.train_speakers,
+        "calibration": encoder.calibration,
         **more,
     }
     with safe_files.replace_when_whole(path) as file:
@@ -143,9 +157,8 @@ def read_model(path: str) -> dict:
         raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct SAVED_MODEL_PATH.")
     try:
         model = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # A damaged or hostile file can make the unpickler raise anything.
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is not a model, or is damaged, or holds more than weights: {reason}") from None
+    except Exception:  # A damaged or hostile file can make the unpickler raise anything.
+        raise ValueError(f"{path} is not a model, or is damaged, or holds more than weights.") from None
     if not isinstance(model, dict) or not isinstance(model.get("encoder_state_dict"), dict):
         raise ValueError(f"{path} is a PyTorch file but has no speaker encoder in it.")
     return model
@@ -171,6 +184,18 @@ def classic_settings(weights: dict) -> dict:
     }
 
 
+def check_calibration(calibration: dict) -> dict:
+    """Check the thresholds for false-accept rates, ascending, with the EER and their source. Raises ValueError."""
+    if calibration:
+        rates, thresholds = (np.array(calibration[name], float) for name in ("false_accept_rates", "thresholds"))
+        is_valid = rates.shape == thresholds.shape and rates.ndim == 1 and np.isfinite(thresholds).all()
+        if not is_valid or not len(rates) or not (np.diff(rates, prepend=0, append=1) > 0).all():
+            raise ValueError("its decision thresholds are damaged.")
+        if not isinstance(calibration["source"], str) or not rates[0] <= calibration["eer"] <= rates[-1]:
+            raise ValueError("its decision thresholds have no source or EER.")
+    return calibration
+
+
 def load_encoder(path: str) -> SpeakerEncoder:
     """Load a saved or classic model as an encoder on the device, shaped by the settings saved with it.
 
@@ -189,6 +214,7 @@ def load_encoder(path: str) -> SpeakerEncoder:
             weights = {**encoder.state_dict(), **weights}
         encoder.load_state_dict(weights)
         encoder.train_speakers = list(model.get("train_speakers", []))
+        encoder.calibration = check_calibration(model.get("calibration", {}))
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not hold a speaker encoder of this project: {reason}") from None
@@ -199,4 +225,5 @@ def load_encoder(path: str) -> SpeakerEncoder:
             raise ValueError(
                 f"{name}={getattr(myconfig, name)} contradicts {path}, which was trained with {shape[name]}."
             )
+    encoder.path = path
     return encoder.to(parallel.get_device()).eval()

@@ -1,0 +1,232 @@
+"""The test data under other conditions: cut short, mixed with noise, by telephone; and a model's EER under each.
+
+`python3 conditions.py SAVED_MODEL_PATH=... TEST_DATA_CSV=...` derives them once, writes a CSV file for each to
+CONDITIONS_DIR, so that any script can use it, and prints a table. Speakers whose names begin alike up to a hyphen are
+one corpus; each corpus is a condition of its own, because trials between two of them are easy. `--calibrate` puts the
+decision thresholds over all conditions into the model, for `speaker_id.py`.
+"""
+
+import argparse
+import sys
+
+import settings
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--calibrate", metavar="TEXT", default="", help="what the test data are, as users shall read it"
+    )
+    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
+    options = parser.parse_args()
+    sys.argv[1:] = options.settings
+    settings.read_command_line(__doc__)
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.signal
+import soundfile
+import soxr
+import torch
+from tqdm import tqdm
+
+import dataset
+import evaluation
+import feature_extraction
+import feature_store
+import metrics
+import myconfig
+import parallel
+import safe_files
+from dataset import SpkToUtts
+from speaker_encoder import SpeakerEncoder, check_calibration, embed_store, load_encoder, read_model
+
+SHORT_SECONDS = 1.6
+SNR_DB = (5.0, 15.0)
+TELEPHONE_RATE = 8000
+TELEPHONE_BAND_HZ = (300, 3400)
+
+# The false-accept rates for which a model keeps thresholds.
+CALIBRATED_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+
+# A corpus of words shorter than this is not cut shorter.
+LONG_SECONDS = 3.0
+
+# Samples of an utterance, and a generator for what is drawn -> other samples.
+Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+# Labels, scores, and the speakers that are enrolled and tested, one of each a trial.
+ScoredTrials = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+# ------------------------------- The conditions, in samples ----------------------------
+
+
+def cut_short(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """SHORT_SECONDS from anywhere in an utterance, or all of a shorter one."""
+    length = min(len(samples), int(SHORT_SECONDS * feature_extraction.SAMPLE_RATE))
+    start = rng.integers(len(samples) - length, endpoint=True)
+    return samples[start : start + length]
+
+
+def mix_with_noise(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Add a recording of TEST_NOISE_DIR, from anywhere in it and repeated, at a ratio of powers within SNR_DB."""
+    recordings = [utt for utts in dataset.get_noises(myconfig.TEST_NOISE_DIR).values() for utt in utts]
+    recording = feature_extraction.read_audio(recordings[rng.integers(len(recordings))])
+    noise = np.resize(np.roll(recording, -rng.integers(len(recording))), len(samples))
+    ratio = np.mean(samples**2) / max(np.mean(noise**2), 1e-12)
+    return samples + noise * np.float32(np.sqrt(ratio * 10 ** (-rng.uniform(*SNR_DB) / 10)))
+
+
+def telephone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # noqa: ARG001 - all are changed alike.
+    """Send samples through a telephone line: its band at 8 kHz, and 8 bits mu-law (ITU-T G.711)."""
+    narrow = soxr.resample(samples, feature_extraction.SAMPLE_RATE, TELEPHONE_RATE)
+    band = scipy.signal.butter(4, TELEPHONE_BAND_HZ, "bandpass", fs=TELEPHONE_RATE, output="sos")
+    coded = mu_law(scipy.signal.sosfilt(band, narrow).clip(-1, 1))
+    return soxr.resample(coded.astype(np.float32), TELEPHONE_RATE, feature_extraction.SAMPLE_RATE)
+
+
+def mu_law(samples: np.ndarray) -> np.ndarray:
+    """Samples in [-1, 1] as they come out of 8-bit mu-law coding, which has finer steps for softer sounds."""
+    steps = np.round(127 * np.sign(samples) * np.log1p(255 * np.abs(samples)) / np.log(256))
+    return np.sign(steps) * np.expm1(np.abs(steps) / 127 * np.log(256)) / 255
+
+
+def changes_of(utts: list[str]) -> dict[str, Change]:
+    """The changes that suit a corpus, by the name of the condition that they make."""
+    changes = {"telephone": telephone}
+    if myconfig.TEST_NOISE_DIR:
+        changes = {"noise": mix_with_noise, **changes}
+    if np.median([soundfile.info(utt).duration for utt in utts]) > LONG_SECONDS:
+        changes = {f"{SHORT_SECONDS}s": cut_short, **changes}
+    return changes
+
+
+# ------------------------------------ Building them ------------------------------------
+
+
+def build_conditions(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
+    """Condition -> its data set, "clean" and changed, for each corpus; what was built before is not built again.
+
+    What is drawn depends on SEED and the place of the utterance alone. Raises OSError if the disk is full or read-only.
+    """
+    corpora: dict[str, SpkToUtts] = {}
+    for speaker, utts in spk_to_utts.items():
+        corpora.setdefault("".join(speaker.partition("-")[:2]) if "-" in speaker else "", {})[speaker] = utts
+    conditions = {}
+    for corpus, data in corpora.items():
+        conditions[corpus + "clean"] = data
+        for name, change in changes_of([utt for utts in data.values() for utt in utts]).items():
+            conditions[corpus + name] = derive(data, change, Path(myconfig.CONDITIONS_DIR) / name)
+    for name, data in conditions.items():
+        write_csv(Path(myconfig.CONDITIONS_DIR) / f"{name}.csv", data)
+    return conditions
+
+
+def derive(spk_to_utts: SpkToUtts, change: Change, folder: Path) -> SpkToUtts:
+    """Write a changed copy of each utterance that can be used, as FLAC, unless it is there."""
+    derived: SpkToUtts = {}
+    utts = [(speaker, utt) for speaker, utts in spk_to_utts.items() for utt in utts]
+    for number, (speaker, utt) in enumerate(tqdm(utts, desc=folder.name, disable=None)):
+        source = json.dumps([str(Path(utt).absolute()), feature_store.file_state(utt), myconfig.SEED, number])
+        path = folder / speaker / f"{Path(utt).stem}-{hashlib.sha256(source.encode()).hexdigest()[:8]}.flac"
+        if not path.exists():
+            try:
+                samples = feature_extraction.read_audio(utt)
+            except ValueError:
+                continue  # The clean condition reports it.
+            changed = change(samples, np.random.default_rng([myconfig.SEED, number]))
+            changed = changed / max(1, np.abs(changed).max())
+            with safe_files.replace_when_whole(path) as file:
+                soundfile.write(file, changed, feature_extraction.SAMPLE_RATE, format="FLAC")
+        derived.setdefault(speaker, []).append(str(path))
+    return derived
+
+
+def write_csv(path: Path, spk_to_utts: SpkToUtts) -> None:
+    """Write rows `speaker,path` that `dataset.get_csv_spk_to_utts` reads, with absolute paths."""
+    text = io.StringIO()
+    rows = ([speaker, str(Path(utt).absolute())] for speaker, utts in spk_to_utts.items() for utt in utts)
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    evaluation.write_text(path, text.getvalue())
+
+
+# ------------------------------------ Scoring them -------------------------------------
+
+
+def score_conditions(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts]) -> dict[str, ScoredTrials]:
+    """Score all pairs of utterances of each condition."""
+    scored = {}
+    with settings.override(**encoder.settings):
+        for name, data in conditions.items():
+            store = feature_store.open_store(data)
+            labels, enrol, test = evaluation.all_pair_trials(store)
+            scores = evaluation.score_trials(embed_store(encoder, store), enrol, test)
+            names = np.array(store.speakers)[store.speaker_of]
+            scored[name] = labels, scores, names[enrol], names[test]
+    return scored
+
+
+def pool(scored: dict[str, ScoredTrials]) -> ScoredTrials:
+    """The trials of all conditions as those of one, in which a single threshold has to do for all."""
+    labels, scores, enrol, test = (np.concatenate(column) for column in zip(*scored.values(), strict=True))
+    return labels, scores, enrol, test
+
+
+def eer_with_interval(trials: ScoredTrials) -> str:
+    """The EER and its 95 % confidence interval as text, in %."""
+    labels, scores, enrol, test = trials
+    eer, _ = metrics.equal_error_rate(*metrics.error_rates(labels, scores))
+    speakers, numbers = np.unique([enrol, test], return_inverse=True)
+    if len(speakers) < 3:
+        return f"{eer:.1%}"
+    rng = np.random.default_rng(myconfig.SEED)
+    low, high = metrics.eer_interval(labels, scores, *numbers.reshape(2, -1), rng)
+    return f"{100 * eer:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def thresholds_at(trials: ScoredTrials, false_accept_rates: Sequence[float]) -> list[float]:
+    """The lowest decision thresholds with these false-accept rates or less."""
+    thresholds, false_accept, _ = metrics.error_rates(*trials[:2])
+    return [float(thresholds[np.argmax(false_accept < rate + 1e-9)]) for rate in false_accept_rates]
+
+
+def calibrate(path: str, trials: ScoredTrials, source: str) -> None:
+    """Put the thresholds that trials give, and what these were, into a model's file."""
+    model = read_model(path)
+    eer, at_eer = metrics.equal_error_rate(*metrics.error_rates(*trials[:2]))
+    points = sorted([*zip(CALIBRATED_RATES, thresholds_at(trials, CALIBRATED_RATES), strict=True), (eer, at_eer)])
+    rates, thresholds = (list(column) for column in zip(*points, strict=True))
+    calibration = {"false_accept_rates": rates, "thresholds": thresholds, "eer": eer, "source": source}
+    model["calibration"] = check_calibration(calibration)
+    with safe_files.replace_when_whole(path) as file:
+        torch.save(model, file)
+
+
+def main() -> None:
+    """Print a Markdown table of a model's EER, and thresholds at the EER, FAR 1 % and 0.1 %, under every condition."""
+    parallel.prepare_process()
+    encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
+    conditions = build_conditions(dataset.get_spk_to_utts("TEST"))
+    scored = score_conditions(encoder, conditions)
+    scored["all of these"] = pool(scored)
+    print("| condition | speakers | trials: target, non-target | EER in % (95 % interval) | thresholds |")
+    print("|---|---|---|---|---|")
+    for name, trials in scored.items():
+        labels, _, enrol, test = trials
+        num_speakers, num_targets = len(np.union1d(enrol, test)), int(labels.sum())
+        _, at_eer = metrics.equal_error_rate(*metrics.error_rates(*trials[:2]))
+        at = ", ".join(f"{threshold:.3f}" for threshold in (at_eer, *thresholds_at(trials, (0.01, 0.001))))
+        counts = f"{num_speakers} | {num_targets:,}, {len(labels) - num_targets:,}"
+        print(f"| {name} | {counts} | {eer_with_interval(trials)} | {at} |")
+    if options.calibrate:
+        calibrate(myconfig.SAVED_MODEL_PATH, scored["all of these"], options.calibrate)
+
+
+if __name__ == "__main__":
+    settings.run(main)

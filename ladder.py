@@ -1,0 +1,153 @@
+"""What each improvement buys: from the course's recipe to this project's, one setting a row, in a Markdown table.
+
+`python3 ladder.py TRAIN_DATA_CSV=... TEST_DATA_CSV=... --minutes 10` trains every row for the same time and scores it
+under all conditions of `conditions.py`. Killed, the same command continues. The project's recipe is what the settings
+say, so the ladder also explains your own changes of them.
+"""
+
+import argparse
+import sys
+
+import settings
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10, help="of training for each row")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each row, whose errors are averaged")
+    parser.add_argument("--condition", default="clean", help="that gets a column of its own, as ls-clean")
+    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
+    options = parser.parse_args()
+    sys.argv[1:] = options.settings
+    settings.read_command_line(__doc__)
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+import conditions
+import dataset
+import evaluation
+import metrics
+import myconfig
+import neural_net
+import parallel
+from dataset import SpkToUtts
+from speaker_encoder import load_encoder
+
+# The course's recipe, where it differs from the settings.
+COURSE = {
+    "LSTM_HIDDEN_SIZE": 64,
+    "FRAME_AGGREGATION_MEAN": False,
+    "TRIPLET_MINING": "random",
+    "BATCH_SIZE": 8,
+    "MAX_SPEECH_SECONDS": 0.0,
+    "SEQ_LEN_JITTER": 0.0,
+    "SPEEDS": (1.0,),
+    "LEARNING_RATE": 0.0001,
+    "LEARNING_RATE_SCHEDULE": "constant",
+    "CHANNEL_AUGMENTATION": 0.0,
+    "DISTURBED_BATCHES": 1.0,
+    "ROOM_PROB": 0.0,
+    "NOISE_PROB": 0.0,
+    "NARROW_BAND_PROB": 0.0,
+    "MIXED_PRECISION": False,
+}
+
+# Each row takes these settings over from `myconfig.py`, on top of those of the rows above.
+ROWS = {
+    "the course's recipe": (),
+    "bfloat16, so more steps": ("MIXED_PRECISION",),
+    "higher learning rate, with warm-up and cosine": ("LEARNING_RATE", "LEARNING_RATE_SCHEDULE"),
+    "mean over frames": ("FRAME_AGGREGATION_MEAN",),
+    "triplets mined in larger batches": ("TRIPLET_MINING", "BATCH_SIZE"),
+    "crops of many lengths": ("SEQ_LEN_JITTER",),
+    "speakers drawn by how much they say": ("MAX_SPEECH_SECONDS",),
+    "wider layers": ("LSTM_HIDDEN_SIZE",),
+    "other speeds as new speakers": ("SPEEDS",),
+    "random channels": ("CHANNEL_AUGMENTATION",),
+    "rooms, noise and narrow bands": ("ROOM_PROB", "NOISE_PROB", "NARROW_BAND_PROB"),
+    "half of the batches undisturbed": ("DISTURBED_BATCHES",),
+}
+
+PROBE_STEPS = (10, 40)
+
+
+def steps_in(seconds: float, spk_to_utts: SpkToUtts) -> int:
+    """How many steps of training this machine does in that time, with the present settings."""
+    times = []
+    for num_steps in PROBE_STEPS:
+        start = time.perf_counter()
+        neural_net.train_network(spk_to_utts, num_steps)
+        times.append(time.perf_counter() - start)
+    return max(1, round(seconds * (PROBE_STEPS[1] - PROBE_STEPS[0]) / (times[1] - times[0])))
+
+
+def train_row(number: int, seed: int, spk_to_utts: SpkToUtts, seconds: float) -> tuple[str, int]:
+    """Train the model of a row, or what is left of it; returns its path and number of steps."""
+    path = Path(myconfig.RESULTS_DIR) / "ladder" / f"{number}-{seed}.pt"
+    taken_over = {name for names in list(ROWS.values())[: number + 1] for name in names}
+    row_settings = {name: value for name, value in COURSE.items() if name not in taken_over}
+    with settings.override(**row_settings, SEED=seed, SAVED_MODEL_PATH=str(path)):
+        steps_file = path.with_suffix(".json")
+        if not steps_file.exists():
+            evaluation.write_text(steps_file, json.dumps(steps_in(seconds, spk_to_utts)))
+        num_steps = json.loads(steps_file.read_text())
+        neural_net.train_network(spk_to_utts, num_steps, str(path))
+    return str(path), num_steps
+
+
+def replicates(trials: conditions.ScoredTrials) -> np.ndarray:
+    """The EER in %, then that of each bootstrap replicate; the same draws of speakers for every row."""
+    labels, scores, enrol, test = trials
+    _, speakers = np.unique([enrol, test], return_inverse=True)
+    eer, _ = metrics.equal_error_rate(*metrics.error_rates(labels, scores))
+    rng = np.random.default_rng(myconfig.SEED)
+    return 100 * np.append(eer, metrics.bootstrap_eers(labels, scores, *speakers.reshape(2, -1), rng))
+
+
+def with_interval(eers: np.ndarray, sign: str = "") -> str:
+    """An EER or a difference of two, with the 95 % interval of its replicates, as text."""
+    low, high = metrics.central_95_percent(eers[1:])
+    return f"{eers[0]:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
+
+
+def climb(minutes: float, seeds: int, condition: str) -> list[str]:
+    """Train and score row after row; returns the lines of the table. Raises ValueError for an unknown condition."""
+    train_data, test_data = dataset.get_spk_to_utts("TRAIN"), dataset.get_spk_to_utts("TEST")
+    tested = conditions.build_conditions(test_data)
+    if condition not in tested:
+        raise ValueError(f"--condition {condition}: there are {', '.join(tested)}.")
+    table = [
+        f"| row | steps | EER in %, {condition} | EER in %, all conditions | change | significant |",
+        "|---|---|---|---|---|---|",
+    ]
+    above = None
+    for number, row in enumerate(ROWS):
+        eers = []
+        for seed in range(myconfig.SEED, myconfig.SEED + seeds):
+            print(f"Row {number + 1} of {len(ROWS)}: {row}, seed {seed}.", flush=True)
+            path, num_steps = train_row(number, seed, train_data, 60 * minutes)
+            scored = conditions.score_conditions(load_encoder(path), tested)
+            eers.append([replicates(scored[condition]), replicates(conditions.pool(scored))])
+        shown, pooled = np.mean(eers, axis=0)
+        change, significant = "", ""
+        if above is not None:
+            low, high = metrics.central_95_percent((pooled - above)[1:])
+            change, significant = with_interval(pooled - above, "+"), "no" if low <= 0 <= high else "yes"
+        above = pooled
+        figures = f"{num_steps:,} | {with_interval(shown)} | {with_interval(pooled)} | {change} | {significant}"
+        table.append(f"| {number + 1}. {row} | {figures} |")
+    return table
+
+
+def main() -> None:
+    """Print the ladder."""
+    parallel.prepare_process()
+    table = climb(options.minutes, options.seeds, options.condition)
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    settings.run(main)
