@@ -1,18 +1,32 @@
 """Verify the set-up and every script: `python3 tests.py`. Needs no network and no data, and leaves nothing behind."""
 
 import ast
+import concurrent.futures
 import contextlib
+import csv
+import hashlib
+import http.server
 import importlib.metadata
+import importlib.util
 import io
+import itertools
 import json
 import math
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
+import tarfile
 import tempfile
+import threading
 import time
 import unittest
+import unittest.mock
+import urllib.error
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import librosa
@@ -23,17 +37,26 @@ import soxr
 import torch
 
 import augmentation
+import conditions
 import dataset
 import demo_data
+import download_data
 import evaluation
 import feature_extraction
 import feature_store
+import generate_csv
+import ladder
 import metrics
 import myconfig
 import neural_net
+import recordings
 import safe_files
 import settings
+import speaker_database
 import speaker_encoder
+import speaker_id
+import speaker_timeline
+import voice_map
 from training_progress import TrainingProgress
 
 PROJECT_DIR = Path(__file__).resolve().parent
@@ -279,9 +302,11 @@ class DatasetTest(ProjectTest):
 
     def test_csv_faults_name_the_line(self) -> None:
         (self.dir / "x.wav").touch()
+        (self.dir / "y.wav").touch()
         cases = {
             b"1,x.wav\n2\n": "line 2",
-            b"1,x.wav,3\n": "line 1",
+            b"1,x.wav,3,4\n": "line 1",
+            b"1,x.wav,f\n1,y.wav,m\n": "line 2.*two groups",
             b"1;x.wav\n": "line 1",
             b"1,x.wav\n,x.wav\n": "line 2",
             b"1,x.wav\n1,gone.wav\n": "line 2.*gone.wav",
@@ -1011,6 +1036,18 @@ class MetricsTest(ProjectTest):
         self.assertTrue(low < evaluation.compute_eer(labels, scores)[0] < high)
         np.testing.assert_allclose([low, high], np.percentile(eers, [2.5, 97.5]), atol=0.015)
 
+    def test_replicates_of_two_systems_are_paired(self) -> None:
+        rng = np.random.default_rng(0)
+        labels, enrol, test = rng.integers(2, size=400), rng.integers(8, size=400), rng.integers(8, size=400)
+        scores = rng.normal(labels, 1)
+        # The same scores in other units: each replicate of the one has to be that of the other.
+        first, second = (
+            metrics.bootstrap_eers(labels, values, enrol, test, np.random.default_rng(1))
+            for values in (scores, 3 * scores - 1)
+        )
+        np.testing.assert_allclose(first, second)
+        self.assertGreater(first.std(), 0.005)
+
     def test_interval_needs_three_speakers(self) -> None:
         with self.assertRaisesRegex(ValueError, "needs 3 or more"):
             metrics.eer_interval([1, 0], [0.5, 0.4], [0, 0], [0, 1], np.random.default_rng(0))
@@ -1121,6 +1158,19 @@ class EvaluationTest(ProjectTest):
         ]
         self.assertAlmostEqual(evaluation.cosine_similarity(*pair), float(score), places=3)
 
+    def test_groups_are_reported_apart(self) -> None:
+        speakers = list(self.spk_to_utts)
+        groups = {name: "f" if number < 4 else "m" for number, name in enumerate(speakers[:9])}  # Three have none.
+        with settings.override(EVAL_TRIALS="all_pairs"):
+            results = evaluation.evaluate(self.encoder, self.spk_to_utts, groups)
+            self.assertEqual(list(results["eer_within_groups"]), ["f", "m", "any one group"])
+            self.spk_to_utts = {name: self.spk_to_utts[name] for name in speakers[:4]}
+            self.assertAlmostEqual(results["eer_within_groups"]["f"], self.evaluate()["eer"])
+        labels, scores = np.array([1, 0, 0, 1, 0]), np.array([0.9, 0.1, 0.8, 0.3, 0.7])
+        within = evaluation.eer_by_group(labels, scores, np.array(list("ffmmm")), np.array(list("fffmm")))
+        # The third trial is between the groups; of "m" there remain one target and one non-target, the wrong way round.
+        self.assertEqual(within, {"f": 0.0, "m": 1.0, "any one group": 0.5})
+
     def test_all_pairs(self) -> None:
         results = self.evaluate(EVAL_TRIALS="all_pairs")
         self.assertEqual(results["num_target_trials"], 12 * 12 * 11 // 2)
@@ -1212,6 +1262,707 @@ class EvaluationTest(ProjectTest):
             answer = self.run_script(script, *arguments)
             self.assertEqual(answer.returncode, 2)
             self.assertRegex(answer.stderr, f"^Error: .*{word}.*\n$")
+
+
+class ConditionsTest(ProjectTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.write_audio("noise/hum/hum.wav", 3)
+        folders = {"CONDITIONS_DIR": str(self.dir / "conditions"), "TEST_NOISE_DIR": str(self.dir / "noise")}
+        override = settings.override(**folders)
+        override.__enter__()
+        self.addCleanup(override.__exit__, None, None, None)
+
+    def test_noise_has_the_ratio_that_was_drawn(self) -> None:
+        voice = np.random.default_rng(0).normal(0, 0.1, 5 * RATE).astype(np.float32)
+        ratios = []
+        for seed in range(20):
+            noise = conditions.mix_with_noise(voice, np.random.default_rng(seed)) - voice
+            ratios.append(10 * np.log10(np.mean(voice**2) / np.mean(noise**2)))
+        self.assertTrue(4.9 < min(ratios) < 7 and 13 < max(ratios) < 15.1, ratios)
+
+    def test_short_is_a_piece_of_the_utterance(self) -> None:
+        samples = np.arange(5 * RATE, dtype=np.float32)
+        pieces = [conditions.cut_short(samples, np.random.default_rng(seed)) for seed in range(20)]
+        for piece in pieces:
+            np.testing.assert_array_equal(piece, piece[0] + np.arange(1.6 * RATE))
+        self.assertGreater(np.ptp([piece[0] for piece in pieces]), RATE)
+        np.testing.assert_array_equal(conditions.cut_short(samples[:RATE], np.random.default_rng(0)), samples[:RATE])
+
+    def test_telephone_band(self) -> None:
+        noise = np.random.default_rng(0).normal(0, 0.1, 5 * RATE).astype(np.float32)
+        changed = conditions.telephone(noise, np.random.default_rng(0))
+        self.assertEqual(len(changed), len(noise))
+        hz = np.fft.rfftfreq(len(noise), 1 / RATE)
+        gain_db = 10 * np.log10(np.abs(np.fft.rfft(changed)) ** 2 / np.abs(np.fft.rfft(noise)) ** 2)
+        for low, high, least, most in ((500, 3000, -1, 1), (50, 150, -60, -20), (4200, 8000, -200, -40)):
+            level = np.median(gain_db[(hz > low) & (hz < high)])
+            self.assertTrue(least < level < most, f"{level:.1f} dB between {low} and {high} Hz")
+
+    def test_mu_law_has_eight_bits_and_fine_steps_for_soft_sounds(self) -> None:
+        samples = np.linspace(-1, 1, 100001)
+        coded = conditions.mu_law(samples)
+        self.assertEqual(len(np.unique(coded)), 255)
+        loud = np.abs(samples) > 0.02
+        self.assertLess(np.max(np.abs(coded / samples - 1)[loud]), 0.04)
+        self.assertLess(np.max(np.abs(coded - samples)[~loud]), 0.0005)
+
+    def test_each_corpus_is_a_condition_and_built_once(self) -> None:
+        spk_to_utts = {
+            name: [self.write_audio(f"{name}/{utt}.wav", seconds, seed=utt) for utt in range(2)]
+            for name, seconds in (("a-1", 4), ("a-2", 4), ("b-1", 1), ("b-2", 1))
+        }
+        built = conditions.build_conditions(spk_to_utts)
+        names = ["a-clean", "a-1.6s", "a-noise", "a-telephone", "b-clean", "b-noise", "b-telephone"]
+        self.assertEqual(list(built), names)
+        self.assertEqual(built["a-clean"], {name: spk_to_utts[name] for name in ("a-1", "a-2")})
+        listed = dataset.get_csv_spk_to_utts(str(self.dir / "conditions/b-noise.csv"))
+        self.assertEqual(listed.keys(), {"b-1", "b-2"})
+        self.assertEqual(soundfile.info(built["a-1.6s"]["a-1"][0]).duration, 1.6)
+        changed_file = Path(built["a-noise"]["a-2"][1])
+        before = changed_file.stat().st_mtime_ns
+        self.assertEqual(conditions.build_conditions(spk_to_utts), built)
+        self.assertEqual(changed_file.stat().st_mtime_ns, before)
+        self.write_audio("a-2/1.wav", 4, seed=9)
+        self.assertNotEqual(conditions.build_conditions(spk_to_utts)["a-noise"]["a-2"][1], str(changed_file))
+
+    def test_thresholds_are_those_of_the_rates(self) -> None:
+        scores = np.append(np.arange(1000) / 1000, 0.9 + np.arange(100) / 1000)
+        labels = np.repeat([0, 1], [1000, 100])
+        at_1, at_01 = conditions.thresholds_at((labels, scores, labels, labels), (0.01, 0.001))
+        self.assertAlmostEqual((scores[labels == 0] >= at_1).mean(), 0.01)
+        self.assertAlmostEqual((scores[labels == 0] >= at_01).mean(), 0.001)
+
+    def test_ladder_continues_and_ends_with_the_settings(self) -> None:
+        rows = {"the course's recipe": (), "all of ours": tuple(ladder.COURSE)}
+        data = {"TRAIN_DATA_DIR": str(corpus / "train"), "TEST_DATA_DIR": str(corpus / "test")}
+        original = ladder.ROWS
+        self.addCleanup(setattr, ladder, "ROWS", original)
+        self.assertEqual({name for names in original.values() for name in names}, set(ladder.COURSE))
+        ladder.ROWS = rows
+        with settings.override(**data, UTTERANCES_PER_SPEAKER=2):
+            table = ladder.climb(0.001, 1, "clean")
+            model = self.dir / "results/ladder/1-0.pt"
+            self.assertEqual(speaker_encoder.load_encoder(str(model)).settings["LSTM_HIDDEN_SIZE"], 8)
+            course = speaker_encoder.load_encoder(str(model.with_name("0-0.pt")))
+            self.assertEqual(course.settings["LSTM_HIDDEN_SIZE"], 64)
+            self.assertFalse(course.settings["FRAME_AGGREGATION_MEAN"])
+            model.with_suffix(".json").write_text("3")  # Fewer steps than it has: it trains no more.
+            self.assertEqual(ladder.climb(0.001, 1, "clean")[3].split(" | ")[2:], table[3].split(" | ")[2:])
+            with self.assertRaisesRegex(ValueError, "there are clean, 1.6s, noise, telephone"):
+                ladder.climb(0.001, 1, "loud")
+        self.assertEqual(len(table), 4)
+        self.assertRegex(table[3], r"^\| 2. all of ours \| \d+ \| [\d.]+ \([\d.]+ to [\d.]+\) .*(yes|no) \|$")
+
+
+class GenerateCsvTest(ProjectTest):
+    def test_patterns(self) -> None:
+        for file in ("wav/f/ann/1.wav", "wav/f/ann/deep/2.wav", "wav/m/bob/1.wav", "wav/other.wav"):
+            self.write_audio(file)
+        folder = str(self.dir / "wav")
+        cases = {
+            "*/{speaker}/**": (["ann", "ann", "bob"], 1),
+            "{group}/{speaker}/*": (["ann", "bob"], 2),
+            "**/{speaker}.wav": (["1", "1", "2"], 1),
+        }
+        for pattern, (speakers, num_others) in cases.items():
+            with self.subTest(pattern):
+                rows, others = generate_csv.list_recordings(folder, pattern)
+                self.assertEqual(([row[0] for row in rows], others), (speakers, num_others))
+        for pattern, message in (("*", "must have {speaker}"), ("{speaker}/{speaker}", "once"), ("x{speaker}", "none")):
+            with self.assertRaisesRegex(ValueError, message):
+                generate_csv.list_recordings(folder, pattern)
+
+    def test_file_can_be_used(self) -> None:
+        self.write_audio("wav/f/ann, 1/x.wav")
+        self.write_audio("wav/m/bob/x.wav")
+        result = self.run_script("generate_csv.py", "wav", "{group}/{speaker}/*", "lists/voices.csv")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        with settings.override(TEST_DATA_CSV=str(self.dir / "lists/voices.csv")):
+            self.assertEqual(list(dataset.get_spk_to_utts("TEST")), ["ann, 1", "bob"])
+            self.assertEqual(dataset.get_groups("TEST"), {"ann, 1": "f", "bob": "m"})
+        result = self.run_script("generate_csv.py", "gone", "{speaker}/*", "x.csv")
+        self.assertEqual((result.returncode, result.stderr.count("\n")), (2, 1))
+
+
+class RecordingsTest(ProjectTest):
+    def test_files_folders_and_patterns(self) -> None:
+        a, b = self.write_audio("x/a.wav"), self.write_audio("x/y/b.wav")
+        (self.dir / "x/notes.txt").touch()
+        for names in ([str(self.dir / "x")], [str(self.dir / "x/**/*.wav")], [a, b, a]):
+            self.assertEqual(recordings.expand_files(names), [a, b])
+        (self.dir / "empty").mkdir()
+        for name, message in (("empty", "no audio files"), ("gone.wav", "does not exist"), ("*.ogg", "does not exist")):
+            with self.assertRaisesRegex(ValueError, message):
+                recordings.expand_files([str(self.dir / name)])
+
+    def test_speech_is_found_by_its_energy(self) -> None:
+        rng = np.random.default_rng(0)
+        loud, soft = (rng.normal(0, deviation, RATE) for deviation in (0.1, 0.0005))
+        samples = np.concatenate([soft, loud, soft[: RATE // 10], loud, soft, soft]).astype(np.float32)
+        speech = feature_extraction.find_speech(samples)
+        frame = feature_extraction.SPEECH_FRAME_SAMPLES
+        found = np.flatnonzero(speech) * frame / RATE
+        self.assertAlmostEqual(found[0], 1, delta=0.03)
+        self.assertAlmostEqual(found[-1] + frame / RATE, 3.1, delta=0.03)
+        self.assertEqual(len(found), found[-1] * RATE / frame - found[0] * RATE / frame + 1)  # The pause belongs to it.
+        self.assertFalse(feature_extraction.find_speech(soft.astype(np.float32)).any())
+
+    def test_faults_are_told(self) -> None:
+        voice = np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)
+        quiet = np.zeros(20 * RATE, np.float32)
+        cases = {
+            "only 0.3 s of speech": np.concatenate([voice[: int(0.3 * RATE)], quiet[:RATE]]),
+            "mostly silent": np.concatenate([voice, quiet]),
+            "clipped": np.clip(10 * voice, -1, 1),
+        }
+        for message, samples in cases.items():
+            path = self.dir / "x.wav"
+            soundfile.write(path, samples, RATE)
+            *_, faults = recordings.listen(str(path))
+            self.assertEqual(len(faults), 1)
+            self.assertIn(message, faults[0])
+        soundfile.write(path, voice, RATE)
+        features, seconds, digest, faults = recordings.listen(str(path))
+        self.assertEqual((faults, digest), ([], hashlib.sha256(path.read_bytes()).hexdigest()))
+        self.assertAlmostEqual(seconds, 3, delta=0.05)
+        np.testing.assert_array_equal(features, feature_extraction.extract_features(str(path)))
+
+    def test_blocks_are_the_whole_recording(self) -> None:
+        for rate in (RATE, 44100):
+            path = self.write_audio("x.wav", 3.3, rate)
+            blocks = list(feature_extraction.read_blocks(path, RATE))
+            self.assertEqual({len(block) for block in blocks[:-1]}, {RATE})
+            whole = feature_extraction.read_audio(path)
+            joined = np.concatenate(blocks)
+            self.assertLessEqual(abs(len(joined) - len(whole)), 1)
+            np.testing.assert_allclose(joined[: len(whole)], whole[: len(joined)], atol=1e-3)
+
+
+class SpeakerDatabaseTest(ProjectTest):
+    MODEL = speaker_database.Model("abc", 4, "model.pt")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = str(self.dir / "speakers.db")
+
+    def recording(self, seed: int) -> speaker_database.Recording:
+        embedding = np.random.default_rng(seed).normal(size=4).astype(np.float32)
+        return speaker_database.Recording(f"{seed}.wav", f"hash{seed}", 2.0, embedding / np.linalg.norm(embedding))
+
+    def enrol(self, name: str, *seeds: int, **options) -> None:
+        with speaker_database.open_database(self.path, create=True) as connection:
+            found = [self.recording(seed) for seed in seeds]
+            speaker_database.enrol(connection, name, found, **{"model": self.MODEL, **options})
+
+    def read(self) -> tuple[list[str], np.ndarray]:
+        with speaker_database.open_database(self.path) as connection:
+            return speaker_database.read_speakers(connection, self.MODEL)
+
+    def test_speakers_are_means_of_their_recordings(self) -> None:
+        self.enrol("b", 1, 2)
+        self.enrol("a", 3)
+        self.enrol("b", 4, more=True)
+        names, embeddings = self.read()
+        self.assertEqual(names, ["a", "b"])
+        total = sum(self.recording(seed).embedding for seed in (1, 2, 4))
+        np.testing.assert_allclose(embeddings[1], total / np.linalg.norm(total), rtol=1e-6)
+        np.testing.assert_allclose(embeddings[0], self.recording(3).embedding, rtol=1e-6)
+        with speaker_database.open_database(self.path) as connection:
+            rows = speaker_database.list_speakers(connection)
+        self.assertEqual([row[:3] for row in rows], [("a", 1, 2.0), ("b", 3, 6.0)])
+
+    def test_mistakes_change_nothing(self) -> None:
+        self.enrol("ann", 1)
+        other_model = speaker_database.Model("xyz", 4, "other.pt")
+        for name, seeds, options, message in (
+            ("ann", (2,), {}, "enrolled already: use --more"),
+            ("bob", (2,), {"more": True}, "no 'bob' to add to"),
+            ("bob", (2, 1), {}, "is the recording 1.wav of 'ann'"),
+            ("bob", (2,), {"model": other_model}, "use --model model.pt"),
+            (" ", (2,), {}, "is not a name"),
+            ("b\nb", (2,), {}, "is not a name"),
+        ):
+            with self.subTest(message), self.assertRaisesRegex(ValueError, message):
+                self.enrol(name, *seeds, **options)
+        self.assertEqual(self.read()[0], ["ann"])
+        with speaker_database.open_database(self.path) as connection:
+            for old, new, message in (("bob", "eve", "no 'bob'"), ("ann", "ann", "already"), ("ann", "", "not a name")):
+                with self.subTest(message), self.assertRaisesRegex(ValueError, message):
+                    speaker_database.rename(connection, old, new)
+            with self.assertRaisesRegex(ValueError, "no 'bob'"):
+                speaker_database.remove(connection, "bob")
+            with self.assertRaisesRegex(ValueError, "another model"):
+                speaker_database.read_speakers(connection, other_model)
+
+    def test_removed_is_gone_from_the_file(self) -> None:
+        self.enrol("ann", 1)
+        self.enrol("secretname", 2)
+        blob = self.recording(2).embedding.tobytes()
+        self.assertIn(blob, Path(self.path).read_bytes())
+        with speaker_database.open_database(self.path) as connection:
+            speaker_database.remove(connection, "secretname")
+        content = Path(self.path).read_bytes()
+        self.assertNotIn(blob, content)
+        self.assertNotIn(b"secretname", content)
+        with speaker_database.open_database(self.path) as connection:
+            speaker_database.rename(connection, "ann", "eve")
+            speaker_database.remove(connection, "eve")
+        self.enrol("bob", 5, model=speaker_database.Model("xyz", 4, "other.pt"))  # Empty, it takes any model.
+
+    def test_files_that_are_no_database(self) -> None:
+        with self.assertRaisesRegex(ValueError, "enrol somebody first"):
+            self.read()
+        Path(self.path).write_bytes(b"this is text, and long enough to be read as a header" * 10)
+        with self.assertRaisesRegex(ValueError, "not a database"):
+            self.read()
+        Path(self.path).unlink()
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("CREATE TABLE other (x)")
+        with self.assertRaisesRegex(ValueError, "another program"):
+            self.enrol("ann", 1)
+        Path(self.path).unlink()
+        self.enrol("ann", 1)
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("UPDATE recordings SET embedding = x'00'")
+            connection.commit()
+        with self.assertRaisesRegex(ValueError, "damaged"):
+            self.read()
+
+    @unittest.skipIf(os.name == "nt", "Windows has no such permissions.")
+    def test_only_the_owner_may_read(self) -> None:
+        self.enrol("ann", 1)
+        self.assertEqual(Path(self.path).stat().st_mode & 0o777, 0o600)
+
+    def test_many_write_at_once(self) -> None:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda seed: self.enrol(f"s{seed:02}", seed), range(32)))
+        self.assertEqual(len(self.read()[0]), 32)
+
+
+class SpeakerIdTest(ProjectTest):
+    def setUp(self) -> None:
+        super().setUp()
+        with settings.override(LSTM_HIDDEN_SIZE=8):
+            encoder = speaker_encoder.get_speaker_encoder()
+        encoder.calibration = {
+            "false_accept_rates": [0.01, 0.1, 0.2],
+            "thresholds": [0.9999, 0.9, 0.5],
+            "eer": 0.1,
+            "source": "a test",
+        }
+        self.model = str(self.dir / "model.pt")
+        speaker_encoder.save_encoder(self.model, encoder)
+        self.encoder = speaker_encoder.load_encoder(self.model)
+        voices = sorted((corpus / "test").rglob("*.flac"))
+        self.ann, self.bob = str(voices[0]), str(voices[-1])
+        self.database = str(self.dir / "speakers.db")
+
+    def run_command(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run a command in this process, which spares the seconds that the imports take."""
+        arguments = [argument.replace("DIR", str(self.dir)) for argument in arguments]
+        if arguments[0] not in ("list", "remove", "rename"):
+            arguments += ["--model", self.model] if "--model" not in arguments else []
+        if arguments[0] in ("list", "remove", "rename", "enrol", "identify") and "--db" not in arguments:
+            arguments += ["--db", self.database]
+        speaker_id.options = speaker_id.build_parser().parse_args(arguments)
+        output, errors = (io.TextIOWrapper(io.BytesIO()) for _ in range(2))
+        streams = contextlib.ExitStack()
+        streams.enter_context(contextlib.redirect_stdout(output))
+        streams.enter_context(contextlib.redirect_stderr(errors))
+        with streams, self.assertRaises(SystemExit) as ending:
+            settings.run(speaker_id.main)
+        for stream in (output, errors):
+            stream.seek(0)
+        return subprocess.CompletedProcess(arguments, ending.exception.code, output.read(), errors.read())
+
+    def test_thresholds_of_the_model(self) -> None:
+        self.assertEqual(speaker_id.decision_for(self.encoder), (0.9, 0.1, "a test"))
+        self.assertEqual(speaker_id.decision_for(self.encoder, 0.01).threshold, 0.9999)
+        between = speaker_id.decision_for(self.encoder, 0.05).threshold
+        self.assertTrue(0.9 < between < 0.9999)
+        self.assertEqual(speaker_id.decision_for(self.encoder, threshold=0.3)[:2], (0.3, None))
+        with self.assertRaisesRegex(ValueError, "from 0.01 to 0.2"):
+            speaker_id.decision_for(self.encoder, 0.5)
+        self.encoder.calibration = {}
+        with self.assertRaisesRegex(ValueError, "--calibrate"):
+            speaker_id.decision_for(self.encoder)
+
+    def test_score_is_the_cosine_of_the_mean_embeddings(self) -> None:
+        files = [self.ann, self.bob]
+        decision = speaker_id.decision_for(self.encoder, threshold=0.5)
+        answer = speaker_id.verify(self.encoder, files, [self.bob], decision)
+        both = evaluation.embed_utterances(self.encoder, files)
+        self.assertAlmostEqual(answer["score"], evaluation.cosine_similarity(both.sum(axis=0), both[1]), places=5)
+        self.assertEqual(answer["same"], answer["score"] >= 0.5)
+
+    def test_verify_answers_by_its_exit_code(self) -> None:
+        result = self.run_script("speaker_id.py", "verify", self.ann, self.ann, "--far", "0.01", "--model", self.model)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, r"^the same speaker: score 1.000, threshold 1.000 \(1 % of .* on a test\).\n$")
+        result = self.run_command("verify", self.ann, self.bob, "--threshold", "1", "--json")
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertFalse(json.loads(result.stdout)["same"])
+
+    def test_enrol_and_identify(self) -> None:
+        result = self.run_command("enrol", "Ann", self.ann)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertRegex(result.stdout, r"^Ann is enrolled: heard \d\.\d s of speech in 1 recordings.\n$")
+        self.run_command("enrol", "Bob", self.bob)
+        result = self.run_command("identify", self.ann, self.bob, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        answers = json.loads(result.stdout)
+        self.assertEqual([answer["speaker"] for answer in answers], ["Ann", "Bob"])
+        self.assertEqual({name for name, _ in answers[0]["ranking"]}, {"Ann", "Bob"})
+        stranger = str(sorted((corpus / "test").rglob("*.flac"))[40])
+        result = self.run_command("identify", stranger, "--threshold", "1")
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertRegex(result.stdout, r": unknown \((Ann|Bob) 0\.\d{3}, (Ann|Bob) 0\.\d{3}\)\n")
+        self.assertIn("Bob is now Robert", self.run_command("rename", "Bob", "Robert").stdout)
+        self.assertIn("Ann is removed", self.run_command("remove", "Ann").stdout)
+        self.assertRegex(self.run_command("list").stdout, r"^Robert: 1 recordings, \d\.\d s of speech, .* UTC\n$")
+
+    def test_mistakes_are_one_line_and_exit_code_2(self) -> None:
+        (self.dir / "text.wav").write_text("not audio")
+        (self.dir / "text.db").write_text("not a database, but long enough to be looked at" * 20)
+        (self.dir / "empty").mkdir()
+        speaker_id.enrol(self.encoder, self.database, "Ann", [self.ann])
+        for arguments in (
+            ("verify", self.ann, "DIR/gone.wav"),
+            ("verify", self.ann, "DIR/text.wav"),
+            ("verify", self.ann, "DIR/empty"),
+            ("verify", self.ann, self.bob, "--far", "0.9"),
+            ("enrol", "Ann", self.bob),
+            ("enrol", "Eve", self.ann),
+            ("identify", self.ann, "--db", "DIR/gone.db"),
+            ("identify", self.ann, "--db", "DIR/text.db"),
+            ("remove", "Eve"),
+            ("rename", "Eve", "Ann"),
+            ("timeline", "DIR/gone.wav", "--db", "DIR/speakers.db"),
+            ("embed", self.ann, "--out", "x.txt"),
+            ("verify", self.ann, self.bob, "--model", "DIR/text.wav"),
+        ):
+            result = self.run_command(*arguments)
+            with self.subTest(arguments):
+                self.assertEqual(
+                    (result.returncode, result.stdout, result.stderr.count("\n")), (2, "", 1), result.stderr
+                )
+                self.assertTrue(result.stderr.startswith("Error: "))
+
+    def test_embeddings_for_others(self) -> None:
+        expected = evaluation.embed_utterances(self.encoder, [self.ann, self.bob])
+        heard = recordings.hear(self.encoder, [self.ann, self.bob])
+        for name in ("x.npz", "x.csv"):
+            recordings.write_embeddings(str(self.dir / name), heard)
+        with np.load(self.dir / "x.npz") as archive:
+            np.testing.assert_allclose(archive["embeddings"], expected, atol=1e-6)
+            self.assertEqual(archive["files"].tolist(), [self.ann, self.bob])
+        with (self.dir / "x.csv").open(newline="") as file:
+            rows = list(csv.reader(file))
+        self.assertEqual([row[0] for row in rows], [self.ann, self.bob])
+        np.testing.assert_allclose(np.array([row[1:] for row in rows], float), expected, atol=1e-6)
+
+    def test_pictures_of_a_map(self) -> None:
+        self.assertEqual(voice_map.name_speakers(["x/ann/1.wav", "x/bob/1.wav"]), ["ann", "bob"])
+        self.assertEqual(voice_map.name_speakers(["x/ann-1.wav", "x/bob_b_2.wav", "x/c.wav"]), ["ann", "bob-b", "c"])
+        files = [str(path) for path in sorted((corpus / "test").rglob("*.flac"))[:24]]
+        result = self.run_command("map", *files, "--out", "DIR/map.png")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual((self.dir / "map.png").read_bytes()[:4], b"\x89PNG")
+        for number in (1, 2, 5):
+            voice_map.draw_map(np.eye(8, dtype=np.float32)[:number], ["x"] * number)
+
+
+class TimelineTest(ProjectTest):
+    def test_path_changes_only_where_it_pays(self) -> None:
+        scores = np.zeros((9, 2))
+        scores[:, 0] = [1, 1, 1, 0.5, 1, 0, 0, 0, 0]  # One weak window, then another speaker for good.
+        scores[:, 1] = 1 - scores[:, 0]
+        scores[3, 1] = 0.9
+        np.testing.assert_array_equal(speaker_timeline.best_path(scores), [0, 0, 0, 0, 0, 1, 1, 1, 1])
+        paths = np.array(list(itertools.product((0, 1), repeat=9)))
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            scores = rng.normal(0, 0.5, (9, 2))
+            changes = np.abs(np.diff(paths, axis=1)).sum(axis=1)
+            totals = scores[np.arange(9), paths].sum(axis=1) - speaker_timeline.SWITCH_COST * changes
+            np.testing.assert_array_equal(speaker_timeline.best_path(scores), paths[np.argmax(totals)])
+
+    def test_turns_of_a_recording(self) -> None:
+        # An encoder that hears the first coefficients alone stands in for a trained one: loud noise against soft.
+        encoder = speaker_encoder.get_speaker_encoder()
+        rng = np.random.default_rng(0)
+        low, high = (self.coloured(rng, 10 * RATE, sign) for sign in (1, -1))
+        silence = np.zeros(4 * RATE)
+        samples = np.concatenate([low, silence, high, low])
+        soundfile.write(self.dir / "x.wav", samples, RATE)
+        for name, part in (("low", low), ("high", high)):
+            soundfile.write(self.dir / f"{name}.wav", part[: 3 * RATE], RATE)
+        embeddings = evaluation.embed_utterances(encoder, [str(self.dir / f"{name}.wav") for name in ("low", "high")])
+        with unittest.mock.patch.object(speaker_timeline, "SWITCH_COST", 0.01):
+            timeline = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), ["low", "high"], embeddings, -1)
+        self.assertEqual([turn.speaker for turn in timeline.turns], ["low", "high", "low"])
+        times = np.array([turn[:2] for turn in timeline.turns])
+        np.testing.assert_allclose(times, [[0, 10], [14, 24], [24, 34]], atol=0.7)
+        self.assertTrue(np.isnan(timeline.similarities[31]).all())
+        rttm = speaker_timeline.to_rttm(timeline.turns, "my talk.wav").splitlines()
+        self.assertRegex(rttm[0], r"^SPEAKER my_talk 1 0.000 \d+\.\d{3} <NA> <NA> low <NA> <NA>$")
+        speaker_timeline.draw_timeline(timeline, 0.5)
+        nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], embeddings[:0], 0.5)
+        self.assertEqual({turn.speaker for turn in nobody.turns}, {"unknown"})
+        with unittest.mock.patch.object(speaker_timeline, "BLOCK_STEPS", 7):
+            blocks = [part for part, _ in self.windows(encoder)]
+        np.testing.assert_allclose(
+            np.concatenate(blocks), np.concatenate([part for part, _ in self.windows(encoder)]), atol=0.05
+        )
+
+    def windows(self, encoder: speaker_encoder.SpeakerEncoder) -> list:
+        return list(speaker_timeline.embed_windows(encoder, str(self.dir / "x.wav")))
+
+    def coloured(self, rng: np.random.Generator, length: int, sign: int) -> np.ndarray:
+        white = rng.normal(0, 0.05, length)
+        return white + sign * np.append(0, white[:-1])
+
+    def test_recordings_of_all_lengths(self) -> None:
+        encoder = speaker_encoder.get_speaker_encoder()
+        for seconds in (0.05, 0.5, 1.6, 1.7, 61.3):
+            path = self.write_audio("x.wav", seconds)
+            [turn] = speaker_timeline.find_timeline(encoder, path, [], np.zeros((0, 8), np.float32), 0.5).turns
+            self.assertEqual(turn.start, 0)
+            self.assertAlmostEqual(turn.end, max(seconds, 1.6), delta=0.5)
+
+
+class DownloadTest(ProjectTest):
+    """Against a server on this machine, which can break off and go on."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.served = self.dir / "served"
+        self.requests: list[str | None] = []
+        self.break_after: list[int] = []
+        test = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # noqa: N802 - the name that http.server asks for.
+                test.requests.append(self.headers["Range"])
+                path = test.served / Path(self.path).name
+                if not path.exists():
+                    self.send_error(404)
+                    return
+                content = path.read_bytes()
+                start = int(self.headers["Range"][6:-1]) if self.headers["Range"] else 0
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(content) - start))
+                self.end_headers()
+                end = start + test.break_after.pop() if test.break_after else len(content)
+                self.wfile.write(content[start:end])
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        self.mirror = f"http://127.0.0.1:{server.server_address[1]}"
+        self.data = self.dir / "data"
+
+    def serve(self, members: dict[str, bytes], extra: tarfile.TarInfo | None = None) -> None:
+        """Serve an archive as dev-clean, and let its checksum be the published one."""
+        self.served.mkdir(exist_ok=True)
+        with tarfile.open(self.served / "dev-clean.tar.gz", "w:gz") as tar:
+            for name, content in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+            if extra:
+                tar.addfile(extra)
+        digest = hashlib.md5((self.served / "dev-clean.tar.gz").read_bytes(), usedforsecurity=False).hexdigest()
+        patch = unittest.mock.patch.dict(download_data.PARTS, {"dev-clean": digest})
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def serve_voices(self) -> dict[str, bytes]:
+        files = sorted((corpus / "test").rglob("*.flac"))[:6]
+        members = {f"LibriSpeech/dev-clean/{path.parent.name}/1/{path.name}": path.read_bytes() for path in files}
+        self.serve({"LibriSpeech/SPEAKERS.TXT": b";ID |SEX\ns24 | F | x\n", **members})
+        return members
+
+    def fetch(self) -> Path:
+        return download_data.fetch_part("dev-clean", self.data, self.mirror)
+
+    def test_part_is_fetched_once_and_whole(self) -> None:
+        members = self.serve_voices()
+        part = self.fetch()
+        self.assertEqual(part, self.data / "LibriSpeech/dev-clean")
+        for name, content in members.items():
+            self.assertEqual((self.data / name).read_bytes(), content)
+        self.fetch()
+        self.assertEqual(self.requests, [None])
+        self.assertEqual(sorted(path.name for path in self.data.iterdir()), ["LibriSpeech"])
+        with settings.override(TEST_DATA_DIR=str(part)):
+            self.assertEqual(dataset.get_groups("TEST"), {"s24": "F"})
+
+    def test_broken_download_goes_on(self) -> None:
+        self.serve_voices()
+        self.break_after = [70000, 50000]
+        self.fetch()
+        self.assertEqual(self.requests, [None, "bytes=50000-", "bytes=120000-"])
+
+    def test_gives_up_and_keeps_what_it_has(self) -> None:
+        self.serve_voices()
+        self.break_after = [1000] * download_data.ATTEMPTS
+        with self.assertRaisesRegex(ValueError, "same command goes on"):
+            self.fetch()
+        self.assertEqual((self.data / "dev-clean.tar.gz.part").stat().st_size, 1000 * download_data.ATTEMPTS)
+        self.fetch()
+
+    def test_wrong_checksum(self) -> None:
+        self.serve_voices()
+        download_data.PARTS["dev-clean"] = "0" * 32  # Put back by what `serve` has prepared.
+        with self.assertRaisesRegex(ValueError, "damaged on its way"):
+            self.fetch()
+        self.assertEqual(list(self.data.iterdir()), [])
+
+    def test_hostile_archives(self) -> None:
+        link = tarfile.TarInfo("LibriSpeech/dev-clean/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        hard_link = tarfile.TarInfo("LibriSpeech/dev-clean/hard")
+        hard_link.type, hard_link.linkname = tarfile.LNKTYPE, "../../../x"
+        device = tarfile.TarInfo("LibriSpeech/dev-clean/device")
+        device.type = tarfile.CHRTYPE
+        good = {"LibriSpeech/dev-clean/1/1/x.flac": b"x"}
+        for members, extra, message in (
+            ({"../evil": b"x"}, None, "evil"),
+            ({"/evil": b"x"}, None, "evil"),
+            ({"LibriSpeech/../../evil": b"x"}, None, "evil"),
+            ({"LibriSpeech\\..\\evil": b"x"}, None, "evil"),
+            ({"C:/evil": b"x"}, None, "evil"),
+            (good, link, "link"),
+            (good, hard_link, "hard"),
+            (good, device, "device"),
+            ({"LibriSpeech/dev-clean/1/1/x.flac": bytes(20_000_000)}, None, "too large"),
+            ({"LibriSpeech/other/x": b"x"}, None, "does not hold"),
+        ):
+            self.serve(members, extra)
+            with self.subTest(members.keys()), self.assertRaisesRegex(ValueError, message):
+                self.fetch()
+            self.assertEqual([path.name for path in self.data.rglob("*") if path.is_file()], ["dev-clean.tar.gz"])
+            self.assertFalse((self.dir / "evil").exists())
+            (self.data / "dev-clean.tar.gz").unlink()
+
+    def test_no_space_and_no_such_part(self) -> None:
+        self.serve_voices()
+        usage = unittest.mock.Mock(free=1000)
+        patch = unittest.mock.patch.object(download_data.shutil, "disk_usage", return_value=usage)
+        with patch, self.assertRaisesRegex(ValueError, "0.00 GB free"):
+            self.fetch()
+        (self.served / "dev-clean.tar.gz").unlink()
+        with self.assertRaisesRegex(ValueError, "404"):
+            self.fetch()
+
+    def test_command_line(self) -> None:
+        result = self.run_script("download_data.py", "everything")
+        self.assertEqual(result.returncode, 2)
+        result = self.run_script("download_data.py", "dev-clean", "--mirror", "moon")
+        self.assertEqual((result.returncode, result.stderr.count("\n")), (2, 1))
+
+
+@unittest.skipUnless(importlib.util.find_spec("gradio"), "gradio is not installed: see requirements-demo.txt.")
+class DemoPageTest(ProjectTest):
+    """The page in headless Chromium, whose microphone is a file."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        import demo_page
+
+        self.voices = sorted((corpus / "test").rglob("*.flac"))
+        encoder = speaker_encoder.get_speaker_encoder()
+        encoder.calibration = {"false_accept_rates": [0.1], "thresholds": [0.9999], "eer": 0.1, "source": "a test"}
+        page = demo_page.build_page(encoder, str(self.dir / "speakers.db"))
+        with settings.override(**encoder.settings):
+            _, self.address, _ = demo_page.launch(page, "127.0.0.1", None, prevent_thread_lock=True, quiet=True)
+        self.addCleanup(page.close)
+
+    def open_browser(self) -> "playwright.sync_api.Page":  # noqa: F821
+        try:
+            import playwright.sync_api
+        except ImportError:
+            self.skipTest("playwright is not installed.")
+        programs = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+        if not programs:
+            self.skipTest("there is no Chromium.")
+        samples = np.concatenate([feature_extraction.read_audio(str(self.voices[0]))] * 3)
+        soundfile.write(self.dir / "microphone.wav", samples, RATE, subtype="PCM_16")
+        microphone = f"--use-file-for-fake-audio-capture={self.dir / 'microphone.wav'}"
+        flags = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--no-sandbox", microphone]
+        running = playwright.sync_api.sync_playwright().start()
+        self.addCleanup(running.stop)
+        browser = running.chromium.launch(executable_path=programs[0], args=flags)
+        self.addCleanup(browser.close)
+        page = browser.new_page(viewport={"width": 1200, "height": 900}, permissions=["microphone"])
+        self.asked: set[str] = set()
+        # What is inside the page, blobs and data, has no host.
+        page.on("request", lambda request: self.asked.add(urllib.parse.urlsplit(request.url).hostname or "127.0.0.1"))
+        page.goto(self.address)
+        return page
+
+    def answer(self, page: "playwright.sync_api.Page", name: str, button: str) -> str:  # noqa: F821
+        """Press a button and wait for its answer to change."""
+        box = page.locator(f"#{name} textarea")
+        before = box.input_value()
+        page.get_by_role("button", name=button, exact=True).click()
+        for _ in range(300):
+            if box.input_value() != before:
+                break
+            page.wait_for_timeout(100)
+        pictures = os.environ.get("PICTURES_DIR")
+        if pictures:
+            page.wait_for_timeout(1500)
+            page.screenshot(path=f"{pictures}/{name}.png", full_page=True)
+        return box.input_value()
+
+    def upload(self, page: "playwright.sync_api.Page", number: int) -> None:  # noqa: F821
+        """Give a file to one of the view's places for recordings."""
+        page.get_by_role("button", name="Upload file").locator("visible=true").nth(number).click()
+        page.locator("input[type=file]").last.set_input_files(self.voices[0])
+        page.get_by_label("Play").locator("visible=true").first.wait_for()
+
+    def record(self, page: "playwright.sync_api.Page") -> None:  # noqa: F821
+        """Record three seconds of what the microphone plays."""
+        page.get_by_role("button", name="Record", exact=True).locator("visible=true").click()
+        page.wait_for_timeout(3000)
+        page.get_by_role("button", name="Stop").locator("visible=true").first.click()
+        page.get_by_label("Play").locator("visible=true").first.wait_for()
+
+    def test_record_compare_enrol_and_identify(self) -> None:
+        page = self.open_browser()
+        for number in (1, 0):
+            self.upload(page, number)
+        self.assertTrue(self.answer(page, "compared", "Compare").startswith("The same speaker: threshold 1.000"))
+        page.get_by_role("tab", name="Enrol").click()
+        name = "<b>Ann</b>"
+        page.get_by_label("Name").fill(name)
+        self.record(page)
+        self.assertTrue(self.answer(page, "enrolled", "Enrol").startswith(f"{name} is enrolled: heard "))
+        self.assertIn("is enrolled already", self.answer(page, "enrolled", "Enrol"))
+        page.get_by_role("tab", name="Who is speaking?").click()
+        self.record(page)
+        self.assertIn("This is ", self.answer(page, "identified", "Identify"))
+        page.get_by_role("tab", name="Map").click()
+        self.assertEqual(self.answer(page, "mapped", "Draw everyone enrolled"), "1 recordings of 1 people.")
+        self.assertEqual(page.locator("b", has_text="Ann").count(), 0)
+        self.assertEqual(self.asked, {"127.0.0.1"})
+
+    def test_no_other_file_can_be_read(self) -> None:
+        secret = self.dir / "secret.txt"
+        secret.write_text("secret")
+        for path in (secret, PROJECT_DIR / "myconfig.py", Path("/etc/passwd")):
+            for form in ("gradio_api/file=", "file="):
+                with self.assertRaises(urllib.error.HTTPError) as refused:
+                    urllib.request.urlopen(f"{self.address}{form}{path}")  # noqa: S310 - this machine.
+                self.assertIn(refused.exception.code, (403, 404))
+                refused.exception.close()
 
 
 class DemoDataTest(ProjectTest):

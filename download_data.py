@@ -1,0 +1,182 @@
+"""Fetch parts of LibriSpeech from OpenSLR: `python3 download_data.py dev-clean test-clean`.
+
+A broken download goes on where it stopped, the checksum is compared with the published one, and nothing is unpacked
+outside the folder. A part that is there is not fetched again. Nothing else in this project uses the network.
+"""
+
+import argparse
+import hashlib
+import http.client
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+import settings
+
+# MD5 of <part>.tar.gz, from md5sum.txt in OpenSLR's folder of LibriSpeech (Panayotov et al. 2015, CC BY 4.0).
+PARTS = {
+    "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
+    "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
+    "test-clean": "32fa31d27d2e1cad72775fee3f4849a9",
+    "test-other": "fb5a50374b501bb3bac4815ee91d3135",
+    "train-clean-100": "2a93770f6d5c6c964bc36631d331a522",
+    "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
+    "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
+}
+MIRRORS = {
+    "main": "https://www.openslr.org/resources/12",
+    "us": "https://us.openslr.org/resources/12",
+    "eu": "https://openslr.elda.org/resources/12",
+    "cn": "https://openslr.magicdatatech.com/resources/12",
+}
+BLOCK_BYTES = 2**20
+TIMEOUT_SECONDS = 60
+ATTEMPTS = 5
+
+# FLAC hardly shrinks any further: an archive that unpacks to more than this many times its size is not LibriSpeech.
+MOST_EXPANSION = 3
+
+
+def fetch_part(part: str, folder: Path, mirror: str) -> Path:
+    """Fetch and unpack a part, unless it is there; returns its folder. Raises ValueError or OSError."""
+    part_folder = folder / "LibriSpeech" / part
+    if part_folder.is_dir():
+        print(f"{part} is there already.")
+        return part_folder
+    archive = folder / f"{part}.tar.gz"
+    folder.mkdir(parents=True, exist_ok=True)
+    fetch_archive(f"{mirror}/{part}.tar.gz", archive)
+    print(f"Comparing the checksum of {archive}.", flush=True)
+    if md5_of(archive) != PARTS[part]:
+        archive.unlink()
+        raise ValueError(f"{archive} was damaged on its way, and is deleted: try again, or another --mirror.")
+    unpack(archive, part, folder)
+    archive.unlink()
+    return part_folder
+
+
+def fetch_archive(url: str, archive: Path) -> None:
+    """Download to `archive`, from where `<archive>.part` stopped. Raises ValueError if it fails ATTEMPTS times."""
+    if archive.exists():
+        return
+    partial = archive.with_name(archive.name + ".part")
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            fetch_rest(url, partial)
+            partial.replace(archive)
+            return
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # Nothing is left to send: what is there is longer than the archive.
+                partial.unlink()
+            elif error.code < 500:
+                raise ValueError(f"{url}: {error}. Try another --mirror.") from None
+            reason = error
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            reason = error
+        print(f"Attempt {attempt} of {ATTEMPTS} broke off: {reason}.", flush=True)
+    raise ValueError(f"{url} cannot be fetched: {reason}. The same command goes on; or try another --mirror.")
+
+
+def fetch_rest(url: str, partial: Path) -> None:
+    """Append to `partial` what it lacks of the file at the address. Raises the errors of urllib, or OSError."""
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - the user's own mirror.
+        if have and response.status != 206:  # The server sends all of it again.
+            have = 0
+        rest = int(response.headers.get("Content-Length", 0))
+        if not rest:
+            raise ValueError(f"{url} does not say how large it is: try another --mirror.")
+        size = f"{rest / 1e9:.2f} GB" if rest >= 1e8 else f"{rest / 1e6:.1f} MB"
+        print(f"{url}: {size}{' more' if have else ''}.", flush=True)
+        check_space(partial.parent, rest + (have + rest))
+        progress = tqdm(total=have + rest, initial=have, unit="B", unit_scale=True, disable=None)
+        with progress, partial.open("ab" if have else "wb") as file:
+            while block := response.read(BLOCK_BYTES):
+                file.write(block)
+                progress.update(len(block))
+                rest -= len(block)
+    if rest > 0:
+        raise ConnectionError(f"{rest:,} bytes are missing")
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise ValueError unless the disk has room for so many bytes: what is to come, and the same unpacked."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(f"{folder} has {free / 1e9:.2f} GB free, and {needed / 1e9:.2f} GB are needed.")
+
+
+def md5_of(path: Path) -> str:
+    """The MD5 checksum of a file, in hexadecimal digits."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, disable=None) as progress:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            progress.update(len(block))
+    return digest.hexdigest()
+
+
+def unpack(archive: Path, part: str, folder: Path) -> None:
+    """Unpack LibriSpeech/<part>, and the lists beside it; the part's folder appears when it is whole.
+
+    Raises ValueError for an archive with anything but files and folders below LibriSpeech/, or that is a bomb.
+    """
+    temporary = folder / f"{part}.unpacking"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            unpack_members(tar, temporary, MOST_EXPANSION * archive.stat().st_size + BLOCK_BYTES)
+        if not (temporary / "LibriSpeech" / part).is_dir():
+            raise ValueError(f"it does not hold LibriSpeech/{part}.")
+        (folder / "LibriSpeech").mkdir(exist_ok=True)
+        for path in sorted((temporary / "LibriSpeech").glob("*.TXT")):
+            path.replace(folder / "LibriSpeech" / path.name)
+        (temporary / "LibriSpeech" / part).replace(folder / "LibriSpeech" / part)
+    except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"{archive} is not unpacked: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unpack_members(tar: tarfile.TarFile, folder: Path, most_bytes: int) -> None:
+    """Write the files of an archive, by their contents alone. Raises ValueError for what LibriSpeech has not."""
+    for member in tqdm(tar, desc="Unpacking", unit=" files", disable=None):
+        path = PurePosixPath(member.name)
+        is_inside = path.parts[:1] == ("LibriSpeech",) and not {"..", ""} & set(path.parts)
+        if not is_inside or set(member.name) & set("\\:\0") or not (member.isreg() or member.isdir()):
+            raise ValueError(f"it has {member.name!r}, which LibriSpeech has not.")
+        most_bytes -= member.size
+        if most_bytes < 0:
+            raise ValueError("it is too large to be LibriSpeech.")
+        if member.isdir():
+            (folder / path).mkdir(parents=True, exist_ok=True)
+            continue
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        with tar.extractfile(member) as source, (folder / path).open("wb") as target:
+            shutil.copyfileobj(source, target)
+
+
+def main() -> None:
+    """Fetch the parts that the command line names, and print the settings to use them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", choices=PARTS, metavar="part", help=", ".join(PARTS))
+    parser.add_argument("--folder", default="data", help="where LibriSpeech/ is put (default: data)")
+    parser.add_argument("--mirror", default="main", help=f"{', '.join(MIRRORS)}, or an address (default: main)")
+    options = parser.parse_args()
+    mirror = MIRRORS.get(options.mirror, options.mirror).rstrip("/")
+    if not mirror.startswith(("http://", "https://")):
+        raise ValueError(f"--mirror {options.mirror} is neither an address nor one of {', '.join(MIRRORS)}.")
+    for part in dict.fromkeys(options.parts):
+        part_folder = fetch_part(part, Path(options.folder), mirror)
+        setting = "TRAIN_DATA_DIR" if part.startswith("train") else "TEST_DATA_DIR"
+        print(f'For myconfig.py: {setting} = "{part_folder.as_posix()}"', flush=True)
+
+
+if __name__ == "__main__":
+    settings.run(main)

@@ -1,0 +1,74 @@
+"""Write a CSV file `speaker,path` for a folder of any layout, for TRAIN_DATA_CSV and TEST_DATA_CSV.
+
+`python3 generate_csv.py my_voices "{speaker}/**" my_voices.csv`. The pattern says where in the path of a recording,
+counted from the folder, the speaker's name stands: `*` is any part of a name, `**` any folders and names, `{group}` a
+third column that evaluation.py reports by, such as the speaker's sex: `wav/{group}/{speaker}-*.wav`.
+"""
+
+import argparse
+import csv
+import io
+import os
+import re
+from pathlib import Path
+
+import dataset
+import evaluation
+import settings
+
+WILDCARDS = {"{speaker}": r"(?P<speaker>[^/]+?)", "{group}": r"(?P<group>[^/]+?)", "**": ".*", "*": "[^/]*"}
+
+
+def compile_pattern(pattern: str) -> re.Pattern:
+    """A pattern as a regular expression. Raises ValueError unless it names the speaker, once."""
+    if pattern.count("{speaker}") != 1 or pattern.count("{group}") > 1:
+        raise ValueError(f"the pattern {pattern!r} must have {{speaker}} once, and may have {{group}} once.")
+    parts = re.split(r"(\{speaker\}|\{group\}|\*\*|\*)", pattern)
+    return re.compile("".join(WILDCARDS.get(part, re.escape(part)) for part in parts))
+
+
+def list_recordings(folder: str, pattern: str) -> tuple[list[list[str]], int]:
+    """Rows [speaker, path] or [speaker, path, group] of a folder's audio files, and how many files do not match.
+
+    Raises ValueError if none does.
+    """
+    expression = compile_pattern(pattern)
+    files = dataset.find_audio_files(folder)
+    rows = []
+    for file in files:
+        match = expression.fullmatch(Path(file).relative_to(folder).as_posix())
+        if match:
+            group = [match["group"]] if "group" in match.groupdict() else []
+            rows.append([match["speaker"], file, *group])
+    if not rows:
+        raise ValueError(f"none of the {len(files)} audio files in {folder} matches {pattern!r}.")
+    return sorted(rows), len(files) - len(rows)
+
+
+def main() -> None:
+    """Write the CSV file that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("pattern")
+    parser.add_argument("csv_file")
+    options = parser.parse_args()
+    rows, num_others = list_recordings(options.folder, options.pattern)
+    text = io.StringIO()
+    start = Path(options.csv_file).absolute().parent
+    for speaker, file, *group in rows:
+        csv.writer(text, lineterminator="\n").writerow([speaker, path_from(start, file), *group])
+    evaluation.write_text(Path(options.csv_file), text.getvalue())
+    others = f" {num_others} files do not match the pattern." if num_others else ""
+    print(f"{options.csv_file}: {len({row[0] for row in rows})} speakers, {len(rows)} recordings.{others}")
+
+
+def path_from(start: Path, file: str) -> str:
+    """The path of a file counted from a folder, or whole where there is no way from the one to the other."""
+    try:
+        return Path(os.path.relpath(file, start)).as_posix()
+    except ValueError:  # On two drives of Windows.
+        return str(Path(file).absolute())
+
+
+if __name__ == "__main__":
+    settings.run(main)

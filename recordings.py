@@ -1,0 +1,110 @@
+"""Recordings of one's own: find them, embed them, and say what is wrong with them."""
+
+import csv
+import glob
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+import dataset
+import feature_extraction
+import myconfig
+import parallel
+import safe_files
+import settings
+from speaker_database import Recording
+from speaker_encoder import SpeakerEncoder, embed_features
+
+CHUNK_FILES = 64
+LITTLE_SPEECH_SECONDS = 0.5
+MOSTLY_SILENT_SHARE = 0.2
+CLIPPED_SHARE = 0.001
+
+
+class Heard(NamedTuple):
+    """What was heard in a recording: its row for a database, and what makes it doubtful, in words."""
+
+    recording: Recording
+    faults: list[str]
+
+
+def expand_files(names: Sequence[str]) -> list[str]:
+    """The audio files that names, folders and patterns stand for. Raises ValueError for one that stands for none."""
+    files = []
+    for name in names:
+        if Path(name).is_dir():
+            found = dataset.find_audio_files(name)
+        else:
+            found = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+        if not found:
+            raise ValueError(f"{name} has no audio files." if Path(name).is_dir() else f"{name} does not exist.")
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def hear(encoder: SpeakerEncoder, files: Sequence[str]) -> list[Heard]:
+    """Embed recordings. Raises ValueError for one that cannot be used."""
+    heard = []
+    pool = parallel.thread_pool(myconfig.NUM_PROCESSES)
+    with settings.override(**encoder.settings), tqdm(total=len(files), desc="Listening", disable=None) as progress:
+        for start in range(0, len(files), CHUNK_FILES):
+            chunk = files[start : start + CHUNK_FILES]
+            features, seconds, digests, faults = zip(*pool.map(listen, chunk), strict=True)
+            rows = zip(chunk, digests, seconds, embed_features(encoder, features), strict=True)
+            heard += [Heard(Recording(*row), words) for row, words in zip(rows, faults, strict=True)]
+            progress.update(len(chunk))
+    return heard
+
+
+def listen(file: str) -> tuple[np.ndarray, float, str, list[str]]:
+    """Features (frames, N_MFCC), seconds of speech, hash of the file, and warnings. Raises ValueError."""
+    samples = feature_extraction.read_audio(file)
+    speech = feature_extraction.find_speech(samples)
+    seconds = float(speech.sum() * feature_extraction.SPEECH_FRAME_SAMPLES / feature_extraction.SAMPLE_RATE)
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return feature_extraction.compute_mfcc(samples), seconds, digest, find_faults(samples, seconds)
+
+
+def find_faults(samples: np.ndarray, speech_seconds: float) -> list[str]:
+    """What makes the score of a recording doubtful, in words."""
+    seconds = len(samples) / feature_extraction.SAMPLE_RATE
+    peak = np.abs(samples).max()
+    found = []
+    if speech_seconds < LITTLE_SPEECH_SECONDS:
+        found.append(f"there is only {speech_seconds:.1f} s of speech in it")
+    elif speech_seconds < MOSTLY_SILENT_SHARE * seconds:
+        found.append(f"it is mostly silent, with {speech_seconds:.1f} s of speech in {seconds:.1f} s")
+    if peak > 0.5 and np.mean(np.abs(samples) > 0.999 * peak) > CLIPPED_SHARE:
+        found.append("it is clipped: it was recorded too loud")
+    return found
+
+
+def list_warnings(heard: Sequence[Heard]) -> list[tuple[str, str]]:
+    """The file and the words of every fault."""
+    return [(one.recording.file, words) for one in heard for words in one.faults]
+
+
+def mean_embedding(heard: Sequence[Heard]) -> np.ndarray:
+    """The mean of recordings' embeddings, of length 1 -> (dimensions,)."""
+    total = np.sum([one.recording.embedding for one in heard], axis=0)
+    return total / np.linalg.norm(total)
+
+
+def write_embeddings(path: str, heard: Sequence[Heard]) -> None:
+    """Write `embeddings` (recordings, dimensions) and `files` as .npz, or rows `file,number,number,...` as .csv."""
+    files = [one.recording.file for one in heard]
+    embeddings = np.stack([one.recording.embedding for one in heard])
+    with safe_files.replace_when_whole(path) as file:
+        if path.endswith(".npz"):
+            np.savez(file, embeddings=embeddings, files=np.array(files))
+        else:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(
+                [name, *row] for name, row in zip(files, embeddings.tolist(), strict=True)
+            )
+            file.write(text.getvalue().encode(errors="surrogateescape"))

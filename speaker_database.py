@@ -1,0 +1,177 @@
+"""Who is enrolled: a SQLite database of embeddings, which several processes may read and write at once.
+
+An embedding tells a person apart as a fingerprint does. The file is readable by its owner only, and what is removed is
+overwritten. All its embeddings come from one model; those of another one would be compared in vain.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+# Marks the file as ours, in the place that SQLite has for that.
+APPLICATION_ID = 0x53505249
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS model (fingerprint TEXT NOT NULL, dimensions INTEGER NOT NULL, path TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS recordings (
+    speaker TEXT NOT NULL,
+    file TEXT NOT NULL,
+    sha256 TEXT NOT NULL UNIQUE,
+    speech_seconds REAL NOT NULL,
+    added TEXT NOT NULL,
+    embedding BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS recordings_of_speaker ON recordings (speaker);
+"""
+SECONDS_TO_WAIT = 60.0
+
+
+class Model(NamedTuple):
+    """The model that made the embeddings: a hash of its weights, the length of an embedding, and where it was."""
+
+    fingerprint: str
+    dimensions: int
+    path: str
+
+
+class Recording(NamedTuple):
+    """One recording of somebody: file, hash of its bytes, seconds of speech, embedding (dimensions,) of length 1."""
+
+    file: str
+    sha256: str
+    speech_seconds: float
+    embedding: np.ndarray
+
+
+@contextlib.contextmanager
+def open_database(path: str, create: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open a database for the length of a `with` block; changes are made as a whole or not at all.
+
+    Raises ValueError if it is not there (unless `create`) or is not such a database.
+    """
+    if not Path(path).exists():
+        if not create:
+            raise ValueError(f"there is no database {path}: enrol somebody first.")
+        with contextlib.suppress(FileExistsError):  # Another process may have been quicker.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        connection = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
+        try:
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("BEGIN IMMEDIATE" if create else "BEGIN")
+            prepare(connection, path)
+            yield connection
+            connection.execute("COMMIT")
+        finally:
+            connection.close()  # Takes back what was not committed.
+    except sqlite3.Error as error:
+        raise ValueError(f"{path} cannot be used as a database of speakers: {error}.") from None
+
+
+def prepare(connection: sqlite3.Connection, path: str) -> None:
+    """Make the tables in an empty file. Raises ValueError for a database that is not ours."""
+    if connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
+        return
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise ValueError(f"{path} is a database of another program.")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    for statement in SCHEMA.split(";"):
+        connection.execute(statement)
+
+
+def enrol(
+    connection: sqlite3.Connection, name: str, recordings: Sequence[Recording], model: Model, more: bool = False
+) -> None:
+    """Add a speaker, or with `more` recordings of one who is there.
+
+    Raises ValueError for a name that exists (or with `more` does not), a recording that is enrolled already, or
+    another model than that of the database.
+    """
+    if not name.strip() or not name.isprintable():
+        raise ValueError(f"{name!r} is not a name.")
+    if is_enrolled(connection, name) != more:
+        raise ValueError(
+            f"there is no {name!r} to add to." if more else f"{name!r} is enrolled already: use --more to add to it."
+        )
+    if not check_model(connection, model):
+        connection.execute("INSERT INTO model VALUES (?, ?, ?)", model)
+    for file, sha256, speech_seconds, embedding in recordings:
+        row = connection.execute("SELECT speaker, file FROM recordings WHERE sha256 = ?", (sha256,)).fetchone()
+        if row:
+            raise ValueError(f"{file} is enrolled already: it is the recording {row[1]} of {row[0]!r}.")
+        connection.execute(
+            "INSERT INTO recordings VALUES (?, ?, ?, ?, datetime('now'), ?)",
+            (name, file, sha256, speech_seconds, embedding.astype("<f4").tobytes()),
+        )
+
+
+def is_enrolled(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether there is a speaker of this name."""
+    return connection.execute("SELECT 1 FROM recordings WHERE speaker = ?", (name,)).fetchone() is not None
+
+
+def check_model(connection: sqlite3.Connection, model: Model) -> bool:
+    """Whether the database has a model yet. Raises ValueError if it is another one."""
+    row = connection.execute("SELECT fingerprint, dimensions, path FROM model").fetchone()
+    if row and row[:2] != model[:2]:
+        raise ValueError(
+            f"the database has embeddings of another model: use --model {row[2]} (its fingerprint is {row[0]}), or "
+            "another --db."
+        )
+    return row is not None
+
+
+def remove(connection: sqlite3.Connection, name: str) -> None:
+    """Remove a speaker with all recordings, and the model with the last speaker. Raises ValueError if unknown."""
+    if not connection.execute("DELETE FROM recordings WHERE speaker = ?", (name,)).rowcount:
+        raise ValueError(f"there is no {name!r} in the database.")
+    connection.execute("DELETE FROM model WHERE NOT EXISTS (SELECT 1 FROM recordings)")
+
+
+def rename(connection: sqlite3.Connection, old: str, new: str) -> None:
+    """Give a speaker another name. Raises ValueError if the old one is unknown or the new one exists."""
+    if not new.strip() or not new.isprintable():
+        raise ValueError(f"{new!r} is not a name.")
+    if is_enrolled(connection, new):
+        raise ValueError(f"{new!r} is enrolled already.")
+    if not connection.execute("UPDATE recordings SET speaker = ? WHERE speaker = ?", (new, old)).rowcount:
+        raise ValueError(f"there is no {old!r} in the database.")
+
+
+def list_speakers(connection: sqlite3.Connection) -> list[tuple[str, int, float, str]]:
+    """Name, number of recordings, seconds of speech, and time of the last recording (UTC) of each speaker, by name."""
+    return connection.execute(
+        "SELECT speaker, count(*), sum(speech_seconds), max(added) FROM recordings GROUP BY speaker ORDER BY speaker"
+    ).fetchall()
+
+
+def read_recordings(connection: sqlite3.Connection, model: Model) -> tuple[list[str], np.ndarray]:
+    """The speaker and the embedding of each recording, float32 (recordings, dimensions), ordered by speaker.
+
+    Raises ValueError if they are of another model or damaged.
+    """
+    check_model(connection, model)
+    rows = connection.execute("SELECT speaker, embedding FROM recordings ORDER BY speaker").fetchall()
+    if any(not isinstance(blob, bytes) or len(blob) != 4 * model.dimensions for _, blob in rows):
+        raise ValueError("the database is damaged: it has embeddings of the wrong length.")
+    embeddings = np.frombuffer(b"".join(blob for _, blob in rows), "<f4").reshape(len(rows), model.dimensions)
+    if not np.isfinite(embeddings).all():
+        raise ValueError("the database is damaged: it has embeddings that are not finite.")
+    return [speaker for speaker, _ in rows], embeddings
+
+
+def read_speakers(connection: sqlite3.Connection, model: Model) -> tuple[list[str], np.ndarray]:
+    """Names, and the mean embedding of each speaker's recordings, float32 (speakers, dimensions) of length 1.
+
+    Raises ValueError as `read_recordings` does.
+    """
+    names, embeddings = read_recordings(connection, model)
+    if not names:
+        return [], embeddings
+    speakers, first = np.unique(names, return_index=True)
+    sums = np.add.reduceat(embeddings, first)
+    return speakers.tolist(), sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(min=1e-12)
