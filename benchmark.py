@@ -28,7 +28,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import librosa
 import numpy as np
@@ -91,7 +91,7 @@ def straightforward_training(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkTo
     return num_steps
 
 
-def straightforward_trials(encoder: SpeakerEncoder, triplets: list[list[str]]) -> list[float]:
+def straightforward_trials(encoder: SpeakerEncoder, triplets: Sequence[Sequence[str]]) -> list[float]:
     """Scores of triplets of files, each file embedded whenever it comes up."""
     scores = []
     for triplet in triplets:
@@ -204,7 +204,7 @@ def mfcc_rows(files: list[str]) -> list[Row]:
 
 def training_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
     """A training step from files to weights, and how much of it the network takes."""
-    utts_of_speaker = list(spk_to_utts.values())
+    utts_of_speaker: list[dataset.Utts] = list(spk_to_utts.values())
     encoder = neural_net.get_speaker_encoder()
     optimizer = torch.optim.Adam(encoder.parameters())
     rng = np.random.default_rng(0)

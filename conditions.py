@@ -99,7 +99,7 @@ def mu_law(samples: np.ndarray) -> np.ndarray:
 
 def changes_of(utts: list[str]) -> dict[str, Change]:
     """The changes that suit a corpus, by the name of the condition that they make."""
-    changes = {"telephone": telephone}
+    changes: dict[str, Change] = {"telephone": telephone}
     if myconfig.TEST_NOISE_DIR:
         changes = {"noise": mix_with_noise, **changes}
     if np.median([soundfile.info(utt).duration for utt in utts]) > LONG_SECONDS:
@@ -182,11 +182,9 @@ def eer_with_interval(trials: ScoredTrials) -> str:
     """The EER and its 95 % confidence interval as text, in %."""
     labels, scores, enrol, test = trials
     eer, _ = metrics.equal_error_rate(*metrics.error_rates(labels, scores))
-    speakers, numbers = np.unique([enrol, test], return_inverse=True)
-    if len(speakers) < 3:
-        return f"{eer:.1%}"
-    rng = np.random.default_rng(myconfig.SEED)
-    low, high = metrics.eer_interval(labels, scores, *numbers.reshape(2, -1), rng)
+    if len(np.union1d(enrol, test)) < 3:
+        return f"{100 * eer:.1f}"
+    low, high = metrics.eer_interval(labels, scores, enrol, test, np.random.default_rng(myconfig.SEED))
     return f"{100 * eer:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 

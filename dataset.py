@@ -17,6 +17,9 @@ import myconfig
 
 SpkToUtts = dict[str, list[str]]
 
+# A speaker's utterances: their paths, or their numbers in a feature store.
+Utts = list[str] | np.ndarray
+
 # Everything that libsndfile decodes, except headerless RAW, with the endings it does not list.
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
 AUDIO_SUFFIXES |= {".opus", ".oga", ".aif", ".aifc", ".snd", ".sph"}
@@ -150,22 +153,23 @@ def get_triplet(spk_to_utts: SpkToUtts, rng: np.random.Generator | None = None) 
     """
     if len(spk_to_utts) < 2:
         raise ValueError(f"a triplet needs two speakers or more, and the data set has {len(spk_to_utts)}.")
-    return tuple(map(str, draw_triplet(list(spk_to_utts.values()), rng or shared_generator(myconfig.SEED))))
+    anchor, pos, neg = draw_triplet(list(spk_to_utts.values()), rng or shared_generator(myconfig.SEED))
+    return str(anchor), str(pos), str(neg)
 
 
-def draw_triplet(utts_of_speaker: Sequence[Sequence], rng: np.random.Generator) -> list:
+def draw_triplet(utts_of_speaker: Sequence[Utts], rng: np.random.Generator) -> list:
     """Draw an anchor, a positive and a negative from each speaker's utterances, paths or numbers."""
     speaker, other = rng.choice(len(utts_of_speaker), 2, replace=False)
     return [*draw_utterances(utts_of_speaker[speaker], 2, rng), rng.choice(utts_of_speaker[other])]
 
 
-def draw_triplets(utts_of_speaker: Sequence[np.ndarray], num_triplets: int, rng: np.random.Generator) -> np.ndarray:
+def draw_triplets(utts_of_speaker: Sequence[Utts], num_triplets: int, rng: np.random.Generator) -> np.ndarray:
     """Draw random triplets of utterance numbers -> (num_triplets, 3), in the order anchor, positive, negative."""
     return np.array([draw_triplet(utts_of_speaker, rng) for _ in range(num_triplets)])
 
 
 def draw_speaker_batch(
-    utts_of_speaker: Sequence[np.ndarray],
+    utts_of_speaker: Sequence[Utts],
     num_speakers: int,
     utts_per_speaker: int,
     rng: np.random.Generator,
@@ -180,7 +184,7 @@ def draw_speaker_batch(
     return np.stack([draw_utterances(utts_of_speaker[speaker], utts_per_speaker, rng) for speaker in speakers])
 
 
-def draw_utterances(utts: Sequence, number: int, rng: np.random.Generator) -> np.ndarray:
+def draw_utterances(utts: Utts, number: int, rng: np.random.Generator) -> np.ndarray:
     """Draw `number` of a speaker's utterances; one comes twice only when all others have come as often."""
     rounds = [rng.permutation(utts) for _ in range(number // len(utts))]
     return np.concatenate([*rounds, rng.choice(utts, number % len(utts), replace=False)])

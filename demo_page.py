@@ -8,6 +8,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import settings
 
@@ -25,6 +26,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import gradio
 import matplotlib
+import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 
@@ -41,7 +43,7 @@ MAX_FILE_SIZE = "50mb"
 SECONDS_KEPT = 3600
 
 
-def draw_dial(axes: matplotlib.figure.Axes, score: float, threshold: float) -> None:
+def draw_dial(axes: matplotlib.axes.Axes, score: float, threshold: float) -> None:
     """Draw a score between -1 and 1 as the hand of a dial, with the side of the threshold where it means yes."""
     angle = np.pi * (1 - score) / 2
     limit = np.pi * (1 - threshold) / 2
@@ -138,10 +140,10 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
         gradio.Markdown("# Who is speaking?\nEverything stays on this machine.")
         with gradio.Tab("Compare"):
             with gradio.Row():
-                inputs = [audio("First recording"), audio("Second recording")]
+                pair = [audio("First recording"), audio("Second recording")]
             button = gradio.Button("Compare", variant="primary")
             outputs = [gradio.Textbox(label="Answer", elem_id="compared"), gradio.Plot(show_label=False)]
-            button.click(in_words(compare), inputs, outputs)
+            button.click(in_words(compare), pair, outputs)
         with gradio.Tab("Enrol"):
             name = gradio.Textbox(label="Name", max_length=100)
             with gradio.Row():
@@ -172,9 +174,8 @@ def doubts(warnings: Sequence[tuple[str, str]]) -> list[str]:
     return [f"Do not trust this recording: {words}." for _, words in warnings]
 
 
-def launch(page: gradio.Blocks, address: str, port: int, **more: object) -> tuple:
+def launch(page: gradio.Blocks, address: str, port: int | None, **more: Any) -> tuple:
     """Serve the page; uploads are bounded, and no other file of the machine can be read through it."""
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
     return page.launch(
         server_name=address,
         server_port=port,
@@ -184,7 +185,7 @@ def launch(page: gradio.Blocks, address: str, port: int, **more: object) -> tupl
         enable_monitoring=False,
         mcp_server=False,
         footer_links=[],
-        theme=gradio.themes.Default(**fonts),
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         **more,
     )
 

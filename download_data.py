@@ -65,13 +65,17 @@ def fetch_archive(url: str, archive: Path) -> None:
     if archive.exists():
         return
     partial = archive.with_name(archive.name + ".part")
+    reason: Exception | None = None
     for attempt in range(1, ATTEMPTS + 1):
         try:
             fetch_rest(url, partial)
             partial.replace(archive)
             return
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # Nothing is left to send: what is there is longer than the archive.
+            if error.code == 416:  # Nothing is left to send, because it is complete, or of another archive.
+                if error.headers.get("Content-Range") == f"bytes */{partial.stat().st_size}":
+                    partial.replace(archive)
+                    return
                 partial.unlink()
             elif error.code < 500:
                 raise ValueError(f"{url}: {error}. Try another --mirror.") from None
@@ -158,7 +162,9 @@ def unpack_members(tar: tarfile.TarFile, folder: Path, most_bytes: int) -> None:
             (folder / path).mkdir(parents=True, exist_ok=True)
             continue
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        with tar.extractfile(member) as source, (folder / path).open("wb") as target:
+        source = tar.extractfile(member)
+        assert source is not None  # As it is of a regular file.
+        with source, (folder / path).open("wb") as target:
             shutil.copyfileobj(source, target)
 
 

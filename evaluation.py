@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 import dataset
@@ -164,7 +165,7 @@ def compute_scores(
         return labels, score_trials(embed_store(encoder, store), enrol, test)
 
 
-def compute_eer(labels: Sequence[int], scores: Sequence[float]) -> tuple[float, float]:
+def compute_eer(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
     """Equal Error Rate, from 0 to 1, and its threshold; the sweep is exact unless EVAL_THRESHOLD_STEP is set.
 
     Raises ValueError unless there are finite scores of both labels.

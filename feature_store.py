@@ -14,7 +14,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -32,7 +32,7 @@ from dataset import SpkToUtts
 
 CHUNK_FILES = 64
 DTYPE = np.dtype("<f2")
-FEATURE_FUNCTIONS = (
+FEATURE_FUNCTIONS: tuple[Callable, ...] = (
     feature_extraction.decode,
     feature_extraction.read_audio,
     feature_extraction.mfcc_matrices,
@@ -218,12 +218,15 @@ def append(folder: Path, extracted: list[Extracted]) -> None:
         features_file.write(bytes(-end % frame_bytes))  # A process that was killed may have left part of a frame.
         start = -(-end // frame_bytes)
         for file, state, result in extracted:
-            places: list | str = result if isinstance(result, str) else []
-            for features in [] if isinstance(result, str) else result:
+            if isinstance(result, str):
+                lines.append("\n" + json.dumps([file, [*state, result, ""]]))
+                continue
+            places = []
+            for features in result:
                 places.append([start, len(features)])
                 start += len(features)
                 features_file.write(features.tobytes())
-            digest = "" if isinstance(result, str) else hashlib.sha256(result[0].tobytes()).hexdigest()[:16]
+            digest = hashlib.sha256(result[0].tobytes()).hexdigest()[:16]
             lines.append("\n" + json.dumps([file, [*state, places, digest]]))
         features_file.flush()
         os.fsync(features_file.fileno())

@@ -5,6 +5,7 @@ when its score reaches the threshold.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 NUM_BOOTSTRAPS = 1000
 NUM_BOOTSTRAP_BINS = 1000
@@ -12,7 +13,7 @@ BLOCK_PAIRS = 4096
 
 
 def error_rates(
-    labels: np.ndarray, scores: np.ndarray, threshold_step: float = 0.0
+    labels: ArrayLike, scores: ArrayLike, threshold_step: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sweep the threshold -> thresholds (ascending), false-accept rates and false-reject rates, all (thresholds,).
 
@@ -84,7 +85,7 @@ def eer_interval(
     test_speakers: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """95 % confidence interval of the EER, by a bootstrap over speakers; speakers are whole numbers, one a trial.
+    """95 % confidence interval of the EER, by a bootstrap over speakers; one speaker's name or number a trial.
 
     Raises ValueError for fewer than 3 speakers.
     """

@@ -133,7 +133,7 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
     set_normalisation(encoder, store)
     optimizer = torch.optim.Adam(encoder.parameters())
     progress = TrainingProgress(num_steps)
-    if checkpoint:
+    if checkpoint and saved_model:
         continue_from(checkpoint, saved_model, encoder, optimizer, progress, store.fingerprint())
     network = parallel.replicate(encoder)
 
@@ -277,7 +277,7 @@ def use_bfloat16(device: torch.device) -> bool:
     """Whether to train in bfloat16: where MIXED_PRECISION allows it and the processor has instructions for it."""
     if device.type == "cuda":
         return myconfig.MIXED_PRECISION and torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     has_bfloat16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
     return myconfig.MIXED_PRECISION and has_bfloat16
 

@@ -8,13 +8,17 @@ import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import distributed, nn
 
 import myconfig
+
+Items = TypeVar("Items", list, np.ndarray)
 
 # Rows of a batch that are worth a thread of their own.
 MIN_ROWS = 16
@@ -121,7 +125,7 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-def own_share(items: Sequence) -> Sequence:
+def own_share(items: Items) -> Items:
     """Every so-manyeth of the items, so that each item is some process's own."""
     return items[rank() :: world_size()]
 

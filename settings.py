@@ -7,10 +7,12 @@ else reads `myconfig.NAME` at the moment it needs the value.
 import contextlib
 import difflib
 import inspect
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import myconfig
 
@@ -122,7 +124,8 @@ def fail(message: object) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; an error that a user can mend (ValueError, OSError) becomes one sentence."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # A file's name may have letters that the terminal lacks.
+        if isinstance(stream, io.TextIOWrapper):  # A file's name may have letters that the terminal lacks.
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except (ValueError, OSError) as error:
@@ -189,7 +192,7 @@ def apply_override(argument: str) -> None:
     typed_names.add(name)
 
 
-def parse_value(name: str, text: str, default: object) -> object:
+def parse_value(name: str, text: str, default: Any) -> object:
     """`text` as a value of the type of `default`. Raises ValueError."""
     try:
         if isinstance(default, bool):

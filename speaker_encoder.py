@@ -31,6 +31,9 @@ class SpeakerEncoder(nn.Module):
     decision thresholds measured by `conditions.py`, in `calibration`. `path` says where it was loaded from.
     """
 
+    feature_mean: torch.Tensor
+    feature_std: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.settings = {name: getattr(myconfig, name) for name in settings.MODEL_SETTINGS}

@@ -207,7 +207,7 @@ def run_identify(encoder: SpeakerEncoder) -> int:
     return 0 if any(answer["speaker"] for answer in answers) else 1
 
 
-def run_list(_: SpeakerEncoder | None) -> int:
+def run_list() -> int:
     """The command `list`."""
     with speaker_database.open_database(options.db) as connection:
         rows = speaker_database.list_speakers(connection)
@@ -219,7 +219,7 @@ def run_list(_: SpeakerEncoder | None) -> int:
     return 0
 
 
-def run_remove(_: SpeakerEncoder | None) -> int:
+def run_remove() -> int:
     """The command `remove`."""
     with speaker_database.open_database(options.db) as connection:
         speaker_database.remove(connection, options.name)
@@ -227,7 +227,7 @@ def run_remove(_: SpeakerEncoder | None) -> int:
     return 0
 
 
-def run_rename(_: SpeakerEncoder | None) -> int:
+def run_rename() -> int:
     """The command `rename`."""
     with speaker_database.open_database(options.db) as connection:
         speaker_database.rename(connection, options.old, options.new)
@@ -279,15 +279,14 @@ def main() -> None:
         "verify": run_verify,
         "enrol": run_enrol,
         "identify": run_identify,
-        "list": run_list,
-        "remove": run_remove,
-        "rename": run_rename,
         "timeline": run_timeline,
         "embed": run_embed,
         "map": run_map,
     }
-    needs_model = options.command not in ("list", "remove", "rename")
-    sys.exit(commands[options.command](load_encoder(options.model) if needs_model else None))
+    without_model = {"list": run_list, "remove": run_remove, "rename": run_rename}
+    if options.command in without_model:
+        sys.exit(without_model[options.command]())
+    sys.exit(commands[options.command](load_encoder(options.model)))
 
 
 if __name__ == "__main__":

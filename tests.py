@@ -1566,15 +1566,13 @@ class SpeakerIdTest(ProjectTest):
         if arguments[0] in ("list", "remove", "rename", "enrol", "identify") and "--db" not in arguments:
             arguments += ["--db", self.database]
         speaker_id.options = speaker_id.build_parser().parse_args(arguments)
-        output, errors = (io.TextIOWrapper(io.BytesIO()) for _ in range(2))
+        output, errors = io.StringIO(), io.StringIO()
         streams = contextlib.ExitStack()
         streams.enter_context(contextlib.redirect_stdout(output))
         streams.enter_context(contextlib.redirect_stderr(errors))
         with streams, self.assertRaises(SystemExit) as ending:
             settings.run(speaker_id.main)
-        for stream in (output, errors):
-            stream.seek(0)
-        return subprocess.CompletedProcess(arguments, ending.exception.code, output.read(), errors.read())
+        return subprocess.CompletedProcess(arguments, ending.exception.code, output.getvalue(), errors.getvalue())
 
     def test_thresholds_of_the_model(self) -> None:
         self.assertEqual(speaker_id.decision_for(self.encoder), (0.9, 0.1, "a test"))

@@ -113,14 +113,15 @@ class TrainingProgress:
             if myconfig.TRIPLET_MINING != "smooth_batch_hard":
                 axes.axhline(myconfig.TRIPLET_ALPHA, color="0.5", linestyle=":", label="margin")
             axes.set(xlabel="training step", ylabel="triplet loss", ylim=(0, None))
-            lines = axes.get_legend_handles_labels()
+            handles, labels = axes.get_legend_handles_labels()
             if any(not math.isnan(eer) for _, eer in self.validation):
                 right = axes.twinx()
-                steps, eers = zip(*self.validation, strict=True)
-                right.plot(steps, [100 * eer for eer in eers], "o-", color="C1", label="validation EER")
+                measured, eers = zip(*self.validation, strict=True)
+                right.plot(measured, [100 * eer for eer in eers], "o-", color="C1", label="validation EER")
                 right.set(ylabel="validation EER (%)", ylim=(0, None))
                 right.grid(False)
-                lines = [a + b for a, b in zip(lines, right.get_legend_handles_labels(), strict=True)]
-            figure.legend(*lines, loc="outside upper center", ncols=4)
+                handles += right.get_legend_handles_labels()[0]
+                labels += right.get_legend_handles_labels()[1]
+            figure.legend(handles, labels, loc="outside upper center", ncols=4)
             with safe_files.replace_when_whole(path) as file:
                 figure.savefig(file, format="png")
