@@ -22,9 +22,12 @@ if __name__ == "__main__":
     settings.read_command_line(__doc__)
 
 import csv
+import functools
 import hashlib
+import inspect
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,7 +63,7 @@ LONG_SECONDS = 3.0
 # Samples of an utterance, and a generator for what is drawn -> other samples.
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-# Labels, scores, and the speakers that are enrolled and tested, one of each a trial.
+# Labels, scores, and the numbers of the speakers that are enrolled and tested, one of each a trial.
 ScoredTrials = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -74,10 +77,9 @@ def cut_short(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return samples[start : start + length]
 
 
-def mix_with_noise(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add a recording of TEST_NOISE_DIR, from anywhere in it and repeated, at a ratio of powers within SNR_DB."""
-    recordings = [utt for utts in dataset.get_noises(myconfig.TEST_NOISE_DIR).values() for utt in utts]
-    recording = feature_extraction.read_audio(recordings[rng.integers(len(recordings))])
+def mix_with_noise(recordings: Sequence[str], samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Add one of the recordings, from anywhere in it and repeated, at a ratio of powers within SNR_DB."""
+    recording = feature_extraction.read_audio(recordings[int(rng.integers(len(recordings)))])
     noise = np.resize(np.roll(recording, -rng.integers(len(recording))), len(samples))
     ratio = np.mean(samples**2) / max(np.mean(noise**2), 1e-12)
     return samples + noise * np.float32(np.sqrt(ratio * 10 ** (-rng.uniform(*SNR_DB) / 10)))
@@ -97,50 +99,48 @@ def mu_law(samples: np.ndarray) -> np.ndarray:
     return np.sign(steps) * np.expm1(np.abs(steps) / 127 * np.log(256)) / 255
 
 
-def changes_of(utts: list[str]) -> dict[str, Change]:
-    """The changes that suit a corpus, by the name of the condition that they make."""
-    changes: dict[str, Change] = {"telephone": telephone}
-    if myconfig.TEST_NOISE_DIR:
-        changes = {"noise": mix_with_noise, **changes}
-    if np.median([soundfile.info(utt).duration for utt in utts]) > LONG_SECONDS:
-        changes = {f"{SHORT_SECONDS}s": cut_short, **changes}
-    return changes
-
-
 # ------------------------------------ Building them ------------------------------------
 
 
 def build_conditions(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
     """Condition -> its data set, "clean" and changed, for each corpus; what was built before is not built again.
 
-    What is drawn depends on SEED and the place of the utterance alone. Raises OSError if the disk is full or read-only.
+    What is drawn depends on SEED and on the utterance's place in the corpus. Raises OSError if the disk is full or
+    read-only.
     """
     corpora: dict[str, SpkToUtts] = {}
     for speaker, utts in spk_to_utts.items():
         corpora.setdefault("".join(speaker.partition("-")[:2]) if "-" in speaker else "", {})[speaker] = utts
+    noises = dataset.get_noises(myconfig.TEST_NOISE_DIR)
+    noise_files = feature_store.open_store(noises).files if noises else []
     conditions = {}
     for corpus, data in corpora.items():
         conditions[corpus + "clean"] = data
-        for name, change in changes_of([utt for utts in data.values() for utt in utts]).items():
-            conditions[corpus + name] = derive(data, change, Path(myconfig.CONDITIONS_DIR) / name)
+        store = feature_store.open_store(data)
+        usable = {speaker: [utt for utt in utts if utt in set(store.files)] for speaker, utts in data.items()}
+        long_frames = LONG_SECONDS * feature_extraction.SAMPLE_RATE / myconfig.HOP_LENGTH
+        if np.median(store.num_frames) > long_frames:
+            conditions[f"{corpus}{SHORT_SECONDS}s"] = derive(usable, cut_short, [])
+        if noise_files:
+            conditions[corpus + "noise"] = derive(usable, functools.partial(mix_with_noise, noise_files), noise_files)
+        conditions[corpus + "telephone"] = derive(usable, telephone, [])
     for name, data in conditions.items():
-        write_csv(Path(myconfig.CONDITIONS_DIR) / f"{name}.csv", data)
+        write_csv(Path(myconfig.CONDITIONS_DIR) / f"{re.sub('[^a-zA-Z0-9._-]', '_', name)}.csv", data)
     return conditions
 
 
-def derive(spk_to_utts: SpkToUtts, change: Change, folder: Path) -> SpkToUtts:
-    """Write a changed copy of each utterance that can be used, as FLAC, unless it is there."""
+def derive(spk_to_utts: SpkToUtts, change: Change, other_files: Sequence[str]) -> SpkToUtts:
+    """Write a changed copy of each utterance, as FLAC, unless it is there; its name is a hash of what it is made of."""
+    made_by = inspect.getsource(change.func if isinstance(change, functools.partial) else change)
+    made_of = [made_by, SHORT_SECONDS, SNR_DB, TELEPHONE_BAND_HZ, myconfig.SEED]
+    made_of += [[file, feature_store.file_state(file)] for file in other_files]
     derived: SpkToUtts = {}
     utts = [(speaker, utt) for speaker, utts in spk_to_utts.items() for utt in utts]
-    for number, (speaker, utt) in enumerate(tqdm(utts, desc=folder.name, disable=None)):
-        source = json.dumps([str(Path(utt).absolute()), feature_store.file_state(utt), myconfig.SEED, number])
-        path = folder / speaker / f"{Path(utt).stem}-{hashlib.sha256(source.encode()).hexdigest()[:8]}.flac"
+    for number, (speaker, utt) in enumerate(tqdm(utts, desc="Changing", disable=None)):
+        source = json.dumps([*made_of, number, str(Path(utt).absolute()), feature_store.file_state(utt)])
+        path = Path(myconfig.CONDITIONS_DIR) / "audio" / f"{hashlib.sha256(source.encode()).hexdigest()[:24]}.flac"
         if not path.exists():
-            try:
-                samples = feature_extraction.read_audio(utt)
-            except ValueError:
-                continue  # The clean condition reports it.
-            changed = change(samples, np.random.default_rng([myconfig.SEED, number]))
+            changed = change(feature_extraction.read_audio(utt), np.random.default_rng([myconfig.SEED, number]))
             changed = changed / max(1, np.abs(changed).max())
             with safe_files.replace_when_whole(path) as file:
                 soundfile.write(file, changed, feature_extraction.SAMPLE_RATE, format="FLAC")
@@ -153,22 +153,32 @@ def write_csv(path: Path, spk_to_utts: SpkToUtts) -> None:
     text = io.StringIO()
     rows = ([speaker, str(Path(utt).absolute())] for speaker, utts in spk_to_utts.items() for utt in utts)
     csv.writer(text, lineterminator="\n").writerows(rows)
-    evaluation.write_text(path, text.getvalue())
+    safe_files.write_text(path, text.getvalue())
 
 
 # ------------------------------------ Scoring them -------------------------------------
 
 
 def score_conditions(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts]) -> dict[str, ScoredTrials]:
-    """Score all pairs of utterances of each condition."""
+    """Score all pairs of utterances of each condition; one without target or non-target trials is left out."""
     scored = {}
+    number_of = {
+        name: number for number, name in enumerate(sorted({name for data in conditions.values() for name in data}))
+    }
     with settings.override(**encoder.settings):
-        for name, data in conditions.items():
+        for condition, data in conditions.items():
             store = feature_store.open_store(data)
             labels, enrol, test = evaluation.all_pair_trials(store)
+            if labels.all() or not labels.any():
+                print(f"Left out: {condition}, which needs two speakers, one of them with two utterances.")
+                continue
+            if condition.endswith("clean"):
+                evaluation.warn_of_known_speakers(encoder, store)
             scores = evaluation.score_trials(embed_store(encoder, store), enrol, test)
-            names = np.array(store.speakers)[store.speaker_of]
-            scored[name] = labels, scores, names[enrol], names[test]
+            speaker_of = np.array([number_of[name] for name in store.speakers], dtype=np.int32)[store.speaker_of]
+            scored[condition] = labels, scores, speaker_of[enrol], speaker_of[test]
+    if not scored:
+        raise ValueError("no condition has both target and non-target trials.")
     return scored
 
 
@@ -198,8 +208,10 @@ def calibrate(path: str, trials: ScoredTrials, source: str) -> None:
     """Put the thresholds that trials give, and what these were, into a model's file."""
     model = read_model(path)
     eer, at_eer = metrics.equal_error_rate(*metrics.error_rates(*trials[:2]))
-    points = sorted([*zip(CALIBRATED_RATES, thresholds_at(trials, CALIBRATED_RATES), strict=True), (eer, at_eer)])
-    rates, thresholds = (list(column) for column in zip(*points, strict=True))
+    eer = max(eer, 1e-6)
+    points = dict(zip(CALIBRATED_RATES, thresholds_at(trials, CALIBRATED_RATES), strict=True)) | {eer: at_eer}
+    rates = sorted(points)
+    thresholds = [points[rate] for rate in rates]
     calibration = {"false_accept_rates": rates, "thresholds": thresholds, "eer": eer, "source": source}
     model["calibration"] = check_calibration(calibration)
     with safe_files.replace_when_whole(path) as file:

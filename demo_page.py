@@ -5,6 +5,7 @@ needs no network and sends nothing anywhere.
 """
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=7860, help="(default: 7860)")
     parser.add_argument("--address", default="127.0.0.1", help="another address lets others in (default: 127.0.0.1)")
     options = parser.parse_args()
+    if importlib.util.find_spec("gradio") is None:
+        settings.fail("the page needs Gradio: pip3 install -r requirements-demo.txt.")
 
 # Before gradio is imported: it asks for news of itself otherwise.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -82,7 +85,7 @@ def in_words(action: Callable[..., tuple], otherwise: Callable[[], object] = lam
     def answer(*inputs: object) -> tuple:
         try:
             return action(*inputs)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             return str(error), otherwise()
 
     return answer
@@ -113,7 +116,7 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
         if not recording:
             raise ValueError("A recording is needed.")
         [answer] = speaker_id.identify(encoder, database, [recording], decision)
-        ranking = [[name, f"{score:.3f}"] for name, score in answer["ranking"][: speaker_id.NUM_SHOWN]]
+        ranking = [[name, f"{score:.3f}"] for name, score in answer["ranking"]]
         words = [f"This is {answer['speaker']}." if answer["speaker"] else "This is nobody who is enrolled."]
         return "\n".join([*words, *doubts(answer["warnings"])]), ranking
 
@@ -125,17 +128,18 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
         return f"{len(names)} recordings of {len(set(names))} people.", voice_map.draw_map(embeddings, names)
 
     def list_enrolled() -> list[list]:
-        if not Path(database).exists():
+        try:
+            with speaker_database.open_database(database) as connection:
+                rows = speaker_database.list_speakers(connection)
+        except (ValueError, OSError):  # Nobody is enrolled yet, or the buttons will say what is wrong.
             return []
-        with speaker_database.open_database(database) as connection:
-            return [
-                [name, number, f"{seconds:.1f}"]
-                for name, number, seconds, _ in speaker_database.list_speakers(connection)
-            ]
+        return [[name, number, f"{seconds:.1f}"] for name, number, seconds, _ in rows]
 
     def audio(label: str) -> gradio.Audio:
         return gradio.Audio(sources=["microphone", "upload"], type="filepath", label=label, buttons=[], editable=False)
 
+    # The settings of the model hold while it works, for all threads: one at a time.
+    one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
     with gradio.Blocks(title="Speaker recognition", delete_cache=(SECONDS_KEPT, SECONDS_KEPT)) as page:
         gradio.Markdown("# Who is speaking?\nEverything stays on this machine.")
         with gradio.Tab("Compare"):
@@ -143,7 +147,7 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
                 pair = [audio("First recording"), audio("Second recording")]
             button = gradio.Button("Compare", variant="primary")
             outputs = [gradio.Textbox(label="Answer", elem_id="compared"), gradio.Plot(show_label=False)]
-            button.click(in_words(compare), pair, outputs)
+            button.click(in_words(compare), pair, outputs, **one_by_one)
         with gradio.Tab("Enrol"):
             name = gradio.Textbox(label="Name", max_length=100)
             with gradio.Row():
@@ -155,17 +159,17 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
             people = gradio.Dataframe(
                 list_enrolled, headers=columns, datatype="str", label="Enrolled", interactive=False
             )
-            button.click(in_words(enrol, list_enrolled), [*inputs, more], [answer, people])
+            button.click(in_words(enrol, list_enrolled), [*inputs, more], [answer, people], **one_by_one)
         with gradio.Tab("Who is speaking?"):
             recording = audio("Recording")
             button = gradio.Button("Identify", variant="primary")
             answer = gradio.Textbox(label="Answer", elem_id="identified")
             ranking = gradio.Dataframe(headers=["name", "score"], datatype="str", label="Nearest", interactive=False)
-            button.click(in_words(identify), recording, [answer, ranking])
+            button.click(in_words(identify), recording, [answer, ranking], **one_by_one)
         with gradio.Tab("Map"):
             button = gradio.Button("Draw everyone enrolled", variant="primary")
             outputs = [gradio.Textbox(label="Answer", elem_id="mapped"), gradio.Plot(show_label=False)]
-            button.click(in_words(show_map), None, outputs)
+            button.click(in_words(show_map), None, outputs, **one_by_one)
     return page
 
 

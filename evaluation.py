@@ -211,7 +211,7 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         "settings": {**settings.all_settings(), **encoder.settings},
     }
     if parallel.rank() == 0:
-        write_text(results_dir / "results.json", json.dumps(results, indent=2) + "\n")
+        safe_files.write_text(results_dir / "results.json", json.dumps(results, indent=2) + "\n")
         write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
         plot_evaluation(results_dir / "results.png", labels, scores, sweep, results)
     return results
@@ -240,12 +240,6 @@ def warn_of_known_speakers(encoder: SpeakerEncoder, store: feature_store.Feature
         print(f"Warning: the model was trained on {len(known)} of the test speakers ({names}): the EER is too low.")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is whole or not there."""
-    with safe_files.replace_when_whole(path) as file:
-        file.write(text.encode("utf-8", errors="surrogateescape"))
-
-
 def write_scores(path: Path, files: Sequence[str], trials: Trials, scores: np.ndarray) -> None:
     """Write lines `label score enrol test`, paths quoted where they have spaces, up to MAX_SAVED_SCORES of them."""
     if len(scores) > MAX_SAVED_SCORES:
@@ -256,7 +250,7 @@ def write_scores(path: Path, files: Sequence[str], trials: Trials, scores: np.nd
         [label, f"{score:.6f}", files[enrol], files[test]] for label, enrol, test, score in zip(*columns, strict=True)
     )
     csv.writer(text, delimiter=" ", lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    safe_files.write_text(path, text.getvalue())
 
 
 def plot_evaluation(

@@ -34,8 +34,8 @@ def decode(audio_file: str) -> Iterator[tuple[int, np.ndarray]]:
 
     Raises ValueError, with the reason, for a file that is not audio, is not finite, or has an unusable rate.
     """
-    if not Path(audio_file).exists():
-        raise ValueError(f"{audio_file} does not exist.")
+    if not Path(audio_file).is_file():  # Who reads a pipe may wait for ever.
+        raise ValueError(f"{audio_file} {'is not a file' if Path(audio_file).exists() else 'does not exist'}.")
     try:
         # soundfile cannot encode a name that is not UTF-8, unless it gets the bytes.
         with soundfile.SoundFile(audio_file if os.name == "nt" else os.fsencode(audio_file)) as file:
@@ -92,16 +92,20 @@ def read_blocks(audio_file: str, block_samples: int) -> Iterator[np.ndarray]:
     yield buffer
 
 
-def find_speech(samples: np.ndarray) -> np.ndarray:
-    """Which stretches of SPEECH_FRAME_SAMPLES are speech -> bool (stretches,), by their energy.
+def levels_db(samples: np.ndarray) -> np.ndarray:
+    """The level of each stretch of SPEECH_FRAME_SAMPLES, in decibels of full scale (stretches,)."""
+    frames = samples[: len(samples) // SPEECH_FRAME_SAMPLES * SPEECH_FRAME_SAMPLES].reshape(-1, SPEECH_FRAME_SAMPLES)
+    return 10 * np.log10(np.mean(np.square(frames), axis=1) + 1e-12)
+
+
+def find_speech(level_db: np.ndarray) -> np.ndarray:
+    """Which stretches of a whole recording are speech -> bool (stretches,), by their levels.
 
     Speech is within 30 dB of the loud stretches, and above -60 dB of full scale; pauses of 0.2 s belong to it. Noise
     that is as loud as speech passes for it.
     """
-    frames = samples[: len(samples) // SPEECH_FRAME_SAMPLES * SPEECH_FRAME_SAMPLES].reshape(-1, SPEECH_FRAME_SAMPLES)
-    if not len(frames):
+    if not len(level_db):
         return np.zeros(0, bool)
-    level_db = 10 * np.log10(np.mean(np.square(frames), axis=1) + 1e-12)
     is_loud = level_db > max(np.percentile(level_db, 95) - 30, -60)
     pause = round(0.2 * SAMPLE_RATE / SPEECH_FRAME_SAMPLES)
     return scipy.ndimage.binary_closing(np.pad(is_loud, pause), np.ones(pause + 1))[pause:-pause]

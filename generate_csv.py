@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 import dataset
-import evaluation
+import safe_files
 import settings
 
 WILDCARDS = {"{speaker}": r"(?P<speaker>[^/]+?)", "{group}": r"(?P<group>[^/]+?)", "**": ".*", "*": "[^/]*"}
@@ -57,7 +57,7 @@ def main() -> None:
     start = Path(options.csv_file).absolute().parent
     for speaker, file, *group in rows:
         csv.writer(text, lineterminator="\n").writerow([speaker, path_from(start, file), *group])
-    evaluation.write_text(Path(options.csv_file), text.getvalue())
+    safe_files.write_text(Path(options.csv_file), text.getvalue())
     others = f" {num_others} files do not match the pattern." if num_others else ""
     print(f"{options.csv_file}: {len({row[0] for row in rows})} speakers, {len(rows)} recordings.{others}")
 

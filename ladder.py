@@ -21,6 +21,7 @@ if __name__ == "__main__":
     settings.read_command_line(__doc__)
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -28,17 +29,18 @@ import numpy as np
 
 import conditions
 import dataset
-import evaluation
 import metrics
 import myconfig
 import neural_net
 import parallel
+import safe_files
 from dataset import SpkToUtts
-from speaker_encoder import load_encoder
+from speaker_encoder import SpeakerEncoder, load_encoder
 
 # The course's recipe, where it differs from the settings.
 COURSE = {
     "LSTM_HIDDEN_SIZE": 64,
+    "BI_LSTM": False,
     "FRAME_AGGREGATION_MEAN": False,
     "TRIPLET_MINING": "random",
     "BATCH_SIZE": 8,
@@ -52,10 +54,12 @@ COURSE = {
     "ROOM_PROB": 0.0,
     "NOISE_PROB": 0.0,
     "NARROW_BAND_PROB": 0.0,
+    "SPECAUG_TRAINING": False,
     "MIXED_PRECISION": False,
 }
 
-# Each row takes these settings over from `myconfig.py`, on top of those of the rows above.
+# Each row takes these settings over from `myconfig.py`, on top of those of the rows above. Those that change nothing,
+# because the settings have the course's values, are left out.
 ROWS = {
     "the course's recipe": (),
     "bfloat16, so more steps": ("MIXED_PRECISION",),
@@ -65,10 +69,12 @@ ROWS = {
     "crops of many lengths": ("SEQ_LEN_JITTER",),
     "speakers drawn by how much they say": ("MAX_SPEECH_SECONDS",),
     "wider layers": ("LSTM_HIDDEN_SIZE",),
+    "both directions": ("BI_LSTM",),
     "other speeds as new speakers": ("SPEEDS",),
     "random channels": ("CHANNEL_AUGMENTATION",),
     "rooms, noise and narrow bands": ("ROOM_PROB", "NOISE_PROB", "NARROW_BAND_PROB"),
     "half of the batches undisturbed": ("DISTURBED_BATCHES",),
+    "SpecAugment": ("SPECAUG_TRAINING",),
 }
 
 PROBE_STEPS = (10, 40)
@@ -76,26 +82,46 @@ PROBE_STEPS = (10, 40)
 
 def steps_in(seconds: float, spk_to_utts: SpkToUtts) -> int:
     """How many steps of training this machine does in that time, with the present settings."""
+    neural_net.train_network(spk_to_utts, 1)  # Extracts the features, if need be.
     times = []
     for num_steps in PROBE_STEPS:
         start = time.perf_counter()
         neural_net.train_network(spk_to_utts, num_steps)
         times.append(time.perf_counter() - start)
-    return max(1, round(seconds * (PROBE_STEPS[1] - PROBE_STEPS[0]) / (times[1] - times[0])))
+    return max(1, round(seconds * (PROBE_STEPS[1] - PROBE_STEPS[0]) / max(times[1] - times[0], 1e-3)))
 
 
-def train_row(number: int, seed: int, spk_to_utts: SpkToUtts, seconds: float) -> tuple[str, int]:
-    """Train the model of a row, or what is left of it; returns its path and number of steps."""
-    path = Path(myconfig.RESULTS_DIR) / "ladder" / f"{number}-{seed}.pt"
-    taken_over = {name for names in list(ROWS.values())[: number + 1] for name in names}
-    row_settings = {name: value for name, value in COURSE.items() if name not in taken_over}
-    with settings.override(**row_settings, SEED=seed, SAVED_MODEL_PATH=str(path)):
-        steps_file = path.with_suffix(".json")
-        if not steps_file.exists():
-            evaluation.write_text(steps_file, json.dumps(steps_in(seconds, spk_to_utts)))
-        num_steps = json.loads(steps_file.read_text())
-        neural_net.train_network(spk_to_utts, num_steps, str(path))
-    return str(path), num_steps
+def list_rows() -> dict[str, dict]:
+    """Row -> the settings that it still has from the course."""
+    remaining = dict(COURSE)
+    rows = {}
+    for row, names in ROWS.items():
+        taken = [name for name in names if remaining[name] != getattr(myconfig, name)]
+        for name in names:
+            del remaining[name]
+        if taken or not names:
+            rows[row] = dict(remaining)
+    return rows
+
+
+def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, minutes: float) -> tuple[SpeakerEncoder, int]:
+    """Train the model of a row, or what is left of it; returns it and its number of steps.
+
+    Raises ValueError if the row was begun with another time.
+    """
+    path = Path(myconfig.RESULTS_DIR) / "ladder" / f"{re.sub('[^a-z0-9]+', '-', row)}-{seed}.pt"
+    with settings.override(**list_rows()[row], SEED=seed, SAVED_MODEL_PATH=str(path)):
+        plan_file = path.with_suffix(".json")
+        if not plan_file.exists():
+            plan = {"minutes": minutes, "steps": steps_in(60 * minutes, spk_to_utts)}
+            safe_files.write_text(plan_file, json.dumps(plan))
+        plan = json.loads(plan_file.read_text())
+        if plan["minutes"] != minutes:
+            raise ValueError(
+                f"{plan_file} has a row of {plan['minutes']:g} minutes: delete its folder, or take another RESULTS_DIR."
+            )
+        neural_net.train_network(spk_to_utts, plan["steps"], str(path))
+        return load_encoder(str(path)), plan["steps"]
 
 
 def replicates(trials: conditions.ScoredTrials) -> np.ndarray:
@@ -123,12 +149,15 @@ def climb(minutes: float, seeds: int, condition: str) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     above = None
-    for number, row in enumerate(ROWS):
+    if seeds < 1:
+        raise ValueError(f"--seeds {seeds}: at least one training is needed.")
+    rows = list_rows()
+    for number, row in enumerate(rows):
         eers = []
         for seed in range(myconfig.SEED, myconfig.SEED + seeds):
-            print(f"Row {number + 1} of {len(ROWS)}: {row}, seed {seed}.", flush=True)
-            path, num_steps = train_row(number, seed, train_data, 60 * minutes)
-            scored = conditions.score_conditions(load_encoder(path), tested)
+            print(f"Row {number + 1} of {len(rows)}: {row}, seed {seed}.", flush=True)
+            encoder, num_steps = train_row(row, seed, train_data, minutes)
+            scored = conditions.score_conditions(encoder, tested)
             eers.append([replicates(scored[condition]), replicates(conditions.pool(scored))])
         shown, pooled = np.mean(eers, axis=0)
         change, significant = "", ""

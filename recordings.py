@@ -39,8 +39,11 @@ def expand_files(names: Sequence[str]) -> list[str]:
     for name in names:
         if Path(name).is_dir():
             found = dataset.find_audio_files(name)
+        elif Path(name).exists():
+            found = [name]
         else:
-            found = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+            matches = [match for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]  # noqa: PTH207
+            found = [match for match in matches if Path(match).suffix.lower() in dataset.AUDIO_SUFFIXES]
         if not found:
             raise ValueError(f"{name} has no audio files." if Path(name).is_dir() else f"{name} does not exist.")
         files += found
@@ -64,7 +67,7 @@ def hear(encoder: SpeakerEncoder, files: Sequence[str]) -> list[Heard]:
 def listen(file: str) -> tuple[np.ndarray, float, str, list[str]]:
     """Features (frames, N_MFCC), seconds of speech, hash of the file, and warnings. Raises ValueError."""
     samples = feature_extraction.read_audio(file)
-    speech = feature_extraction.find_speech(samples)
+    speech = feature_extraction.find_speech(feature_extraction.levels_db(samples))
     seconds = float(speech.sum() * feature_extraction.SPEECH_FRAME_SAMPLES / feature_extraction.SAMPLE_RATE)
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return feature_extraction.compute_mfcc(samples), seconds, digest, find_faults(samples, seconds)
@@ -73,13 +76,13 @@ def listen(file: str) -> tuple[np.ndarray, float, str, list[str]]:
 def find_faults(samples: np.ndarray, speech_seconds: float) -> list[str]:
     """What makes the score of a recording doubtful, in words."""
     seconds = len(samples) / feature_extraction.SAMPLE_RATE
-    peak = np.abs(samples).max()
     found = []
     if speech_seconds < LITTLE_SPEECH_SECONDS:
         found.append(f"there is only {speech_seconds:.1f} s of speech in it")
     elif speech_seconds < MOSTLY_SILENT_SHARE * seconds:
         found.append(f"it is mostly silent, with {speech_seconds:.1f} s of speech in {seconds:.1f} s")
-    if peak > 0.5 and np.mean(np.abs(samples) > 0.999 * peak) > CLIPPED_SHARE:
+    # Not at the peak itself, where clipped samples are no longer after resampling.
+    if np.mean(np.abs(samples) > 0.97) > CLIPPED_SHARE:
         found.append("it is clipped: it was recorded too loud")
     return found
 
@@ -99,12 +102,11 @@ def write_embeddings(path: str, heard: Sequence[Heard]) -> None:
     """Write `embeddings` (recordings, dimensions) and `files` as .npz, or rows `file,number,number,...` as .csv."""
     files = [one.recording.file for one in heard]
     embeddings = np.stack([one.recording.embedding for one in heard])
-    with safe_files.replace_when_whole(path) as file:
-        if path.endswith(".npz"):
+    if path.endswith(".npz"):
+        with safe_files.replace_when_whole(path) as file:
             np.savez(file, embeddings=embeddings, files=np.array(files))
-        else:
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(
-                [name, *row] for name, row in zip(files, embeddings.tolist(), strict=True)
-            )
-            file.write(text.getvalue().encode(errors="surrogateescape"))
+        return
+    text = io.StringIO()
+    rows = ([name, *row] for name, row in zip(files, embeddings.tolist(), strict=True))
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    safe_files.write_text(path, text.getvalue())

@@ -27,6 +27,12 @@ def replace_when_whole(path: str | Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8 that is whole or not there."""
+    with replace_when_whole(path) as file:
+        file.write(text.encode("utf-8", errors="surrogateescape"))
+
+
 @contextlib.contextmanager
 def only_one_process(path: str | Path) -> Iterator[None]:
     """Hold the lock of a file that only one process may write. Raises ValueError if another one holds it."""

@@ -1,7 +1,8 @@
 """Who is enrolled: a SQLite database of embeddings, which several processes may read and write at once.
 
-An embedding tells a person apart as a fingerprint does. The file is readable by its owner only, and what is removed is
-overwritten. All its embeddings come from one model; those of another one would be compared in vain.
+An embedding tells a person apart as a fingerprint does. The file is made readable by its owner only (on Windows, as its
+folder is), and what is removed is overwritten. All its embeddings come from one model; those of another one would be
+compared in vain.
 """
 
 import contextlib
@@ -29,6 +30,9 @@ CREATE INDEX IF NOT EXISTS recordings_of_speaker ON recordings (speaker);
 """
 SECONDS_TO_WAIT = 60.0
 
+# What those are called who are not in the database.
+UNKNOWN = "unknown"
+
 
 class Model(NamedTuple):
     """The model that made the embeddings: a hash of its weights, the length of an embedding, and where it was."""
@@ -48,13 +52,14 @@ class Recording(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_database(path: str, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open a database for the length of a `with` block; changes are made as a whole or not at all.
+def open_database(path: str, mode: str = "read") -> Iterator[sqlite3.Connection]:
+    """Open a database to "read", "write" or "create" it, for the length of a `with` block.
 
-    Raises ValueError if it is not there (unless `create`) or is not such a database.
+    Changes are made as a whole or not at all; other processes wait meanwhile. Raises ValueError if it is not there
+    (unless it is to be created) or is not such a database.
     """
     if not Path(path).exists():
-        if not create:
+        if mode != "create":
             raise ValueError(f"there is no database {path}: enrol somebody first.")
         with contextlib.suppress(FileExistsError):  # Another process may have been quicker.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
@@ -62,8 +67,9 @@ def open_database(path: str, create: bool = False) -> Iterator[sqlite3.Connectio
         connection = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
         try:
             connection.execute("PRAGMA secure_delete = ON")
-            connection.execute("BEGIN IMMEDIATE" if create else "BEGIN")
-            prepare(connection, path)
+            # To write at once, because SQLite does not wait for others if a change comes after something was read.
+            connection.execute("BEGIN" if mode == "read" else "BEGIN IMMEDIATE")
+            check_or_prepare(connection, path, mode)
             yield connection
             connection.execute("COMMIT")
         finally:
@@ -72,15 +78,23 @@ def open_database(path: str, create: bool = False) -> Iterator[sqlite3.Connectio
         raise ValueError(f"{path} cannot be used as a database of speakers: {error}.") from None
 
 
-def prepare(connection: sqlite3.Connection, path: str) -> None:
-    """Make the tables in an empty file. Raises ValueError for a database that is not ours."""
+def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> None:
+    """Make the tables if the file is empty and to be created. Raises ValueError for a database that is not ours."""
     if connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
         return
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise ValueError(f"{path} is a database of another program.")
+    if mode != "create":
+        raise ValueError(f"nobody is enrolled in {path}.")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for statement in SCHEMA.split(";"):
         connection.execute(statement)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that could not be printed, or would be taken for nobody's."""
+    if not name.strip() or not name.isprintable() or name.lower() == UNKNOWN:
+        raise ValueError(f"{name!r} is not a name that can be given.")
 
 
 def enrol(
@@ -91,8 +105,7 @@ def enrol(
     Raises ValueError for a name that exists (or with `more` does not), a recording that is enrolled already, or
     another model than that of the database.
     """
-    if not name.strip() or not name.isprintable():
-        raise ValueError(f"{name!r} is not a name.")
+    check_name(name)
     if is_enrolled(connection, name) != more:
         raise ValueError(
             f"there is no {name!r} to add to." if more else f"{name!r} is enrolled already: use --more to add to it."
@@ -100,12 +113,13 @@ def enrol(
     if not check_model(connection, model):
         connection.execute("INSERT INTO model VALUES (?, ?, ?)", model)
     for file, sha256, speech_seconds, embedding in recordings:
+        printable = file.encode("utf-8", "backslashreplace").decode()  # A file's name may be no UTF-8.
         row = connection.execute("SELECT speaker, file FROM recordings WHERE sha256 = ?", (sha256,)).fetchone()
         if row:
-            raise ValueError(f"{file} is enrolled already: it is the recording {row[1]} of {row[0]!r}.")
+            raise ValueError(f"{printable} is the same recording as {row[1]} of {row[0]!r}.")
         connection.execute(
             "INSERT INTO recordings VALUES (?, ?, ?, ?, datetime('now'), ?)",
-            (name, file, sha256, speech_seconds, embedding.astype("<f4").tobytes()),
+            (name, printable, sha256, speech_seconds, embedding.astype("<f4").tobytes()),
         )
 
 
@@ -134,8 +148,7 @@ def remove(connection: sqlite3.Connection, name: str) -> None:
 
 def rename(connection: sqlite3.Connection, old: str, new: str) -> None:
     """Give a speaker another name. Raises ValueError if the old one is unknown or the new one exists."""
-    if not new.strip() or not new.isprintable():
-        raise ValueError(f"{new!r} is not a name.")
+    check_name(new)
     if is_enrolled(connection, new):
         raise ValueError(f"{new!r} is enrolled already.")
     if not connection.execute("UPDATE recordings SET speaker = ? WHERE speaker = ?", (new, old)).rowcount:

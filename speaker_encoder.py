@@ -131,7 +131,7 @@ def embed_store(
 
 
 def model_fingerprint(encoder: SpeakerEncoder) -> str:
-    """A hash of all that embeddings depend on: weights and settings."""
+    """A hash of all of a model that embeddings depend on: its weights and settings."""
     digest = hashlib.sha256(json.dumps(encoder.settings, sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
@@ -157,7 +157,7 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
 def read_model(path: str) -> dict:
     """Read a model file without running code in it. Raises ValueError if it is missing, damaged or no model."""
     if not Path(path).is_file():
-        raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct SAVED_MODEL_PATH.")
+        raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct the path.")
     try:
         model = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # A damaged or hostile file can make the unpickler raise anything.

@@ -50,9 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("old")
     command.add_argument("new")
     command = add("timeline", "Who spoke when? Draws a picture, too.", common, decision, database)
-    command.add_argument("recording")
+    command.add_argument("files", nargs="+")
     command.add_argument("--rttm", action="store_true", help="print RTTM, which diarisation tools read")
-    command.add_argument("--out", default="timeline.png", help="the picture (default: timeline.png)")
+    command.add_argument("--out", default="timeline.png", help="the picture, numbered if there are several files")
     command = add("embed", "Write the embeddings of recordings to a file.", common)
     command.add_argument("files", nargs="+")
     command.add_argument("--out", default="embeddings.npz", help="an .npz or .csv file (default: embeddings.npz)")
@@ -124,13 +124,13 @@ def enrol(
     Nothing is added unless all recordings can be used. Raises ValueError as `speaker_database.enrol` does.
     """
     heard = hear(encoder, files)
-    with speaker_database.open_database(database, create=True) as connection:
+    with speaker_database.open_database(database, "create") as connection:
         speaker_database.enrol(connection, name, [one.recording for one in heard], model_of(encoder), more)
     return sum(one.recording.speech_seconds for one in heard), list_warnings(heard)
 
 
 def identify(encoder: SpeakerEncoder, database: str, files: Sequence[str], decision: Decision) -> list[dict]:
-    """Who speaks in each recording: `speaker` or None, and the `ranking` of all enrolled by score, best first."""
+    """Who speaks in each recording: `speaker` or None, and the `ranking` of the NUM_SHOWN best with their scores."""
     with speaker_database.open_database(database) as connection:
         names, enrolled = speaker_database.read_speakers(connection, model_of(encoder))
     if not names:
@@ -138,7 +138,7 @@ def identify(encoder: SpeakerEncoder, database: str, files: Sequence[str], decis
     answers = []
     for one in hear(encoder, files):
         scores = enrolled @ one.recording.embedding
-        best = np.argsort(-scores, kind="stable")
+        best = np.argsort(-scores, kind="stable")[:NUM_SHOWN]
         speaker = names[best[0]] if scores[best[0]] >= decision.threshold else None
         ranking = [(names[number], float(scores[number])) for number in best]
         file = one.recording.file
@@ -201,8 +201,8 @@ def run_identify(encoder: SpeakerEncoder) -> int:
     lines = []
     for answer in answers:
         warn(answer["warnings"])
-        ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"][:NUM_SHOWN])
-        lines.append(f"{answer['file']}: {answer['speaker'] or 'unknown'} ({ranking})")
+        ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"])
+        lines.append(f"{answer['file']}: {answer['speaker'] or speaker_database.UNKNOWN} ({ranking})")
     show(answers, "\n".join([*lines, f"With {describe(decision)}."]))
     return 0 if any(answer["speaker"] for answer in answers) else 1
 
@@ -221,7 +221,7 @@ def run_list() -> int:
 
 def run_remove() -> int:
     """The command `remove`."""
-    with speaker_database.open_database(options.db) as connection:
+    with speaker_database.open_database(options.db, "write") as connection:
         speaker_database.remove(connection, options.name)
     show({"removed": options.name}, f"{options.name} is removed.")
     return 0
@@ -229,7 +229,7 @@ def run_remove() -> int:
 
 def run_rename() -> int:
     """The command `rename`."""
-    with speaker_database.open_database(options.db) as connection:
+    with speaker_database.open_database(options.db, "write") as connection:
         speaker_database.rename(connection, options.old, options.new)
     show({"old": options.old, "new": options.new}, f"{options.old} is now {options.new}.")
     return 0
@@ -237,19 +237,28 @@ def run_rename() -> int:
 
 def run_timeline(encoder: SpeakerEncoder) -> int:
     """The command `timeline`."""
+    if options.rttm and options.json:
+        raise ValueError("choose one of --rttm and --json.")
     decision = decision_for(encoder, options.far, options.threshold)
     with speaker_database.open_database(options.db) as connection:
         names, enrolled = speaker_database.read_speakers(connection, model_of(encoder))
-    timeline = speaker_timeline.find_timeline(encoder, options.recording, names, enrolled, decision.threshold)
-    save_figure(options.out, speaker_timeline.draw_timeline(timeline, decision.threshold))
+    answers = {}
+    files = expand_files(options.files)
+    for number, file in enumerate(files, start=1):
+        timeline = speaker_timeline.find_timeline(encoder, file, names, enrolled, decision.threshold)
+        picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(files) > 1 else ""))
+        save_figure(str(picture), speaker_timeline.draw_timeline(timeline, decision.threshold))
+        answers[file] = timeline.turns
     if options.rttm:
-        print(speaker_timeline.to_rttm(timeline.turns, options.recording), end="")
-    else:
-        lines = [
-            f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {'-' if turn.score is None else f'{turn.score:.3f}'}"
-            for turn in timeline.turns
-        ]
-        show([turn._asdict() for turn in timeline.turns], "\n".join(lines))
+        print("".join(speaker_timeline.to_rttm(turns, file) for file, turns in answers.items()), end="")
+        return 0
+    lines = []
+    for file, turns in answers.items():
+        lines += [f"{file}:"] if len(files) > 1 else []
+        for turn in turns:
+            score = "-" if turn.score is None else f"{turn.score:.3f}"
+            lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {score}")
+    show({file: [turn._asdict() for turn in turns] for file, turns in answers.items()}, "\n".join(lines))
     return 0
 
 
@@ -258,6 +267,7 @@ def run_embed(encoder: SpeakerEncoder) -> int:
     if not options.out.endswith((".npz", ".csv")):
         raise ValueError(f"--out {options.out} must end in .npz or .csv.")
     heard = hear(encoder, expand_files(options.files))
+    warn(list_warnings(heard))
     write_embeddings(options.out, heard)
     show({"out": options.out, "recordings": len(heard)}, f"{options.out} has {len(heard)} embeddings.")
     return 0
@@ -266,6 +276,7 @@ def run_embed(encoder: SpeakerEncoder) -> int:
 def run_map(encoder: SpeakerEncoder) -> int:
     """The command `map`."""
     heard = hear(encoder, expand_files(options.files))
+    warn(list_warnings(heard))
     speakers = voice_map.name_speakers([one.recording.file for one in heard])
     save_figure(options.out, voice_map.draw_map(np.stack([one.recording.embedding for one in heard]), speakers))
     show({"out": options.out, "recordings": len(heard)}, f"{options.out} shows {len(heard)} recordings.")

@@ -13,6 +13,7 @@ import feature_extraction
 import myconfig
 import settings
 from feature_extraction import SAMPLE_RATE
+from speaker_database import UNKNOWN
 from speaker_encoder import SpeakerEncoder, embed_features
 
 WINDOW_SECONDS = 1.6
@@ -27,8 +28,6 @@ SWITCH_COST = 0.6
 
 # Of many enrolled people, so many at most are looked for: those who are nearest in the most windows.
 MAX_CANDIDATES = 8
-
-UNKNOWN = "unknown"
 
 
 class Turn(NamedTuple):
@@ -58,13 +57,14 @@ def find_timeline(
 ) -> Timeline:
     """Who of the enrolled (speakers, dimensions), and who else, speaks when in a recording of any length.
 
-    Needs the memory of one minute of audio. Raises ValueError for a file that cannot be used.
+    Needs the memory of a minute or two of audio. Raises ValueError for a file that cannot be used.
     """
     with settings.override(**encoder.settings):
-        step_seconds = steps_to_seconds(1)
-        first_middle = window_frames() * myconfig.HOP_LENGTH / SAMPLE_RATE / 2
         blocks = list(embed_windows(encoder, recording))
-    embeddings, is_speech = (np.concatenate(column) for column in zip(*blocks, strict=True))
+        window_seconds, step_seconds = window_samples() / SAMPLE_RATE, step_samples() / SAMPLE_RATE
+    embeddings, levels_db = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    starts = step_seconds * np.arange(len(embeddings))
+    is_speech = speech_share(levels_db, starts, window_seconds) >= LEAST_SPEECH_SHARE
     candidates = find_candidates(embeddings[is_speech], enrolled)
     chosen = [names[number] for number in candidates]
     similarities = embeddings @ enrolled[candidates].T
@@ -72,53 +72,51 @@ def find_timeline(
     scores = np.column_stack([similarities, np.full(len(similarities), threshold)])
     state = np.where(is_speech, best_path(np.where(is_speech[:, None], scores, 0)), -1)
     similarities[~is_speech] = np.nan
-    middles = first_middle + step_seconds * np.arange(len(state))
-    return Timeline(join_turns(state, middles, step_seconds, similarities, chosen), middles, similarities, chosen)
+    middles = starts + window_seconds / 2
+    # A window speaks for its middle step, the first and the last one for all up to the ends of the recording.
+    seconds = len(levels_db) * feature_extraction.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
+    bounds = np.array([0.0, *(middles[1:] - step_seconds / 2), seconds])
+    return Timeline(join_turns(state, bounds, similarities, chosen), middles, similarities, chosen)
 
 
-def window_frames() -> int:
-    """Frames of a window."""
-    return max(1, round(WINDOW_SECONDS * SAMPLE_RATE / myconfig.HOP_LENGTH))
+def window_samples() -> int:
+    """Samples of a window, a whole number of frames."""
+    return max(1, round(WINDOW_SECONDS * SAMPLE_RATE / myconfig.HOP_LENGTH)) * myconfig.HOP_LENGTH
 
 
-def step_frames() -> int:
-    """Frames from one window to the next."""
-    return max(1, round(STEP_SECONDS * SAMPLE_RATE / myconfig.HOP_LENGTH))
-
-
-def steps_to_seconds(steps: int) -> float:
-    """How long so many steps of the window are."""
-    return steps * step_frames() * myconfig.HOP_LENGTH / SAMPLE_RATE
+def step_samples() -> int:
+    """Samples from one window to the next, a whole number of frames."""
+    return max(1, round(STEP_SECONDS * SAMPLE_RATE / myconfig.HOP_LENGTH)) * myconfig.HOP_LENGTH
 
 
 def embed_windows(encoder: SpeakerEncoder, recording: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Embeddings (windows, dimensions) of a recording's windows, and which of these are speech, block after block."""
-    step, window = step_frames(), window_frames()
-    block_samples, window_samples = BLOCK_STEPS * step * myconfig.HOP_LENGTH, window * myconfig.HOP_LENGTH
-    overlap = window_samples - step * myconfig.HOP_LENGTH
-    kept = np.zeros(0, np.float32)
-    is_first = True
+    """Embeddings (windows, dimensions) of a recording's windows, and its levels in decibels, block after block.
+
+    A recording shorter than a window makes one.
+    """
+    step, window = step_samples(), window_samples()
+    window_frames = window // myconfig.HOP_LENGTH
+    kept, is_first = np.zeros(0, np.float32), True
     with tqdm(desc="Listening", unit="s", disable=None) as progress:
-        for samples in feature_extraction.read_blocks(recording, block_samples):
+        for samples in feature_extraction.read_blocks(recording, BLOCK_STEPS * step):
             progress.update(round(len(samples) / SAMPLE_RATE))
             kept = np.concatenate([kept, samples])
-            num_windows = (len(kept) - overlap) // (window_samples - overlap)
-            if num_windows < 1 and not is_first:
-                continue  # The end of the recording, which the last window has heard.
-            features = feature_extraction.compute_mfcc(np.pad(kept, (0, max(0, myconfig.N_FFT - len(kept)))))
-            starts = np.arange(max(1, num_windows)) * step
-            embeddings = embed_features(encoder, [features[start : start + window] for start in starts])
-            yield embeddings, speech_share(kept, starts * myconfig.HOP_LENGTH, window_samples) >= LEAST_SPEECH_SHARE
-            kept = kept[len(starts) * step * myconfig.HOP_LENGTH :]
-            is_first = False
+            num_windows = max(1 if is_first else 0, (len(kept) - window) // step + 1)
+            embeddings = np.zeros((0, encoder.dimensions), np.float32)
+            if num_windows:
+                features = feature_extraction.compute_mfcc(np.pad(kept, (0, max(0, myconfig.N_FFT - len(kept)))))
+                starts = np.arange(num_windows) * (step // myconfig.HOP_LENGTH)
+                embeddings = embed_features(encoder, [features[start : start + window_frames] for start in starts])
+            yield embeddings, feature_extraction.levels_db(samples)
+            kept, is_first = kept[num_windows * step :], False
 
 
-def speech_share(samples: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """The share of speech in the stretches of samples that begin at `starts` (stretches,)."""
-    speech = feature_extraction.find_speech(samples)
+def speech_share(levels_db: np.ndarray, starts: np.ndarray, length: float) -> np.ndarray:
+    """The share of speech in the stretches of a recording that begin at `starts`, in seconds (stretches,)."""
+    speech = feature_extraction.find_speech(levels_db)
     sums = np.append(0, np.cumsum(speech))
-    frame = feature_extraction.SPEECH_FRAME_SAMPLES
-    first, last = (np.minimum(place // frame, len(speech)) for place in (starts, starts + length))
+    places = np.array([starts, starts + length]) * SAMPLE_RATE / feature_extraction.SPEECH_FRAME_SAMPLES
+    first, last = np.minimum(np.round(places).astype(int), len(speech))
     return (sums[last] - sums[first]) / np.maximum(last - first, 1)
 
 
@@ -151,22 +149,20 @@ def best_path(scores: np.ndarray) -> np.ndarray:
     return path
 
 
-def join_turns(
-    state: np.ndarray, middles: np.ndarray, step_seconds: float, similarities: np.ndarray, names: Sequence[str]
-) -> list[Turn]:
-    """Runs of one state (windows,) as turns; -1 is silence, and what comes after the names is UNKNOWN."""
-    bounds = np.flatnonzero(np.diff(state, prepend=-2, append=-2))
+def join_turns(state: np.ndarray, bounds: np.ndarray, similarities: np.ndarray, names: Sequence[str]) -> list[Turn]:
+    """Runs of one state (windows,) as turns; -1 is silence, and what comes after the names is UNKNOWN.
+
+    Window number n speaks for the time from bounds[n] to bounds[n + 1], in seconds.
+    """
+    changes = np.flatnonzero(np.diff(state, prepend=-2, append=-2))
     turns = []
-    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, end in zip(changes[:-1], changes[1:], strict=True):
         if state[first] == -1:
             continue
         is_known = state[first] < len(names)
         speaker = names[state[first]] if is_known else UNKNOWN
         score = float(similarities[first:end, state[first]].mean()) if is_known else None
-        start = middles[first] - step_seconds / 2 if first else 0.0
-        is_last = end == len(state)
-        stop = middles[end - 1] + (middles[0] if is_last else step_seconds / 2)
-        turns.append(Turn(float(start), float(stop), speaker, score))
+        turns.append(Turn(float(bounds[first]), float(bounds[end]), speaker, score))
     return turns
 
 
@@ -187,14 +183,17 @@ def draw_timeline(timeline: Timeline, threshold: float) -> matplotlib.figure.Fig
         figure = matplotlib.figure.Figure(figsize=(12, 4.5))
         curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         rows = [*timeline.candidates, UNKNOWN]
+        styles = [(f"C{number % 4}", ("-", ":", "--", "-.")[number // 4]) for number in range(MAX_CANDIDATES)]
         for number, name in enumerate(timeline.candidates):
-            curves.plot(timeline.middles, timeline.similarities[:, number], label=name, color=f"C{number}")
-        curves.axhline(threshold, color="0.3", linestyle="--", label="threshold")
+            colour, line = styles[number]
+            # A name that begins with an underscore would not be shown.
+            curves.plot(timeline.middles, timeline.similarities[:, number], line, color=colour, label=f" {name}")
+        curves.axhline(threshold, color="0.3", linestyle="--", linewidth=1, label="threshold")
         curves.set(ylabel="cosine similarity", xlim=(0, timeline.middles[-1] + timeline.middles[0]))
         curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(rows))
         for turn in timeline.turns:
             row = rows.index(turn.speaker)
-            colour = "0.6" if turn.speaker == UNKNOWN else f"C{row}"
+            colour = "0.6" if turn.speaker == UNKNOWN else styles[row][0]
             bars.barh(row, turn.end - turn.start, left=turn.start, height=0.8, color=colour)
         bars.set(xlabel="time (s)", ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)), yticklabels=rows)
     return figure

@@ -1,5 +1,6 @@
 """Voices as a picture: recordings as points, near to each other where they sound alike, and all their similarities."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,11 +16,16 @@ MAX_NAMES = 20
 
 
 def name_speakers(files: Sequence[str]) -> list[str]:
-    """A speaker for each file: its folder, or where all are in one folder, its name up to the last `-` or `_`."""
-    folders = [Path(file).absolute().parent.name for file in files]
-    if len(set(folders)) > 1:
-        return folders
-    return [Path(file).stem.replace("_", "-").rpartition("-")[0] or Path(file).stem for file in files]
+    """A speaker for each file: its folder, or where all are in one folder, its name up to the last `-` or `_`.
+
+    In LibriSpeech, the folder above.
+    """
+    paths = [Path(file).absolute() for file in files]
+    if all(path.stem.startswith(f"{path.parent.parent.name}-{path.parent.name}-") for path in paths):
+        return [path.parent.parent.name for path in paths]
+    if len({path.parent for path in paths}) > 1:
+        return [path.parent.name for path in paths]
+    return [re.sub("[-_][^-_]*$", "", path.stem) for path in paths]
 
 
 def lay_out(embeddings: np.ndarray) -> np.ndarray:
