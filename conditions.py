@@ -207,12 +207,8 @@ def thresholds_at(trials: ScoredTrials, false_accept_rates: Sequence[float]) -> 
 def calibrate(path: str, trials: ScoredTrials, source: str) -> None:
     """Put the thresholds that trials give, and what these were, into a model's file."""
     model = read_model(path)
-    eer, at_eer = metrics.equal_error_rate(*metrics.error_rates(*trials[:2]))
-    eer = max(eer, 1e-6)
-    points = dict(zip(CALIBRATED_RATES, thresholds_at(trials, CALIBRATED_RATES), strict=True)) | {eer: at_eer}
-    rates = sorted(points)
-    thresholds = [points[rate] for rate in rates]
-    calibration = {"false_accept_rates": rates, "thresholds": thresholds, "eer": eer, "source": source}
+    thresholds = thresholds_at(trials, CALIBRATED_RATES)
+    calibration = {"false_accept_rates": list(CALIBRATED_RATES), "thresholds": thresholds, "source": source}
     model["calibration"] = check_calibration(calibration)
     with safe_files.replace_when_whole(path) as file:
         torch.save(model, file)

@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--model", default=str(DEFAULT_MODEL), help="a model (default: the best pretrained one)")
     common.add_argument("--json", action="store_true", help="print JSON, for programs")
     decision = argparse.ArgumentParser(add_help=False)
-    decision.add_argument("--far", type=float, help="false-accept rate of the threshold, as 0.01 (default: the EER)")
+    decision.add_argument("--far", type=float, default=0.01, help="false-accept rate of the threshold (default: 0.01)")
     decision.add_argument("--threshold", type=float, help="accept scores from here on, instead of --far")
     database = argparse.ArgumentParser(add_help=False)
     database.add_argument("--db", default=DEFAULT_DATABASE, help=f"the database (default: {DEFAULT_DATABASE})")
@@ -94,14 +94,13 @@ def model_of(encoder: SpeakerEncoder) -> Model:
     return Model(model_fingerprint(encoder), encoder.dimensions, encoder.path)
 
 
-def decision_for(encoder: SpeakerEncoder, far: float | None = None, threshold: float | None = None) -> Decision:
-    """The threshold of the model for a false-accept rate, by default the EER, or a given one. Raises ValueError."""
+def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | None = None) -> Decision:
+    """The threshold of the model for a false-accept rate, or a given threshold. Raises ValueError if there is none."""
     if threshold is not None:
         return Decision(threshold, None, "given")
     if not encoder.calibration:
         raise ValueError("the model knows no threshold: use conditions.py --calibrate on test data, or --threshold.")
     rates, thresholds = encoder.calibration["false_accept_rates"], encoder.calibration["thresholds"]
-    far = encoder.calibration["eer"] if far is None else far
     if not min(rates) <= far <= max(rates):
         raise ValueError(f"--far {far:g}: the model knows thresholds from {min(rates):g} to {max(rates):g}.")
     at = float(np.interp(np.log(far), np.log(rates), thresholds))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
+import matplotlib.colors
 import matplotlib.figure
 import numpy as np
 from tqdm import tqdm
@@ -183,7 +184,9 @@ def draw_timeline(timeline: Timeline, threshold: float) -> matplotlib.figure.Fig
         figure = matplotlib.figure.Figure(figsize=(12, 4.5))
         curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         rows = [*timeline.candidates, UNKNOWN]
-        styles = [(f"C{number % 4}", ("-", ":", "--", "-.")[number // 4]) for number in range(MAX_CANDIDATES)]
+        # As they are in this style, which does not hold any more when lines are drawn.
+        colours = [matplotlib.colors.to_hex(f"C{number}") for number in range(4)]
+        styles = [(colours[number % 4], ("-", ":", "--", "-.")[number // 4]) for number in range(MAX_CANDIDATES)]
         for number, name in enumerate(timeline.candidates):
             colour, line = styles[number]
             # A name that begins with an underscore would not be shown.

@@ -1567,7 +1567,6 @@ class SpeakerIdTest(ProjectTest):
         encoder.calibration = {
             "false_accept_rates": [0.01, 0.1, 0.2],
             "thresholds": [0.9999, 0.9, 0.5],
-            "eer": 0.1,
             "source": "a test",
         }
         self.model = str(self.dir / "model.pt")
@@ -1594,8 +1593,8 @@ class SpeakerIdTest(ProjectTest):
         return subprocess.CompletedProcess(arguments, ending.exception.code, output.getvalue(), errors.getvalue())
 
     def test_thresholds_of_the_model(self) -> None:
-        self.assertEqual(speaker_id.decision_for(self.encoder), (0.9, 0.1, "a test"))
-        self.assertEqual(speaker_id.decision_for(self.encoder, 0.01).threshold, 0.9999)
+        self.assertEqual(speaker_id.decision_for(self.encoder), (0.9999, 0.01, "a test"))
+        self.assertEqual(speaker_id.decision_for(self.encoder, 0.1).threshold, 0.9)
         between = speaker_id.decision_for(self.encoder, 0.05).threshold
         self.assertTrue(0.9 < between < 0.9999)
         self.assertEqual(speaker_id.decision_for(self.encoder, threshold=0.3)[:2], (0.3, None))
@@ -1898,7 +1897,7 @@ class DemoPageTest(ProjectTest):
 
         self.voices = sorted((corpus / "test").rglob("*.flac"))
         encoder = speaker_encoder.get_speaker_encoder()
-        encoder.calibration = {"false_accept_rates": [0.1], "thresholds": [0.9999], "eer": 0.1, "source": "a test"}
+        encoder.calibration = {"false_accept_rates": [0.01], "thresholds": [0.9999], "source": "a test"}
         page = demo_page.build_page(encoder, str(self.dir / "speakers.db"))
         with settings.override(**encoder.settings):
             _, self.address, _ = demo_page.launch(page, "127.0.0.1", None, prevent_thread_lock=True, quiet=True)
