@@ -1953,6 +1953,7 @@ class DemoPageTest(ProjectTest):
         page.wait_for_timeout(3000)
         page.get_by_role("button", name="Stop").locator("visible=true").first.click()
         page.get_by_label("Play").locator("visible=true").first.wait_for()
+        page.wait_for_timeout(3000)  # Until it is uploaded, which the page does not show.
 
     def test_record_compare_enrol_and_identify(self) -> None:
         page = self.open_browser()
