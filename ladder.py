@@ -104,24 +104,32 @@ def list_rows() -> dict[str, dict]:
     return rows
 
 
-def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, minutes: float) -> tuple[SpeakerEncoder, int]:
-    """Train the model of a row, or what is left of it; returns it and its number of steps.
+def row_path(row: str, ending: str) -> Path:
+    """Where something of a row is kept."""
+    return Path(myconfig.RESULTS_DIR) / "ladder" / (re.sub("[^a-z0-9]+", "-", row) + ending)
 
-    Raises ValueError if the row was begun with another time.
-    """
-    path = Path(myconfig.RESULTS_DIR) / "ladder" / f"{re.sub('[^a-z0-9]+', '-', row)}-{seed}.pt"
-    with settings.override(**list_rows()[row], SEED=seed, SAVED_MODEL_PATH=str(path)):
-        plan_file = path.with_suffix(".json")
-        if not plan_file.exists():
+
+def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float) -> int:
+    """The number of steps of a row, measured once and kept. Raises ValueError if it was begun with another time."""
+    path = row_path(row, ".json")
+    if not path.exists():
+        with settings.override(**list_rows()[row]):
             plan = {"minutes": minutes, "steps": steps_in(60 * minutes, spk_to_utts)}
-            safe_files.write_text(plan_file, json.dumps(plan))
-        plan = json.loads(plan_file.read_text())
-        if plan["minutes"] != minutes:
-            raise ValueError(
-                f"{plan_file} has a row of {plan['minutes']:g} minutes: delete its folder, or take another RESULTS_DIR."
-            )
-        neural_net.train_network(spk_to_utts, plan["steps"], str(path))
-        return load_encoder(str(path)), plan["steps"]
+        safe_files.write_text(path, json.dumps(plan))
+    plan = json.loads(path.read_text())
+    if plan["minutes"] != minutes:
+        raise ValueError(
+            f"{path} has a row of {plan['minutes']:g} minutes: delete its folder, or take another RESULTS_DIR."
+        )
+    return plan["steps"]
+
+
+def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int) -> SpeakerEncoder:
+    """Train the model of a row, or what is left of it."""
+    path = str(row_path(row, f"-{seed}.pt"))
+    with settings.override(**list_rows()[row], SEED=seed, SAVED_MODEL_PATH=path):
+        neural_net.train_network(spk_to_utts, num_steps, path)
+        return load_encoder(path)
 
 
 def replicates(trials: conditions.ScoredTrials) -> np.ndarray:
@@ -148,15 +156,17 @@ def climb(minutes: float, seeds: int, condition: str) -> list[str]:
         f"| row | steps | EER in %, {condition} | EER in %, all conditions | change | significant |",
         "|---|---|---|---|---|---|",
     ]
-    above = None
     if seeds < 1:
         raise ValueError(f"--seeds {seeds}: at least one training is needed.")
     rows = list_rows()
+    # All measured before the first is trained, so that no row suffers from what else the machine does later.
+    num_steps = {row: plan_row(row, train_data, minutes) for row in rows}
+    above = None
     for number, row in enumerate(rows):
         eers = []
         for seed in range(myconfig.SEED, myconfig.SEED + seeds):
             print(f"Row {number + 1} of {len(rows)}: {row}, seed {seed}.", flush=True)
-            encoder, num_steps = train_row(row, seed, train_data, minutes)
+            encoder = train_row(row, seed, train_data, num_steps[row])
             scored = conditions.score_conditions(encoder, tested)
             eers.append([replicates(scored[condition]), replicates(conditions.pool(scored))])
         shown, pooled = np.mean(eers, axis=0)
@@ -165,7 +175,7 @@ def climb(minutes: float, seeds: int, condition: str) -> list[str]:
             low, high = metrics.central_95_percent((pooled - above)[1:])
             change, significant = with_interval(pooled - above, "+"), "no" if low <= 0 <= high else "yes"
         above = pooled
-        figures = f"{num_steps:,} | {with_interval(shown)} | {with_interval(pooled)} | {change} | {significant}"
+        figures = f"{num_steps[row]:,} | {with_interval(shown)} | {with_interval(pooled)} | {change} | {significant}"
         table.append(f"| {number + 1}. {row} | {figures} |")
     return table
 
