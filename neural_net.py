@@ -25,12 +25,7 @@ import myconfig
 import parallel
 import safe_files
 from checkpoint import continue_from, read_checkpoint, save_models
-from speaker_encoder import (
-    SpeakerEncoder,
-    embed_store,
-    get_speaker_encoder,
-    load_encoder,
-)
+from speaker_encoder import SpeakerEncoder, get_speaker_encoder, load_encoder
 from training_progress import TrainingProgress
 
 __all__ = ["SpeakerEncoder", "load_encoder"]  # Also to be found here.
@@ -42,7 +37,7 @@ NORMALISATION_UTTS = 2000
 # Sharpness of the smoothed batch-hard loss: the weight of a negative grows e-fold with 0.05 of cosine similarity.
 SMOOTH_SHARPNESS = 20.0
 
-# Of each validation speaker, and of each utterance for validation and normalisation: enough for both, and no more.
+# Utterances of each validation speaker, and frames of each utterance for the normalisation: enough, and no more.
 VALIDATION_UTTS = 10
 MAX_FRAMES = 500
 
@@ -149,7 +144,7 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
         optimizer.step()
         progress.update(loss.item(), active_share(losses), embeddings.detach())
         if (step + 1) % myconfig.SAVE_MODEL_FREQUENCY == 0 or step + 1 == num_steps:
-            progress.validate(validation_eer(encoder, validation_store))
+            progress.validate(validation_eer(encoder, validation_store, noise_store))
             if saved_model:
                 save_models(saved_model, encoder, optimizer, progress, store.fingerprint())
     return progress.losses
@@ -219,17 +214,26 @@ def draw_batch(
             weights = parallel.own_share(store.speech_seconds).clip(max=myconfig.MAX_SPEECH_SECONDS)
         utts = dataset.draw_speaker_batch(own_speakers, num_speakers, myconfig.UTTERANCES_PER_SPEAKER, rng, weights)
     crops = store.draw_crops(utts.ravel(), crop_frames, rng)
-    if is_disturbed and max(myconfig.ROOM_PROB, myconfig.NOISE_PROB, myconfig.NARROW_BAND_PROB) > 0:
-        noises = None
-        if noise_store:
-            recordings = rng.integers(len(noise_store.files), size=len(crops))
-            noises = noise_store.draw_crops(recordings, crop_frames, rng)
-        crops = augmentation.disturb(crops, noises, rng)
+    if is_disturbed:
+        crops = disturb(crops, noise_store, rng)
     if myconfig.CHANNEL_AUGMENTATION:
         crops = augmentation.random_channel(crops, encoder.feature_std.cpu(), rng)
     if myconfig.SPECAUG_TRAINING:
         crops = augmentation.spec_augment(crops, encoder.feature_mean.cpu(), rng)
     return crops.unflatten(0, utts.shape).to(encoder.feature_mean.device)
+
+
+def disturb(
+    crops: torch.Tensor, noise_store: feature_store.FeatureStore | None, rng: np.random.Generator
+) -> torch.Tensor:
+    """Put some of the crops (batch, frames, N_MFCC) into rooms, noise and narrow bands, if the settings ask for it."""
+    if not max(myconfig.ROOM_PROB, myconfig.NOISE_PROB, myconfig.NARROW_BAND_PROB):
+        return crops
+    noises = None
+    if noise_store:
+        recordings = rng.integers(len(noise_store.files), size=len(crops))
+        noises = noise_store.draw_crops(recordings, crops.shape[1], rng)
+    return augmentation.disturb(crops, noises, rng)
 
 
 def embed_batch(network: nn.Module, crops: torch.Tensor) -> torch.Tensor:
@@ -282,11 +286,23 @@ def use_bfloat16(device: torch.device) -> bool:
     return myconfig.MIXED_PRECISION and has_bfloat16
 
 
-def validation_eer(encoder: SpeakerEncoder, store: feature_store.FeatureStore | None) -> float:
-    """EER over all pairs of the validation utterances; NaN if there are not both kinds of pairs."""
+@torch.no_grad()
+def validation_eer(
+    encoder: SpeakerEncoder,
+    store: feature_store.FeatureStore | None,
+    noise_store: feature_store.FeatureStore | None,
+) -> float:
+    """EER over all pairs of crops of the validation utterances; NaN if there are not both kinds of pairs.
+
+    Every other crop is disturbed as in training, so that the best model is the best at what it is trained for. The
+    crops are the same at every step.
+    """
     if store is None:
         return math.nan
-    embeddings = embed_store(encoder, store, MAX_FRAMES)
+    rng = np.random.default_rng(myconfig.SEED)
+    crops = store.draw_crops(np.arange(len(store.files)), myconfig.SEQ_LEN, rng)
+    crops[1::2] = disturb(crops[1::2], noise_store, rng)
+    embeddings = nn.functional.normalize(encoder(crops.to(encoder.feature_mean.device))).cpu().numpy()
     first, second = np.triu_indices(len(embeddings), k=1)
     labels = store.speaker_of[first] == store.speaker_of[second]
     if labels.all() or not labels.any():

@@ -110,17 +110,15 @@ def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> n
     return nn.functional.normalize(torch.stack([outputs.mean(dim=0) for outputs in of_utt])).numpy()
 
 
-def embed_store(
-    encoder: SpeakerEncoder, store: feature_store.FeatureStore, max_frames: int | None = None
-) -> np.ndarray:
-    """Embed every utterance of a feature store, or its first frames -> float32 (utterances, dimensions), normalised.
+def embed_store(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> np.ndarray:
+    """Embed every utterance of a feature store -> float32 (utterances, dimensions), normalised.
 
     Where there are several processes, each embeds its share, and all get the whole.
     """
     utts = parallel.own_share(np.arange(len(store.files)))
     chunk_of_utt = np.cumsum(store.num_frames[utts]) // CHUNK_FRAMES
     chunks = np.split(utts, np.flatnonzero(np.diff(chunk_of_utt)) + 1)
-    own = [embed_features(encoder, [store.read(utt, max_frames) for utt in chunk]) for chunk in chunks]
+    own = [embed_features(encoder, [store.read(utt) for utt in chunk]) for chunk in chunks]
     embeddings = np.empty((len(store.files), encoder.dimensions), np.float32)
     for rank, share in enumerate(parallel.gather_objects(np.concatenate(own))):
         embeddings[rank :: parallel.world_size()] = share

@@ -902,6 +902,26 @@ class TrainingTest(ProjectTest):
         self.assertEqual(best["validation"][-1][1], min(eer for _, eer in last["validation"]))
         self.assertEqual(len(best["train_speakers"]), 20, "a fifth of 24 speakers is set aside")
 
+    def test_validation_hears_every_other_crop_disturbed(self) -> None:
+        store = feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(corpus / "test")))
+        heard = []
+        encoder = speaker_encoder.SpeakerEncoder()
+        encoder.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+        for probability in (0, 1, 1):
+            with settings.override(NOISE_PROB=probability, NOISE_SNR_DB=(0.0, 0.0)):
+                eer = neural_net.validation_eer(encoder, store, None)
+        clean, disturbed, again = heard
+        pairs = list(itertools.combinations(range(len(disturbed)), 2))
+        labels = [store.speaker_of[first] == store.speaker_of[second] for first, second in pairs]
+        with torch.no_grad():
+            embeddings = torch.nn.functional.normalize(encoder(disturbed)).numpy()
+        scores = [embeddings[first] @ embeddings[second] for first, second in pairs]
+        false_accepts, true_accepts, _ = sklearn.metrics.roc_curve(labels, scores)
+        nearest = np.argmin(np.abs(1 - true_accepts - false_accepts))
+        self.assertAlmostEqual(eer, (1 - true_accepts + false_accepts)[nearest] / 2, delta=0.02)
+        self.assertTrue(torch.equal(clean[0::2], disturbed[0::2]) and torch.equal(disturbed, again))
+        self.assertTrue(((clean - disturbed)[1::2].abs().amax(dim=(1, 2)) > 1).all())
+
     def test_learning_rate_rises_then_falls_to_zero(self) -> None:
         rates = [neural_net.learning_rate(step, 200) for step in range(200)]
         self.assertEqual(rates.index(max(rates)), 9)
