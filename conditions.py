@@ -17,7 +17,7 @@ if __name__ == "__main__":
         "--calibrate", metavar="TEXT", default="", help="what the test data are, as users shall read it"
     )
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
 

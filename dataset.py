@@ -98,7 +98,7 @@ def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
     speaker_of: dict[str, str] = {}
     group_of: dict[str, str] = {}
     try:
-        with Path(csv_path).open(encoding="utf-8-sig", newline="") as file:
+        with Path(csv_path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = csv.reader(file, skipinitialspace=True)
             for row in rows:
                 place = f"{csv_path}, line {rows.line_num}"
@@ -109,8 +109,10 @@ def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
                 speaker, utt = row[0].strip(), str(Path(csv_path).parent / row[1].strip())
                 group = row[2].strip() if len(row) == 3 else ""
                 if not Path(utt).is_file():
-                    header = " A header must be `speaker,path`." if rows.line_num == 1 else ""
-                    raise ValueError(f"{place}: there is no file {utt}.{header}")
+                    hint = " A header must be `speaker,path`." if rows.line_num == 1 else ""
+                    if any("\udc80" <= letter <= "\udcff" for letter in utt):  # Bytes that `surrogateescape` kept.
+                        hint = " The list must be in UTF-8."
+                    raise ValueError(f"{place}: there is no file {utt}.{hint}")
                 if speaker_of.setdefault(utt, speaker) != speaker:
                     raise ValueError(f"{place}: {utt} is also listed under speaker {speaker_of[utt]!r}.")
                 if group_of.setdefault(speaker, group) != group:
@@ -118,8 +120,8 @@ def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
                         f"{place}: speaker {speaker!r} is in two groups, {group_of[speaker]!r} and {group!r}."
                     )
                 listed.append((speaker, utt, group))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{csv_path} is not a CSV file in UTF-8: {error}.") from None
+    except csv.Error as error:
+        raise ValueError(f"{csv_path} is not a CSV file: {error}.") from None
     if not listed:
         raise ValueError(f"{csv_path} lists no files.")
     return listed

@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import shutil
 import tarfile
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+import safe_files
 import settings
 
 # MD5 of <part>.tar.gz, from md5sum.txt in OpenSLR's folder of LibriSpeech (Panayotov et al. 2015, CC BY 4.0).
@@ -37,6 +39,7 @@ MIRRORS = {
 BLOCK_BYTES = 2**20
 TIMEOUT_SECONDS = 60
 ATTEMPTS = 5
+PAUSE_SECONDS = 2
 
 # FLAC hardly shrinks any further: an archive that unpacks to more than this many times its size is not LibriSpeech.
 MOST_EXPANSION = 3
@@ -49,14 +52,14 @@ def fetch_part(part: str, folder: Path, mirror: str) -> Path:
         print(f"{part} is there already.")
         return part_folder
     archive = folder / f"{part}.tar.gz"
-    folder.mkdir(parents=True, exist_ok=True)
-    fetch_archive(f"{mirror}/{part}.tar.gz", archive)
-    print(f"Comparing the checksum of {archive}.", flush=True)
-    if md5_of(archive) != PARTS[part]:
+    with safe_files.only_one_process(archive):
+        fetch_archive(f"{mirror}/{part}.tar.gz", archive)
+        print(f"Comparing the checksum of {archive}.", flush=True)
+        if md5_of(archive) != PARTS[part]:
+            archive.unlink()
+            raise ValueError(f"{archive} was damaged on its way, and is deleted: try again, or another --mirror.")
+        unpack(archive, part, folder)
         archive.unlink()
-        raise ValueError(f"{archive} was damaged on its way, and is deleted: try again, or another --mirror.")
-    unpack(archive, part, folder)
-    archive.unlink()
     return part_folder
 
 
@@ -83,6 +86,7 @@ def fetch_archive(url: str, archive: Path) -> None:
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             reason = error
         print(f"Attempt {attempt} of {ATTEMPTS} broke off: {reason}.", flush=True)
+        time.sleep(PAUSE_SECONDS * attempt)
     raise ValueError(f"{url} cannot be fetched: {reason}. The same command goes on; or try another --mirror.")
 
 

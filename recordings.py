@@ -23,6 +23,7 @@ from speaker_encoder import SpeakerEncoder, embed_features
 CHUNK_FILES = 64
 LITTLE_SPEECH_SECONDS = 0.5
 MOSTLY_SILENT_SHARE = 0.2
+CLIPPED_LEVEL = 0.97
 CLIPPED_SHARE = 0.001
 
 
@@ -70,19 +71,23 @@ def listen(file: str) -> tuple[np.ndarray, float, str, list[str]]:
     speech = feature_extraction.find_speech(feature_extraction.levels_db(samples))
     seconds = float(speech.sum() * feature_extraction.SPEECH_FRAME_SAMPLES / feature_extraction.SAMPLE_RATE)
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return feature_extraction.compute_mfcc(samples), seconds, digest, find_faults(samples, seconds)
+    faults = find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
+    return feature_extraction.compute_mfcc(samples), seconds, digest, faults
 
 
-def find_faults(samples: np.ndarray, speech_seconds: float) -> list[str]:
+def count_clipped(samples: np.ndarray) -> int:
+    """The number of samples near the ends of the range, because clipped ones are not at them after resampling."""
+    return int(np.count_nonzero(np.abs(samples) > CLIPPED_LEVEL))
+
+
+def find_faults(seconds: float, speech_seconds: float, num_clipped: int) -> list[str]:
     """What makes the score of a recording doubtful, in words."""
-    seconds = len(samples) / feature_extraction.SAMPLE_RATE
     found = []
     if speech_seconds < LITTLE_SPEECH_SECONDS:
         found.append(f"there is only {speech_seconds:.1f} s of speech in it")
     elif speech_seconds < MOSTLY_SILENT_SHARE * seconds:
         found.append(f"it is mostly silent, with {speech_seconds:.1f} s of speech in {seconds:.1f} s")
-    # Not at the peak itself, where clipped samples are no longer after resampling.
-    if np.mean(np.abs(samples) > 0.97) > CLIPPED_SHARE:
+    if num_clipped > CLIPPED_SHARE * seconds * feature_extraction.SAMPLE_RATE:
         found.append("it is clipped: it was recorded too loud")
     return found
 

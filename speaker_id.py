@@ -247,6 +247,7 @@ def run_timeline(encoder: SpeakerEncoder) -> int:
         timeline = speaker_timeline.find_timeline(encoder, file, names, enrolled, decision.threshold)
         picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(files) > 1 else ""))
         save_figure(str(picture), speaker_timeline.draw_timeline(timeline, decision.threshold))
+        warn([(file, words) for words in timeline.faults])
         answers[file] = timeline.turns
     if options.rttm:
         print("".join(speaker_timeline.to_rttm(turns, file) for file, turns in answers.items()), end="")

@@ -14,6 +14,7 @@ import feature_extraction
 import myconfig
 import settings
 from feature_extraction import SAMPLE_RATE
+from recordings import count_clipped, find_faults
 from speaker_database import UNKNOWN
 from speaker_encoder import SpeakerEncoder, embed_features
 
@@ -44,13 +45,14 @@ class Timeline(NamedTuple):
     """The turns, and what they were found from.
 
     `middles` (windows,) are in seconds; `similarities` (windows, candidates) are NaN in silence; `candidates` are
-    names.
+    names; `faults` say in words what makes the recording doubtful.
     """
 
     turns: list[Turn]
     middles: np.ndarray
     similarities: np.ndarray
     candidates: list[str]
+    faults: list[str]
 
 
 def find_timeline(
@@ -63,7 +65,8 @@ def find_timeline(
     with settings.override(**encoder.settings):
         blocks = list(embed_windows(encoder, recording))
         window_seconds, step_seconds = window_samples() / SAMPLE_RATE, step_samples() / SAMPLE_RATE
-    embeddings, levels_db = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    *arrays, num_clipped = zip(*blocks, strict=True)
+    embeddings, levels_db = map(np.concatenate, arrays)
     starts = step_seconds * np.arange(len(embeddings))
     is_speech = speech_share(levels_db, starts, window_seconds) >= LEAST_SPEECH_SHARE
     candidates = find_candidates(embeddings[is_speech], enrolled)
@@ -77,7 +80,9 @@ def find_timeline(
     # A window speaks for its middle step, the first and the last one for all up to the ends of the recording.
     seconds = len(levels_db) * feature_extraction.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
     bounds = np.array([0.0, *(middles[1:] - step_seconds / 2), seconds])
-    return Timeline(join_turns(state, bounds, similarities, chosen), middles, similarities, chosen)
+    speech_seconds = seconds * feature_extraction.find_speech(levels_db).mean()
+    faults = find_faults(seconds, speech_seconds, sum(num_clipped))
+    return Timeline(join_turns(state, bounds, similarities, chosen), middles, similarities, chosen, faults)
 
 
 def window_samples() -> int:
@@ -90,8 +95,9 @@ def step_samples() -> int:
     return max(1, round(STEP_SECONDS * SAMPLE_RATE / myconfig.HOP_LENGTH)) * myconfig.HOP_LENGTH
 
 
-def embed_windows(encoder: SpeakerEncoder, recording: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Embeddings (windows, dimensions) of a recording's windows, and its levels in decibels, block after block.
+def embed_windows(encoder: SpeakerEncoder, recording: str) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Embeddings (windows, dimensions) of a recording's windows, its levels in decibels, and how many samples are
+    clipped, block after block.
 
     A recording shorter than a window makes one.
     """
@@ -108,7 +114,7 @@ def embed_windows(encoder: SpeakerEncoder, recording: str) -> Iterator[tuple[np.
                 features = feature_extraction.compute_mfcc(np.pad(kept, (0, max(0, myconfig.N_FFT - len(kept)))))
                 starts = np.arange(num_windows) * (step // myconfig.HOP_LENGTH)
                 embeddings = embed_features(encoder, [features[start : start + window_frames] for start in starts])
-            yield embeddings, feature_extraction.levels_db(samples)
+            yield embeddings, feature_extraction.levels_db(samples), count_clipped(samples)
             kept, is_first = kept[num_windows * step :], False
 
 

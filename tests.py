@@ -1371,6 +1371,12 @@ class ConditionsTest(ProjectTest):
         self.assertAlmostEqual((scores[labels == 0] >= at_1).mean(), 0.01)
         self.assertAlmostEqual((scores[labels == 0] >= at_01).mean(), 0.001)
 
+    def test_settings_may_stand_before_and_after_options(self) -> None:
+        for script, option in (("conditions.py", "--calibrate"), ("ladder.py", "--minutes")):
+            result = self.run_script(script, "NUM_PROCESSES=1", option, "1", "DEVICE=none")
+            self.assertEqual(result.returncode, 2)
+            self.assertIn("DEVICE", result.stderr)
+
     def test_ladder_continues_and_ends_with_the_settings(self) -> None:
         rows = {"the course's recipe": (), "all of ours": tuple(ladder.COURSE)}
         data = {"TRAIN_DATA_DIR": str(corpus / "train"), "TEST_DATA_DIR": str(corpus / "test")}
@@ -1420,6 +1426,13 @@ class GenerateCsvTest(ProjectTest):
         with settings.override(TEST_DATA_CSV=str(self.dir / "lists/voices.csv")):
             self.assertEqual(list(dataset.get_spk_to_utts("TEST")), ["ann, 1", "bob"])
             self.assertEqual(dataset.get_groups("TEST"), {"ann, 1": "f", "bob": "m"})
+        if os.name != "nt":
+            names = ["new\nline", 'quo"te'] + ([os.fsdecode(b"not utf-8 \xff")] if sys.platform == "linux" else [])
+            for name in names:
+                (self.dir / "strange" / name).mkdir(parents=True)
+                shutil.copy(self.dir / "wav/m/bob/x.wav", self.dir / "strange" / name)
+            self.assertEqual(self.run_script("generate_csv.py", "strange", "{speaker}/*", "x.csv").returncode, 0)
+            self.assertEqual(sorted(dataset.get_csv_spk_to_utts(str(self.dir / "x.csv"))), sorted(names))
         result = self.run_script("generate_csv.py", "gone", "{speaker}/*", "x.csv")
         self.assertEqual((result.returncode, result.stderr.count("\n")), (2, 1))
 
@@ -1752,13 +1765,28 @@ class TimelineTest(ProjectTest):
         nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], embeddings[:0], 0.5)
         self.assertEqual({turn.speaker for turn in nobody.turns}, {"unknown"})
         with unittest.mock.patch.object(speaker_timeline, "BLOCK_STEPS", 7):
-            blocks = [part for part, _ in self.windows(encoder)]
-        np.testing.assert_allclose(
-            np.concatenate(blocks), np.concatenate([part for part, _ in self.windows(encoder)]), atol=0.05
-        )
+            in_blocks = self.windows(encoder)
+        np.testing.assert_allclose(in_blocks, self.windows(encoder), atol=0.05)
 
-    def windows(self, encoder: speaker_encoder.SpeakerEncoder) -> list:
-        return list(speaker_timeline.embed_windows(encoder, str(self.dir / "x.wav")))
+    def windows(self, encoder: speaker_encoder.SpeakerEncoder) -> np.ndarray:
+        blocks = speaker_timeline.embed_windows(encoder, str(self.dir / "x.wav"))
+        return np.concatenate([embeddings for embeddings, _, _ in blocks])
+
+    def test_faults_of_a_recording(self) -> None:
+        encoder = speaker_encoder.get_speaker_encoder()
+        loud = self.coloured(np.random.default_rng(0), 70 * RATE, 1)
+        for samples, expected in (
+            (loud, []),
+            (np.append(loud[: 5 * RATE], np.zeros(60 * RATE)), ["mostly silent, with 5.0 s of speech in 65.0 s"]),
+            (np.zeros(3 * RATE), ["only 0.0 s of speech"]),
+            (np.clip(30 * loud, -1, 1), ["clipped"]),
+        ):
+            soundfile.write(self.dir / "x.wav", samples, RATE)
+            nobody = np.zeros((0, encoder.dimensions), np.float32)
+            faults = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], nobody, 0.5).faults
+            self.assertEqual(len(faults), len(expected), faults)
+            for found, words in zip(faults, expected, strict=True):
+                self.assertIn(words, found)
 
     def coloured(self, rng: np.random.Generator, length: int, sign: int) -> np.ndarray:
         white = rng.normal(0, 0.05, length)
@@ -1806,6 +1834,9 @@ class DownloadTest(ProjectTest):
         self.addCleanup(server.server_close)
         self.addCleanup(server.shutdown)
         self.mirror = f"http://127.0.0.1:{server.server_address[1]}"
+        patch = unittest.mock.patch.object(download_data.time, "sleep")
+        self.pause = patch.start()
+        self.addCleanup(patch.stop)
         self.data = self.dir / "data"
 
     def serve(self, members: dict[str, bytes], extra: tarfile.TarInfo | None = None) -> None:
@@ -1840,7 +1871,7 @@ class DownloadTest(ProjectTest):
             self.assertEqual((self.data / name).read_bytes(), content)
         self.fetch()
         self.assertEqual(self.requests, [None])
-        self.assertEqual(sorted(path.name for path in self.data.iterdir()), ["LibriSpeech"])
+        self.assertEqual(sorted(path.name for path in self.data.iterdir()), ["LibriSpeech", "dev-clean.tar.gz.lock"])
         with settings.override(TEST_DATA_DIR=str(part)):
             self.assertEqual(dataset.get_groups("TEST"), {"s24": "F"})
 
@@ -1849,6 +1880,14 @@ class DownloadTest(ProjectTest):
         self.break_after = [70000, 50000]
         self.fetch()
         self.assertEqual(self.requests, [None, "bytes=50000-", "bytes=120000-"])
+        self.assertEqual(self.pause.call_count, 2)
+
+    def test_two_processes_do_not_fetch_one_part(self) -> None:
+        self.serve_voices()
+        archive = self.data / "dev-clean.tar.gz"
+        with safe_files.only_one_process(archive), self.assertRaisesRegex(ValueError, "another process is writing"):
+            self.fetch()
+        self.assertEqual(self.requests, [])
 
     def test_gives_up_and_keeps_what_it_has(self) -> None:
         self.serve_voices()
@@ -1863,7 +1902,7 @@ class DownloadTest(ProjectTest):
         download_data.PARTS["dev-clean"] = "0" * 32  # Put back by what `serve` has prepared.
         with self.assertRaisesRegex(ValueError, "damaged on its way"):
             self.fetch()
-        self.assertEqual(list(self.data.iterdir()), [])
+        self.assertEqual([path.name for path in self.data.iterdir()], ["dev-clean.tar.gz.lock"])
 
     def test_hostile_archives(self) -> None:
         link = tarfile.TarInfo("LibriSpeech/dev-clean/link")
@@ -1888,7 +1927,8 @@ class DownloadTest(ProjectTest):
             self.serve(members, extra)
             with self.subTest(members.keys()), self.assertRaisesRegex(ValueError, message):
                 self.fetch()
-            self.assertEqual([path.name for path in self.data.rglob("*") if path.is_file()], ["dev-clean.tar.gz"])
+            files = sorted(path.name for path in self.data.rglob("*") if path.is_file())
+            self.assertEqual(files, ["dev-clean.tar.gz", "dev-clean.tar.gz.lock"])
             self.assertFalse((self.dir / "evil").exists())
             (self.data / "dev-clean.tar.gz").unlink()
 
