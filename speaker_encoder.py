@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -157,12 +158,31 @@ def read_model(path: str) -> dict:
     if not Path(path).is_file():
         raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct the path.")
     try:
+        check_archive(path)
         model = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # A damaged or hostile file can make the unpickler raise anything.
         raise ValueError(f"{path} is not a model, or is damaged, or holds more than weights.") from None
     if not isinstance(model, dict) or not isinstance(model.get("encoder_state_dict"), dict):
         raise ValueError(f"{path} is a PyTorch file but has no speaker encoder in it.")
     return model
+
+
+def check_archive(path: str) -> None:
+    """Raise ValueError if a file of `torch.save` is not what it looks like from outside: it would fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > Path(path).stat().st_size:
+            raise ValueError(f"{path} is larger than it seems.")
+
+
+def check_shapes(weights: dict[str, torch.Tensor], path: str) -> None:
+    """Raise ValueError unless weights have the shapes that the settings ask for, before these take any memory."""
+    with torch.device("meta"):
+        expected = SpeakerEncoder().state_dict()
+    for name, tensor in expected.items():
+        if weights[name].shape != tensor.shape:
+            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, and its settings {tuple(tensor.shape)}.")
+    if sum(tensor.nbytes for tensor in weights.values()) > Path(path).stat().st_size:
+        raise ValueError("its weights are more than the file holds.")
 
 
 def classic_settings(weights: dict) -> dict:
@@ -210,9 +230,13 @@ def load_encoder(path: str) -> SpeakerEncoder:
             raise ValueError(f"it has settings that this version does not know: {', '.join(sorted(unknown))}.")
         settings.check_model(shape)
         with settings.override(**shape):
+            if "settings" not in model:  # Classic models read features as they are.
+                weights = {
+                    "feature_mean": torch.zeros(shape["N_MFCC"]),
+                    "feature_std": torch.ones(shape["N_MFCC"]),
+                } | weights
+            check_shapes(weights, path)
             encoder = SpeakerEncoder()
-        if "settings" not in model:
-            weights = {**encoder.state_dict(), **weights}
         encoder.load_state_dict(weights)
         encoder.train_speakers = list(model.get("train_speakers", []))
         encoder.calibration = check_calibration(model.get("calibration", {}))

@@ -28,6 +28,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
+import zipfile
 from pathlib import Path
 
 import librosa
@@ -820,6 +821,32 @@ class SpeakerEncoderTest(ProjectTest):
             with self.subTest(name), self.assertRaisesRegex(ValueError, rf"^[^\n]*{re.escape(path)}[^\n]*$"):
                 neural_net.load_encoder(path)
         self.assertFalse((self.dir / "code_was_run").exists())
+
+    def test_models_that_would_fill_the_memory_are_refused_before_they_do(self) -> None:
+        """They claim or unpack to 26 GB; nothing of that is taken."""
+        with settings.override(LSTM_HIDDEN_SIZE=4096, LSTM_NUM_LAYERS=16, BI_LSTM=True), torch.device("meta"):
+            huge = speaker_encoder.SpeakerEncoder()
+        one = torch.zeros(1)
+        expanded = {name: one.expand(tensor.shape) for name, tensor in huge.state_dict().items()}
+        small = speaker_encoder.SpeakerEncoder().state_dict()
+        for name, weights in (("expanded", expanded), ("claimed", small)):
+            torch.save({"encoder_state_dict": weights, "settings": huge.settings}, self.dir / f"{name}.pt")
+        speaker_encoder.save_encoder(str(self.dir / "good.pt"), speaker_encoder.SpeakerEncoder())
+        with (
+            zipfile.ZipFile(self.dir / "good.pt") as good,
+            zipfile.ZipFile(self.dir / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+        ):
+            for member in good.namelist():
+                bomb.writestr(member, bytes(10**7) if member.endswith("data/0") else good.read(member))
+        names = {"expanded": "more than the file holds", "claimed": "shape", "bomb": "damaged"}
+        with unittest.mock.patch.object(torch.nn.LSTM, "reset_parameters", self.refuse_memory):
+            for name, message in names.items():
+                with self.subTest(name), self.assertRaisesRegex(ValueError, message):
+                    neural_net.load_encoder(str(self.dir / f"{name}.pt"))
+
+    @staticmethod
+    def refuse_memory(network: torch.nn.LSTM) -> None:
+        assert all(weight.is_meta for weight in network.parameters()), "The network was built."
 
 
 class TrainingTest(ProjectTest):
