@@ -116,8 +116,9 @@ def all_settings() -> dict:
 
 
 def fail(message: object) -> None:
-    """End the script with one sentence on the error stream and exit code 2."""
-    print(f"Error: {message}", file=sys.stderr)
+    """End the script with one sentence on the error stream and exit code 2, also where a name has a line's end in it."""
+    letters = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(message))
+    print(f"Error: {''.join(letters)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -1,7 +1,7 @@
 """What the project withstands: `python3 stress.py`, in half an hour, on Linux or macOS.
 
-Broken recordings, being killed at any moment, and a corpus of 1,000 hours in the memory of a laptop. `--quick` does
-less of the first two, and not the last.
+Broken recordings, lists, models and databases, being killed at any moment, and a corpus of 1,000 hours in the memory of
+a laptop. `--quick` does less of all but the last, and not that.
 """
 
 import argparse
@@ -27,8 +27,10 @@ import neural_net
 import parallel
 import stress_audio
 import stress_kill
+import stress_parsing
 
 NUM_BROKEN_FILES, NUM_BROKEN_FILES_QUICK = 1000, 150
+NUM_BROKEN_LISTS, NUM_BROKEN_LISTS_QUICK = 1000, 40
 NUM_KILLS, NUM_KILLS_QUICK = 100, 6
 HOURS = 1000
 UTT_SECONDS = 12.5
@@ -82,6 +84,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, settings.override(FEATURE_STORE_DIR=f"{folder}/features"):
         num_files = NUM_BROKEN_FILES_QUICK if options.quick else NUM_BROKEN_FILES
         print(f"Broken recordings: {stress_audio.hear_broken_corpus(Path(folder) / 'audio', num_files)}", flush=True)
+    small = {"LSTM_HIDDEN_SIZE": 8, "BATCH_SIZE": 2, "SPEEDS": (1.0,), "UTTERANCES_PER_SPEAKER": 2}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        settings.override(FEATURE_STORE_DIR=f"{folder}/features", **small),
+    ):
+        num_files = NUM_BROKEN_LISTS_QUICK if options.quick else NUM_BROKEN_LISTS
+        print(f"Broken lists: {stress_parsing.parse_broken_files(Path(folder), num_files)}.", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         num_kills = NUM_KILLS_QUICK if options.quick else NUM_KILLS
         print(f"Killed: {stress_kill.soak(Path(folder), num_kills)}", flush=True)

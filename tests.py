@@ -1717,6 +1717,7 @@ class SpeakerIdTest(ProjectTest):
             ("remove", "Eve"),
             ("rename", "Eve", "Ann"),
             ("timeline", "DIR/gone.wav", "--db", "DIR/speakers.db"),
+            ("embed", "DIR/two\nlines \x1b[31m.wav"),
             ("embed", self.ann, "--out", "x.txt"),
             ("verify", self.ann, self.bob, "--model", "DIR/text.wav"),
         ):
