@@ -116,7 +116,7 @@ def all_settings() -> dict:
 
 
 def fail(message: object) -> None:
-    """End the script with one sentence on the error stream and exit code 2, also where a name has a line's end in it."""
+    """End the script with one line on the error stream, also where a name in it has several, and exit code 2."""
     letters = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(message))
     print(f"Error: {''.join(letters)}", file=sys.stderr)
     sys.exit(2)

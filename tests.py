@@ -1292,6 +1292,19 @@ class EvaluationTest(ProjectTest):
             self.encoder = neural_net.load_encoder(str(path))
             self.assertLess(self.evaluate(EVAL_TRIALS="all_pairs")["eer"], untrained, path.name)
 
+    def test_pretrained_models_give_the_embeddings_that_lie_beside_them(self) -> None:
+        for number in range(40, 43):
+            folder = self.dir / f"data/demo/test/{1001 + number}"
+            demo_data.write_speaker(folder, np.random.default_rng([demo_data.SEED, number]))
+        for path in sorted((PROJECT_DIR / "saved_model/pretrained").glob("*.pt")):
+            with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+                rows = list(csv.reader(file))
+            self.assertEqual(len(rows), 3)
+            encoder = neural_net.load_encoder(str(path))
+            embeddings = evaluation.embed_utterances(encoder, [str(self.dir / row[0]) for row in rows])
+            expected = np.array([row[1:] for row in rows], float)
+            np.testing.assert_allclose(embeddings, expected, atol=1e-4, err_msg=path.name)
+
     def test_the_last_line_is_the_courses(self) -> None:
         speaker_encoder.save_encoder(str(self.dir / "model.pt"), self.encoder)
         arguments = [f"TEST_DATA_DIR={corpus / 'test'}", "SAVED_MODEL_PATH=model.pt", "NUM_EVAL_TRIPLETS=100"]
