@@ -2095,6 +2095,27 @@ class DemoPageTest(ProjectTest):
                 self.assertIn(refused.exception.code, (403, 404))
                 refused.exception.close()
 
+    def post(self, place: str, content: bytes, kind: str) -> bytes:
+        request = urllib.request.Request(f"{self.address}gradio_api/{place}", content, {"Content-Type": kind})  # noqa: S310
+        with urllib.request.urlopen(request) as response:  # noqa: S310 - this machine.
+            return response.read()
+
+    def test_files_that_were_not_uploaded_are_not_heard(self) -> None:
+        voice = {"path": str(self.voices[0]), "meta": {"_type": "gradio.FileData"}}
+        content = json.dumps({"data": [voice, voice]}).encode()
+        event = json.loads(self.post("call/answer", content, "application/json"))["event_id"]
+        with urllib.request.urlopen(f"{self.address}gradio_api/call/answer/{event}") as response:  # noqa: S310
+            answer = response.read().decode()
+        self.assertIn("event: error", answer)
+        self.assertNotIn("speaker", answer)
+
+    def test_large_uploads_are_refused(self) -> None:
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="x.wav"\r\n\r\n'
+        with self.assertRaises(urllib.error.HTTPError) as refused:
+            self.post("upload", head + bytes(51 * 10**6 + 2**21) + b"\r\n--x--\r\n", "multipart/form-data; boundary=x")
+        self.assertEqual(refused.exception.code, 413)
+        refused.exception.close()
+
 
 class DemoDataTest(ProjectTest):
     def test_voices_are_the_same_on_every_call(self) -> None:

@@ -1,0 +1,113 @@
+"""Large inputs: a recording of three hours, 100,000 tiny files, and a corpus of 1,000 hours, in a laptop's memory."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+import dataset
+import demo_data
+import evaluation
+import feature_store
+import myconfig
+import neural_net
+import settings
+import speaker_timeline
+
+HOURS = 1000
+UTT_SECONDS = 12.5
+UTTS_PER_SPEAKER = 100
+FRAMES_PER_SECOND = 31.25
+RECORDING_HOURS = 3
+NUM_TINY_FILES = 100_000
+MAX_GIGABYTES = 4
+
+
+def peak_gigabytes() -> float:
+    """The most memory that this process has had so far, with the disk's pages that it read through a map.
+
+    Raises AssertionError if that is more than MAX_GIGABYTES.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gigabytes = peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+    assert gigabytes < MAX_GIGABYTES, f"{gigabytes:.2f} GB of memory"
+    return gigabytes
+
+
+def long_recording(folder: Path) -> str:
+    """Find the turns of a recording of RECORDING_HOURS, then its features at all speeds; returns what it took."""
+    rng = np.random.default_rng(0)
+    voices = [demo_data.synthesise(demo_data.draw_voice(rng), 20, rng) for _ in range(3)]
+    path = folder / "talk" / "long.flac"
+    path.parent.mkdir()
+    with soundfile.SoundFile(path, "w", demo_data.SAMPLE_RATE, 1) as file:
+        for minute in range(60 * RECORDING_HOURS):
+            file.write(np.concatenate([voices[minute % 3], voices[0], voices[1]]).astype(np.float32) / 4)
+    encoder = neural_net.get_speaker_encoder().eval()
+    start = time.perf_counter()
+    nobody = np.zeros((0, encoder.dimensions), np.float32)
+    turns = speaker_timeline.find_timeline(encoder, str(path), [], nobody, 0.5).turns
+    assert turns[-1].end > 3600 * RECORDING_HOURS - 60
+    answer = f"turns in {time.perf_counter() - start:.0f} s with {peak_gigabytes():.2f} GB"
+    start = time.perf_counter()
+    feature_store.open_store({"talk": [str(path)]}, myconfig.SPEEDS)
+    return f"{answer}, features in {time.perf_counter() - start:.0f} s with {peak_gigabytes():.2f} GB."
+
+
+def tiny_files(folder: Path) -> str:
+    """Evaluate on NUM_TINY_FILES, each just long enough; returns what it took."""
+    rng = np.random.default_rng(0)
+    soundfile.write(folder / "tiny.wav", np.zeros(myconfig.N_FFT), demo_data.SAMPLE_RATE, subtype="PCM_U8")
+    header = (folder / "tiny.wav").read_bytes()[: -myconfig.N_FFT]
+    for number in range(NUM_TINY_FILES):
+        path = folder / "tiny" / str(number // UTTS_PER_SPEAKER) / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(header + rng.bytes(myconfig.N_FFT))
+    start = time.perf_counter()
+    spk_to_utts = dataset.get_librispeech_spk_to_utts(str(folder / "tiny"))
+    encoder = neural_net.get_speaker_encoder().eval()
+    _, scores = evaluation.compute_scores(encoder, spk_to_utts, myconfig.NUM_EVAL_TRIPLETS)
+    assert len(scores) == 2 * myconfig.NUM_EVAL_TRIPLETS
+    return f"evaluated in {time.perf_counter() - start:.0f} s with {peak_gigabytes():.2f} GB."
+
+
+def write_sparse_store(hours: float) -> dataset.SpkToUtts:
+    """A feature store of so many hours at each speed, of zeros that take no room on the disk; returns its data set."""
+    num_utts = int(hours * 3600 / UTT_SECONDS)
+    files = [f"/corpus/{utt // UTTS_PER_SPEAKER}/{utt}.flac" for utt in range(num_utts)]
+    for speeds in (myconfig.SPEEDS, (1.0,)):
+        folder = feature_store.store_folder(files, speeds)
+        folder.mkdir(parents=True)
+        frames = int(UTT_SECONDS * FRAMES_PER_SECOND)
+        with (folder / "features.f16").open("wb") as file:
+            file.truncate(len(speeds) * num_utts * frames * myconfig.N_MFCC * feature_store.DTYPE.itemsize)
+        with (folder / "index.jsonl").open("w") as file:
+            for number, utt in enumerate(files):
+                starts = [(number * len(speeds) + speed) * frames for speed in range(len(speeds))]
+                # Size and time of change are those of a file that is not there.
+                file.write(json.dumps([utt, [0, 0, [[start, frames] for start in starts], str(number)]]) + "\n")
+    spk_to_utts: dataset.SpkToUtts = {}
+    for utt in files:
+        spk_to_utts.setdefault(Path(utt).parent.name, []).append(utt)
+    return spk_to_utts
+
+
+def large_corpus() -> str:
+    """Train and evaluate on HOURS of features; returns what it took."""
+    spk_to_utts = write_sparse_store(HOURS)
+    neural_net.train_network(spk_to_utts, 20)
+    answer = f"trained at {len(myconfig.SPEEDS)} speeds with {peak_gigabytes():.2f} GB"
+    evaluation.compute_scores(neural_net.get_speaker_encoder().eval(), spk_to_utts, myconfig.NUM_EVAL_TRIPLETS)
+    return f"{answer}, evaluated with {peak_gigabytes():.2f} GB."
+
+
+def withstand_large_inputs(folder: Path) -> None:
+    """All of these, one after another. Raises AssertionError for too much memory."""
+    with settings.override(FEATURE_STORE_DIR=str(folder / "features")):
+        print(f"A recording of {RECORDING_HOURS} hours: {long_recording(folder)}", flush=True)
+        print(f"{NUM_TINY_FILES:,} tiny files: {tiny_files(folder)}", flush=True)
+        print(f"{HOURS:,} hours: {large_corpus()}", flush=True)
