@@ -37,8 +37,16 @@ def write_text(path: str | Path, text: str) -> None:
 def only_one_process(path: str | Path) -> Iterator[None]:
     """Hold the lock of a file that only one process may write. Raises ValueError if another one holds it."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    owner = Path(f"{path}.lock.owner")  # Not in the lock itself, which cannot be read on Windows while it is held.
     try:
         with filelock.FileLock(f"{path}.lock", timeout=0):
-            yield
+            write_text(owner, str(os.getpid()))
+            try:
+                yield
+            finally:
+                owner.unlink(missing_ok=True)
     except filelock.Timeout:
-        raise ValueError(f"another process is writing {path}: wait for it, or choose another path.") from None
+        number = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
+        raise ValueError(
+            f"another process, number {number}, is writing {path}: wait for it, or choose another path."
+        ) from None

@@ -9,6 +9,7 @@ import difflib
 import inspect
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,6 +137,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         fail("there is not enough memory: lower BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE.")
     except KeyboardInterrupt:
+        # Threads end what they are at; who does not want to wait for that, stops once more.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
         print("\nStopped. The same command continues from what is saved, if anything is.", file=sys.stderr)
         sys.exit(130)
 

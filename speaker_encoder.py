@@ -1,6 +1,7 @@
 """The speaker encoder: from features to an embedding, and encoders on disk."""
 
 import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Sequence
@@ -149,8 +150,10 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
         "calibration": encoder.calibration,
         **more,
     }
+    content = io.BytesIO()  # Of a full disk torch.save itself would say nothing that helps.
+    torch.save(model, content)
     with safe_files.replace_when_whole(path) as file:
-        torch.save(model, file)
+        file.write(content.getbuffer())
 
 
 def read_model(path: str) -> dict:

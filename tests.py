@@ -4,6 +4,7 @@ import ast
 import concurrent.futures
 import contextlib
 import csv
+import functools
 import hashlib
 import http.server
 import importlib.metadata
@@ -15,6 +16,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -1002,7 +1004,50 @@ class TrainingTest(ProjectTest):
             arguments = [f"TRAIN_DATA_DIR={corpus / 'train'}", f"SAVED_MODEL_PATH={self.dir / 'model.pt'}"]
             answer = self.run_script("neural_net.py", *arguments)
         self.assertEqual(answer.returncode, 2)
-        self.assertRegex(answer.stderr, "^Error: another process is writing .*model.pt.*\n$")
+        self.assertRegex(answer.stderr, f"^Error: another process, number {os.getpid()}, is writing .*model.pt.*\n$")
+
+    @unittest.skipIf(os.name == "nt", "Windows has no limit for the size of files.")
+    def test_a_full_disk_is_one_line_and_the_same_command_goes_on(self) -> None:
+        """The disk is full for whatever is larger than a limit, first for features, then for the model."""
+        arguments = [f"TRAIN_DATA_DIR={corpus / 'train'}", "SAVED_MODEL_PATH=x.pt", "TRAINING_STEPS=2", "SPEEDS=1.0"]
+        arguments += ["LSTM_HIDDEN_SIZE=256", "BATCH_SIZE=2", "SEQ_LEN=20", "DEVICE=cpu"]
+        import resource
+
+        for kilobytes in (500, 5000, None):
+            limit = (1024 * kilobytes, 1024 * kilobytes) if kilobytes else (resource.RLIM_INFINITY,) * 2
+            set_limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
+            answer = self.run_script("neural_net.py", *arguments, preexec_fn=set_limit)
+            left = sorted(path.name for path in self.dir.rglob("*") if path.is_file())
+            self.assertFalse([name for name in left if name.endswith((".tmp", ".owner"))])
+            if kilobytes:
+                self.assertEqual((answer.returncode, answer.stderr), (2, "Error: [Errno 27] File too large\n"))
+                self.assertNotIn("x.pt", left)
+        self.assertEqual((answer.returncode, answer.stderr), (0, ""))
+        self.assertEqual(neural_net.load_encoder(str(self.dir / "x.pt")).settings["LSTM_HIDDEN_SIZE"], 256)
+
+    @unittest.skipIf(os.name == "nt", "Windows has no signals.")
+    def test_stopped_twice_by_the_keyboard(self) -> None:
+        arguments = [f"TRAIN_DATA_DIR={corpus / 'train'}", "TRAINING_STEPS=100000", "SAVE_MODEL_FREQUENCY=1"]
+        arguments += ["LSTM_HIDDEN_SIZE=8", "BATCH_SIZE=2", "SEQ_LEN=20", "SPEEDS=1.0", "SAVED_MODEL_PATH=x.pt"]
+        command = [sys.executable, str(PROJECT_DIR / "neural_net.py"), *arguments, "DEVICE=cpu"]
+        with subprocess.Popen(
+            command, cwd=self.dir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as run:
+            while not (self.dir / "x.pt").exists():
+                self.assertIsNone(run.poll())
+                time.sleep(0.05)
+            for _ in range(2):
+                run.send_signal(signal.SIGINT)
+                time.sleep(0.01)
+            _, errors = run.communicate(timeout=60)
+        self.assertNotEqual(run.returncode, 0)
+        self.assertNotIn("Traceback", errors)
+        self.assertEqual(len(list(self.dir.glob("*.tmp"))), 0)
+        steps = len(torch.load(self.dir / "x.last.pt", weights_only=True)["losses"])
+        answer = self.run_script(
+            command[1], *arguments[:1], f"TRAINING_STEPS={steps + 1}", *arguments[2:], "DEVICE=cpu"
+        )
+        self.assertEqual((answer.returncode, answer.stderr), (0, ""))
 
     @unittest.skipIf(torch.cuda.is_available(), "there is a GPU")
     def test_a_device_that_is_not_there_is_an_error(self) -> None:
@@ -1096,6 +1141,23 @@ class MetricsTest(ProjectTest):
         )
         np.testing.assert_allclose(first, second)
         self.assertGreater(first.std(), 0.005)
+
+    def test_95_percent_of_intervals_hold_the_truth(self) -> None:
+        rng = np.random.default_rng(0)
+
+        def draw_trials(num_speakers: int) -> tuple[np.ndarray, ...]:
+            speaker_of = np.repeat(np.arange(num_speakers), 4)
+            embeddings = rng.normal(size=(num_speakers, 8))[speaker_of] + 0.9 * rng.normal(size=(len(speaker_of), 8))
+            embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+            enrol, test = np.triu_indices(len(speaker_of), k=1)
+            scores = (embeddings @ embeddings.T)[enrol, test]
+            return (speaker_of[enrol] == speaker_of[test]).astype(int), scores, speaker_of[enrol], speaker_of[test]
+
+        truth = np.mean([evaluation.compute_eer(*draw_trials(300)[:2])[0] for _ in range(10)])
+        with unittest.mock.patch.object(metrics, "NUM_BOOTSTRAPS", 200):
+            intervals = np.array([metrics.eer_interval(*draw_trials(25), rng) for _ in range(400)])
+        share = np.mean((intervals[:, 0] <= truth) & (truth <= intervals[:, 1]))
+        self.assertTrue(0.93 <= share <= 0.97, share)
 
     def test_interval_needs_three_speakers(self) -> None:
         with self.assertRaisesRegex(ValueError, "needs 3 or more"):
@@ -1926,7 +1988,7 @@ class DownloadTest(ProjectTest):
     def test_two_processes_do_not_fetch_one_part(self) -> None:
         self.serve_voices()
         archive = self.data / "dev-clean.tar.gz"
-        with safe_files.only_one_process(archive), self.assertRaisesRegex(ValueError, "another process is writing"):
+        with safe_files.only_one_process(archive), self.assertRaisesRegex(ValueError, "is writing"):
             self.fetch()
         self.assertEqual(self.requests, [])
 
