@@ -35,7 +35,6 @@ import numpy as np
 import scipy.signal
 import soundfile
 import soxr
-import torch
 from tqdm import tqdm
 
 import dataset
@@ -47,7 +46,7 @@ import myconfig
 import parallel
 import safe_files
 from dataset import SpkToUtts
-from speaker_encoder import SpeakerEncoder, check_calibration, embed_store, load_encoder, read_model
+from speaker_encoder import SpeakerEncoder, check_calibration, embed_store, load_encoder, read_model, write_model
 
 SHORT_SECONDS = 1.6
 SNR_DB = (5.0, 15.0)
@@ -210,8 +209,7 @@ def calibrate(path: str, trials: ScoredTrials, source: str) -> None:
     thresholds = thresholds_at(trials, CALIBRATED_RATES)
     calibration = {"false_accept_rates": list(CALIBRATED_RATES), "thresholds": thresholds, "source": source}
     model["calibration"] = check_calibration(calibration)
-    with safe_files.replace_when_whole(path) as file:
-        torch.save(model, file)
+    write_model(path, model)
 
 
 def main() -> None:

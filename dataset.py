@@ -107,11 +107,12 @@ def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
                 if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
                     raise ValueError(f"{place}: expected `speaker,path`, found {','.join(row)!r}.")
                 speaker, utt = row[0].strip(), str(Path(csv_path).parent / row[1].strip())
+                if "\0" in "".join(row) or (has_bytes(row[0]) and not has_bytes(row[1])):
+                    raise ValueError(f"{place}: the list is not in UTF-8.")
                 group = row[2].strip() if len(row) == 3 else ""
                 if not os.path.isfile(utt):  # noqa: PTH113 - pathlib raises OSError for a path that is too long.
                     hint = " A header must be `speaker,path`." if rows.line_num == 1 else ""
-                    if any("\udc80" <= letter <= "\udcff" for letter in utt):  # Bytes that `surrogateescape` kept.
-                        hint = " The list must be in UTF-8."
+                    hint = " The list may not be in UTF-8." if has_bytes(row[1]) else hint
                     raise ValueError(f"{place}: there is no file {utt}.{hint}")
                 if speaker_of.setdefault(utt, speaker) != speaker:
                     raise ValueError(f"{place}: {utt} is also listed under speaker {speaker_of[utt]!r}.")
@@ -125,6 +126,11 @@ def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
     if not listed:
         raise ValueError(f"{csv_path} lists no files.")
     return listed
+
+
+def has_bytes(text: str) -> bool:
+    """Whether a text has bytes that are not UTF-8, kept by `surrogateescape`: the names of files may have them."""
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def get_groups(part: str) -> dict[str, str]:

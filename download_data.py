@@ -86,7 +86,8 @@ def fetch_archive(url: str, archive: Path) -> None:
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             reason = error
         print(f"Attempt {attempt} of {ATTEMPTS} broke off: {reason}.", flush=True)
-        time.sleep(PAUSE_SECONDS * attempt)
+        if attempt < ATTEMPTS:
+            time.sleep(PAUSE_SECONDS * attempt)
     raise ValueError(f"{url} cannot be fetched: {reason}. The same command goes on; or try another --mirror.")
 
 

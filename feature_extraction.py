@@ -111,6 +111,11 @@ def find_speech(level_db: np.ndarray) -> np.ndarray:
     return scipy.ndimage.binary_closing(np.pad(is_loud, pause), np.ones(pause + 1))[pause:-pause]
 
 
+def speech_seconds(level_db: np.ndarray) -> float:
+    """How many seconds of a whole recording are speech, by its levels (stretches,)."""
+    return float(find_speech(level_db).sum() * SPEECH_FRAME_SAMPLES / SAMPLE_RATE)
+
+
 @functools.cache
 def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, list, torch.Tensor]:
     """The constants of the MFCC: window (n_fft,), groups of mel filters, and cosines (n_mels, n_mfcc).

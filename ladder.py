@@ -35,6 +35,7 @@ import myconfig
 import neural_net
 import parallel
 import safe_files
+from checkpoint import training_settings
 from dataset import SpkToUtts
 from speaker_encoder import SpeakerEncoder, load_encoder
 
@@ -111,23 +112,26 @@ def list_rows() -> dict[str, dict]:
 
 
 def row_path(row: str, ending: str) -> Path:
-    """Where something of a row is kept."""
+    """The path of a row's file with this ending."""
     return Path(myconfig.RESULTS_DIR) / "ladder" / (re.sub("[^a-z0-9]+", "-", row) + ending)
 
 
 def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float) -> int:
-    """The number of steps of a row, measured once and kept. Raises ValueError if it was begun with another time."""
+    """The number of steps of a row, measured once and kept. Raises ValueError if it was planned for something else."""
     path = row_path(row, ".json")
+    with settings.override(**list_rows()[row]):
+        plan = {"minutes": minutes, "utterances": sum(map(len, spk_to_utts.values())), **training_settings()}
+    plan = json.loads(json.dumps(plan))  # Tuples become lists.
     if not path.exists():
         with settings.override(**list_rows()[row]):
-            plan = {"minutes": minutes, "steps": steps_in(60 * minutes, spk_to_utts)}
+            plan["steps"] = steps_in(60 * minutes, spk_to_utts)
         safe_files.write_text(path, json.dumps(plan))
-    plan = json.loads(path.read_text())
-    if plan["minutes"] != minutes:
+    planned = json.loads(path.read_text())
+    if planned != {**plan, "steps": planned["steps"]}:
         raise ValueError(
-            f"{path} has a row of {plan['minutes']:g} minutes: delete its folder, or take another RESULTS_DIR."
+            f"{path} has a row of other minutes, settings or data: delete its folder, or take another RESULTS_DIR."
         )
-    return plan["steps"]
+    return planned["steps"]
 
 
 def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int) -> SpeakerEncoder:

@@ -25,21 +25,19 @@ import myconfig
 import parallel
 import safe_files
 from checkpoint import continue_from, read_checkpoint, save_models
-from speaker_encoder import SpeakerEncoder, get_speaker_encoder, load_encoder
+from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, load_encoder
 from training_progress import TrainingProgress
 
 __all__ = ["SpeakerEncoder", "load_encoder"]  # Also to be found here.
 
 WARMUP_FRACTION = 0.05
 MAX_GRADIENT_NORM = 3.0
-NORMALISATION_UTTS = 2000
-
 # Sharpness of the smoothed batch-hard loss: the weight of a negative grows e-fold with 0.05 of cosine similarity.
 SMOOTH_SHARPNESS = 20.0
 
-# Utterances of each validation speaker, and frames of each utterance for the normalisation: enough, and no more.
+# Enough utterances of each validation speaker, and enough of the training data for the normalisation.
 VALIDATION_UTTS = 10
-MAX_FRAMES = 500
+NORMALISATION_UTTS, NORMALISATION_FRAMES = 2000, 500
 
 # ------------------------------------ Triplet losses -----------------------------------
 
@@ -167,7 +165,7 @@ def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore
     """Give the encoder the mean and deviation of each coefficient over a sample of the training utterances."""
     rng = np.random.default_rng(myconfig.SEED)
     utts = rng.choice(len(store.files), min(NORMALISATION_UTTS, len(store.files)), replace=False)
-    frames = torch.from_numpy(np.concatenate([store.read(utt, MAX_FRAMES) for utt in np.sort(utts)]))
+    frames = torch.from_numpy(np.concatenate([store.read(utt, NORMALISATION_FRAMES) for utt in np.sort(utts)]))
     encoder.feature_mean.copy_(frames.mean(dim=0))
     encoder.feature_std.copy_(frames.std(dim=0).clamp(min=1e-3))
 
@@ -286,7 +284,6 @@ def use_bfloat16(device: torch.device) -> bool:
     return myconfig.MIXED_PRECISION and has_bfloat16
 
 
-@torch.no_grad()
 def validation_eer(
     encoder: SpeakerEncoder,
     store: feature_store.FeatureStore | None,
@@ -294,15 +291,16 @@ def validation_eer(
 ) -> float:
     """EER over all pairs of crops of the validation utterances; NaN if there are not both kinds of pairs.
 
-    Every other crop is disturbed as in training, so that the best model is the best at what it is trained for. The
-    crops are the same at every step.
+    As in training, a share of DISTURBED_BATCHES is in rooms, noise and narrow bands, so that the best model is the best
+    at what it is trained for. The crops are the same at every step.
     """
     if store is None:
         return math.nan
     rng = np.random.default_rng(myconfig.SEED)
     crops = store.draw_crops(np.arange(len(store.files)), myconfig.SEQ_LEN, rng)
-    crops[1::2] = disturb(crops[1::2], noise_store, rng)
-    embeddings = nn.functional.normalize(encoder(crops.to(encoder.feature_mean.device))).cpu().numpy()
+    is_disturbed = np.diff(np.floor(myconfig.DISTURBED_BATCHES * np.arange(len(crops) + 1))) > 0
+    crops[is_disturbed] = disturb(crops[is_disturbed], noise_store, rng)
+    embeddings = embed_features(encoder, list(crops.numpy()))
     first, second = np.triu_indices(len(embeddings), k=1)
     labels = store.speaker_of[first] == store.speaker_of[second]
     if labels.all() or not labels.any():

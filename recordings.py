@@ -68,8 +68,7 @@ def hear(encoder: SpeakerEncoder, files: Sequence[str]) -> list[Heard]:
 def listen(file: str) -> tuple[np.ndarray, float, str, list[str]]:
     """Features (frames, N_MFCC), seconds of speech, hash of the file, and warnings. Raises ValueError."""
     samples = feature_extraction.read_audio(file)
-    speech = feature_extraction.find_speech(feature_extraction.levels_db(samples))
-    seconds = float(speech.sum() * feature_extraction.SPEECH_FRAME_SAMPLES / feature_extraction.SAMPLE_RATE)
+    seconds = feature_extraction.speech_seconds(feature_extraction.levels_db(samples))
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     faults = find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
     return feature_extraction.compute_mfcc(samples), seconds, digest, faults

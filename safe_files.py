@@ -40,13 +40,15 @@ def only_one_process(path: str | Path) -> Iterator[None]:
     owner = Path(f"{path}.lock.owner")  # Not in the lock itself, which cannot be read on Windows while it is held.
     try:
         with filelock.FileLock(f"{path}.lock", timeout=0):
-            write_text(owner, str(os.getpid()))
+            with contextlib.suppress(OSError):  # It only helps the other process to say who is in its way.
+                write_text(owner, str(os.getpid()))
             try:
                 yield
             finally:
-                owner.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    owner.unlink()
     except filelock.Timeout:
-        number = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
-        raise ValueError(
-            f"another process, number {number}, is writing {path}: wait for it, or choose another path."
-        ) from None
+        who = "another process"
+        with contextlib.suppress(OSError):
+            who += f", with the id {owner.read_text(encoding='utf-8')},"
+        raise ValueError(f"{who} is writing {path}: wait for it, or write elsewhere.") from None

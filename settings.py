@@ -6,6 +6,7 @@ else reads `myconfig.NAME` at the moment it needs the value.
 
 import contextlib
 import difflib
+import errno
 import inspect
 import io
 import os
@@ -104,6 +105,9 @@ CHOICES = {
 LISTS = ("SPEEDS", "NOISE_SNR_DB")
 OPTIONAL_PATHS = ("TRAIN_DATA_CSV", "TEST_DATA_CSV", "NOISE_DIR", "TEST_NOISE_DIR")
 
+# What a full disk and limits of a user or a file are called.
+NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
+
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
 
@@ -117,10 +121,14 @@ def all_settings() -> dict:
 
 
 def fail(message: object) -> None:
-    """End the script with one line on the error stream, also where a name in it has several, and exit code 2."""
-    letters = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(message))
-    print(f"Error: {''.join(letters)}", file=sys.stderr)
+    """End the script with one line on the error stream and exit code 2."""
+    print(f"Error: {printable(str(message))}", file=sys.stderr)
     sys.exit(2)
+
+
+def printable(text: str) -> str:
+    """The text with ends of lines and control characters, which the names of files may have, written as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -131,6 +139,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, OSError) as error:
+        if getattr(error, "errno", None) in NO_ROOM:
+            fail(f"there is no room on the disk ({error}): make some, and the same command goes on.")
         fail(error)
     except (MemoryError, RuntimeError) as error:
         if "memory" not in f"{error!r}".lower():

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import pickletools
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ import settings
 
 # Frames in a batch at inference, padding included.
 INFERENCE_FRAMES = 16384
+
+# What the pickle in a model's file may build.
+MODEL_TYPES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+MODEL_TYPES |= {f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool")}
 
 # Frames of a store that are held in memory at once.
 CHUNK_FRAMES = 10**6
@@ -150,6 +155,11 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
         "calibration": encoder.calibration,
         **more,
     }
+    write_model(path, model)
+
+
+def write_model(path: str, model: dict) -> None:
+    """Write a model's file. Raises OSError if the disk is full or read-only."""
     content = io.BytesIO()  # Of a full disk torch.save itself would say nothing that helps.
     torch.save(model, content)
     with safe_files.replace_when_whole(path) as file:
@@ -161,20 +171,34 @@ def read_model(path: str) -> dict:
     if not Path(path).is_file():
         raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct the path.")
     try:
-        check_archive(path)
+        if not holds_only_weights(path):
+            raise ValueError
         model = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # A damaged or hostile file can make the unpickler raise anything.
-        raise ValueError(f"{path} is not a model, or is damaged, or holds more than weights.") from None
+        raise ValueError(
+            f"{path} is not a model (of PyTorch 1.6 or newer), or is damaged, or holds more than weights."
+        ) from None
     if not isinstance(model, dict) or not isinstance(model.get("encoder_state_dict"), dict):
         raise ValueError(f"{path} is a PyTorch file but has no speaker encoder in it.")
     return model
 
 
-def check_archive(path: str) -> None:
-    """Raise ValueError if a file of `torch.save` is not what it looks like from outside: it would fill the memory."""
+def holds_only_weights(path: str) -> bool:
+    """Whether a file is what `torch.save` writes for a model, before anything in it is unpacked.
+
+    It must not unpack to more than its own size, nor build anything but tensors and dicts: even the harmless types
+    that PyTorch allows could fill the memory. Raises an exception for a file that is no archive.
+    """
+    with Path(path).open("rb") as file:
+        starts_as_archive = file.read(4) == b"PK\x03\x04"
     with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > Path(path).stat().st_size:
-            raise ValueError(f"{path} is larger than it seems.")
+        unpacks_to = sum(member.file_size for member in archive.infolist())
+        [pickle] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if not starts_as_archive or unpacks_to > Path(path).stat().st_size:
+            return False
+        opcodes = list(pickletools.genops(archive.read(pickle)))
+    types = {argument for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"}
+    return types <= MODEL_TYPES and not {"STACK_GLOBAL", "INST"} & {opcode.name for opcode, *_ in opcodes}
 
 
 def check_shapes(weights: dict[str, torch.Tensor], path: str) -> None:

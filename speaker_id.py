@@ -156,7 +156,7 @@ def show(answer: object, text: str) -> None:
 def warn(warnings: Sequence[tuple[str, str]]) -> None:
     """Print warnings on the error stream."""
     for file, words in warnings:
-        print(f"Warning: do not trust {file}: {words}.", file=sys.stderr)
+        print(f"Warning: do not trust {settings.printable(file)}: {words}.", file=sys.stderr)
 
 
 def run_verify(encoder: SpeakerEncoder) -> int:
@@ -201,7 +201,9 @@ def run_identify(encoder: SpeakerEncoder) -> int:
     for answer in answers:
         warn(answer["warnings"])
         ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"])
-        lines.append(f"{answer['file']}: {answer['speaker'] or speaker_database.UNKNOWN} ({ranking})")
+        lines.append(
+            f"{settings.printable(answer['file'])}: {answer['speaker'] or speaker_database.UNKNOWN} ({ranking})"
+        )
     show(answers, "\n".join([*lines, f"With {describe(decision)}."]))
     return 0 if any(answer["speaker"] for answer in answers) else 1
 
@@ -254,7 +256,7 @@ def run_timeline(encoder: SpeakerEncoder) -> int:
         return 0
     lines = []
     for file, turns in answers.items():
-        lines += [f"{file}:"] if len(files) > 1 else []
+        lines += [f"{settings.printable(file)}:"] if len(files) > 1 else []
         for turn in turns:
             score = "-" if turn.score is None else f"{turn.score:.3f}"
             lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {score}")

@@ -80,7 +80,7 @@ def find_timeline(
     # A window speaks for its middle step, the first and the last one for all up to the ends of the recording.
     seconds = len(levels_db) * feature_extraction.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
     bounds = np.array([0.0, *(middles[1:] - step_seconds / 2), seconds])
-    speech_seconds = seconds * feature_extraction.find_speech(levels_db).mean()
+    speech_seconds = feature_extraction.speech_seconds(levels_db)
     faults = find_faults(seconds, speech_seconds, sum(num_clipped))
     return Timeline(join_turns(state, bounds, similarities, chosen), middles, similarities, chosen, faults)
 
@@ -96,8 +96,7 @@ def step_samples() -> int:
 
 
 def embed_windows(encoder: SpeakerEncoder, recording: str) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Embeddings (windows, dimensions) of a recording's windows, its levels in decibels, and how many samples are
-    clipped, block after block.
+    """Block after block of a recording, embeddings (windows, dimensions), levels in decibels, and clipped samples.
 
     A recording shorter than a window makes one.
     """

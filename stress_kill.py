@@ -82,6 +82,11 @@ def check_what_is_there(folder: Path) -> None:
     assert len(list(folder.rglob("*.tmp"))) <= 4, "temporary files pile up"
 
 
+def read_eer(folder: Path) -> float:
+    """The EER that evaluation has written."""
+    return json.loads((folder / "results/results.json").read_text())["eer"]
+
+
 def start_over(name: str, folder: Path) -> None:
     """Forget what a command has made, so that it has all of it to do again."""
     made = {"training": ("data", "model*"), "evaluation": ("data", "results"), "enrolment": ("speakers.db*",)}
@@ -103,6 +108,7 @@ def soak(folder: Path, num_kills: int, seed: int = 0) -> str:
         if name == "training":
             (folder / "model.pt").replace(folder / "reference.pt")
             (folder / "model.last.pt").replace(folder / "reference.last.pt")
+    eer = read_eer(folder)
     kills = dict.fromkeys(seconds, 0)
     rounds = 0
     while sum(kills.values()) < num_kills:
@@ -117,5 +123,7 @@ def soak(folder: Path, num_kills: int, seed: int = 0) -> str:
             if name == "training":
                 for ending in ("pt", "last.pt"):
                     assert same_weights(folder / f"model.{ending}", folder / f"reference.{ending}"), ending
+            if name == "evaluation":
+                assert read_eer(folder) == eer
     assert not list(folder.rglob("*.tmp"))
-    return f"{kills} kills in {rounds} runs that came to their end, all with the same weights."
+    return f"{kills} kills in {rounds} runs that came to their end, all with the same weights and EER."

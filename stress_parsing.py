@@ -100,10 +100,13 @@ def write_samples(folder: Path) -> dict[str, Reader]:
 
 def read_overrides(path: Path) -> None:
     """Take each line for an assignment on the command line."""
-    with settings.override():
-        for line in path.read_text(errors="surrogateescape").splitlines():
-            settings.apply_override(line)
-        settings.check(settings.all_settings())
+    try:
+        with settings.override():
+            for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+                settings.apply_override(line)
+            settings.check(settings.all_settings())
+    finally:
+        settings.typed_names.clear()
 
 
 def parse_broken_files(folder: Path, num_files: int, seed: int = 0) -> str:

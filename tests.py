@@ -840,7 +840,12 @@ class SpeakerEncoderTest(ProjectTest):
         ):
             for member in good.namelist():
                 bomb.writestr(member, bytes(10**7) if member.endswith("data/0") else good.read(member))
-        names = {"expanded": "more than the file holds", "claimed": "shape", "bomb": "damaged"}
+        torch.save({"encoder_state_dict": small, "more": bytearray(10)}, self.dir / "bytes.pt")
+        torch.save({"encoder_state_dict": small}, self.dir / "old.pt", _use_new_zipfile_serialization=False)
+        with (self.dir / "old.pt").open("ab") as old:  # An archive from its end, not from its start.
+            old.write((self.dir / "good.pt").read_bytes())
+        names = {"expanded": "more than the file holds", "claimed": "shape", "bomb": "damaged", "bytes": "more than"}
+        names["old"] = "1.6 or newer"
         with unittest.mock.patch.object(torch.nn.LSTM, "reset_parameters", self.refuse_memory):
             for name, message in names.items():
                 with self.subTest(name), self.assertRaisesRegex(ValueError, message):
@@ -927,19 +932,23 @@ class TrainingTest(ProjectTest):
         self.train(20, LEARNING_RATE=0.01)
         best = torch.load(self.dir / "model.pt", weights_only=True)
         last = torch.load(self.dir / "model.last.pt", weights_only=True)
-        self.assertEqual([step for step, _ in last["validation"]], [4, 8, 12, 16, 20])
-        self.assertEqual(best["validation"][-1][1], min(eer for _, eer in last["validation"]))
+        self.assertEqual([step for step, _ in last["validation_eers"]], [4, 8, 12, 16, 20])
+        self.assertEqual(best["validation_eers"][-1][1], min(eer for _, eer in last["validation_eers"]))
         self.assertEqual(len(best["train_speakers"]), 20, "a fifth of 24 speakers is set aside")
 
-    def test_validation_hears_every_other_crop_disturbed(self) -> None:
+    def test_validation_is_disturbed_as_training_is(self) -> None:
         store = feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(corpus / "test")))
         heard = []
         encoder = speaker_encoder.SpeakerEncoder()
         encoder.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
-        for probability in (0, 1, 1):
-            with settings.override(NOISE_PROB=probability, NOISE_SNR_DB=(0.0, 0.0)):
+        for share in (0.0, 0.5, 0.5, 1.0):
+            disturbances = {"NOISE_PROB": 1.0, "NOISE_SNR_DB": (0.0, 0.0), "ROOM_PROB": 0.0, "NARROW_BAND_PROB": 0.0}
+            with settings.override(DISTURBED_BATCHES=share, **disturbances):
                 eer = neural_net.validation_eer(encoder, store, None)
-        clean, disturbed, again = heard
+        clean, half, again, disturbed = heard
+        for crops, share in ((half, 0.5), (disturbed, 1.0)):
+            self.assertEqual(((clean - crops).abs().amax(dim=(1, 2)) > 1).float().mean(), share)
+        self.assertTrue(torch.equal(clean[0::2], half[0::2]) and torch.equal(half, again))
         pairs = list(itertools.combinations(range(len(disturbed)), 2))
         labels = [store.speaker_of[first] == store.speaker_of[second] for first, second in pairs]
         with torch.no_grad():
@@ -948,8 +957,6 @@ class TrainingTest(ProjectTest):
         false_accepts, true_accepts, _ = sklearn.metrics.roc_curve(labels, scores)
         nearest = np.argmin(np.abs(1 - true_accepts - false_accepts))
         self.assertAlmostEqual(eer, (1 - true_accepts + false_accepts)[nearest] / 2, delta=0.02)
-        self.assertTrue(torch.equal(clean[0::2], disturbed[0::2]) and torch.equal(disturbed, again))
-        self.assertTrue(((clean - disturbed)[1::2].abs().amax(dim=(1, 2)) > 1).all())
 
     def test_learning_rate_rises_then_falls_to_zero(self) -> None:
         rates = [neural_net.learning_rate(step, 200) for step in range(200)]
@@ -1004,7 +1011,9 @@ class TrainingTest(ProjectTest):
             arguments = [f"TRAIN_DATA_DIR={corpus / 'train'}", f"SAVED_MODEL_PATH={self.dir / 'model.pt'}"]
             answer = self.run_script("neural_net.py", *arguments)
         self.assertEqual(answer.returncode, 2)
-        self.assertRegex(answer.stderr, f"^Error: another process, number {os.getpid()}, is writing .*model.pt.*\n$")
+        self.assertRegex(
+            answer.stderr, f"^Error: another process, with the id {os.getpid()}, is writing .*model.pt.*\n$"
+        )
 
     @unittest.skipIf(os.name == "nt", "Windows has no limit for the size of files.")
     def test_a_full_disk_is_one_line_and_the_same_command_goes_on(self) -> None:
@@ -1020,7 +1029,8 @@ class TrainingTest(ProjectTest):
             left = sorted(path.name for path in self.dir.rglob("*") if path.is_file())
             self.assertFalse([name for name in left if name.endswith((".tmp", ".owner"))])
             if kilobytes:
-                self.assertEqual((answer.returncode, answer.stderr), (2, "Error: [Errno 27] File too large\n"))
+                self.assertEqual(answer.returncode, 2)
+                self.assertRegex(answer.stderr, r"^Error: there is no room .* the same command goes on.\n$")
                 self.assertNotIn("x.pt", left)
         self.assertEqual((answer.returncode, answer.stderr), (0, ""))
         self.assertEqual(neural_net.load_encoder(str(self.dir / "x.pt")).settings["LSTM_HIDDEN_SIZE"], 256)
@@ -1036,13 +1046,11 @@ class TrainingTest(ProjectTest):
             while not (self.dir / "x.pt").exists():
                 self.assertIsNone(run.poll())
                 time.sleep(0.05)
-            for _ in range(2):
-                run.send_signal(signal.SIGINT)
-                time.sleep(0.01)
+            run.send_signal(signal.SIGINT)
+            self.assertEqual([run.stderr.readline() for _ in range(2)][1][:8], "Stopped.")
+            run.send_signal(signal.SIGINT)
             _, errors = run.communicate(timeout=60)
-        self.assertNotEqual(run.returncode, 0)
-        self.assertNotIn("Traceback", errors)
-        self.assertEqual(len(list(self.dir.glob("*.tmp"))), 0)
+        self.assertEqual((run.returncode, errors), (130, ""))
         steps = len(torch.load(self.dir / "x.last.pt", weights_only=True)["losses"])
         answer = self.run_script(
             command[1], *arguments[:1], f"TRAINING_STEPS={steps + 1}", *arguments[2:], "DEVICE=cpu"
@@ -1358,7 +1366,9 @@ class EvaluationTest(ProjectTest):
         for number in range(40, 43):
             folder = self.dir / f"data/demo/test/{1001 + number}"
             demo_data.write_speaker(folder, np.random.default_rng([demo_data.SEED, number]))
-        for path in sorted((PROJECT_DIR / "saved_model/pretrained").glob("*.pt")):
+        models = sorted((PROJECT_DIR / "saved_model/pretrained").glob("*.pt"))
+        self.assertGreater(len(models), 0)
+        for path in models:
             with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
                 rows = list(csv.reader(file))
             self.assertEqual(len(rows), 3)
@@ -1477,7 +1487,7 @@ class ConditionsTest(ProjectTest):
         for script, option in (("conditions.py", "--calibrate"), ("ladder.py", "--minutes")):
             result = self.run_script(script, "NUM_PROCESSES=1", option, "1", "DEVICE=none")
             self.assertEqual(result.returncode, 2)
-            self.assertIn("DEVICE", result.stderr)
+            self.assertIn("DEVICE=none is not one of", result.stderr)
 
     def test_ladder_continues_and_ends_with_the_settings(self) -> None:
         rows = {"the course's recipe": (), "all of ours": tuple(ladder.COURSE)}
@@ -1494,7 +1504,7 @@ class ConditionsTest(ProjectTest):
             self.assertEqual(course.settings["LSTM_HIDDEN_SIZE"], 64)
             self.assertFalse(course.settings["FRAME_AGGREGATION_MEAN"])
             self.assertEqual(ladder.climb(0.001, 1, "clean"), table)
-            with self.assertRaisesRegex(ValueError, "a row of 0.001 minutes"):
+            with self.assertRaisesRegex(ValueError, "a row of other minutes"):
                 ladder.climb(0.002, 1, "clean")
             with self.assertRaisesRegex(ValueError, "there are clean, 1.6s, noise, telephone"):
                 ladder.climb(0.001, 1, "loud")
@@ -1882,6 +1892,7 @@ class TimelineTest(ProjectTest):
             (loud, []),
             (np.append(loud[: 5 * RATE], np.zeros(60 * RATE)), ["mostly silent, with 5.0 s of speech in 65.0 s"]),
             (np.zeros(3 * RATE), ["only 0.0 s of speech"]),
+            (loud[:100], ["only 0.0 s of speech"]),
             (np.clip(30 * loud, -1, 1), ["clipped"]),
         ):
             soundfile.write(self.dir / "x.wav", samples, RATE)
@@ -1974,7 +1985,7 @@ class DownloadTest(ProjectTest):
             self.assertEqual((self.data / name).read_bytes(), content)
         self.fetch()
         self.assertEqual(self.requests, [None])
-        self.assertEqual(sorted(path.name for path in self.data.iterdir()), ["LibriSpeech", "dev-clean.tar.gz.lock"])
+        self.assertEqual([path.name for path in self.data.iterdir() if path.suffix != ".lock"], ["LibriSpeech"])
         with settings.override(TEST_DATA_DIR=str(part)):
             self.assertEqual(dataset.get_groups("TEST"), {"s24": "F"})
 
@@ -1998,6 +2009,7 @@ class DownloadTest(ProjectTest):
         with self.assertRaisesRegex(ValueError, "same command goes on"):
             self.fetch()
         self.assertEqual((self.data / "dev-clean.tar.gz.part").stat().st_size, 1000 * download_data.ATTEMPTS)
+        self.assertEqual(self.pause.call_count, download_data.ATTEMPTS - 1)
         self.fetch()
 
     def test_wrong_checksum(self) -> None:
@@ -2005,7 +2017,7 @@ class DownloadTest(ProjectTest):
         download_data.PARTS["dev-clean"] = "0" * 32  # Put back by what `serve` has prepared.
         with self.assertRaisesRegex(ValueError, "damaged on its way"):
             self.fetch()
-        self.assertEqual([path.name for path in self.data.iterdir()], ["dev-clean.tar.gz.lock"])
+        self.assertEqual([path.name for path in self.data.iterdir() if path.suffix != ".lock"], [])
 
     def test_hostile_archives(self) -> None:
         link = tarfile.TarInfo("LibriSpeech/dev-clean/link")
@@ -2030,8 +2042,8 @@ class DownloadTest(ProjectTest):
             self.serve(members, extra)
             with self.subTest(members.keys()), self.assertRaisesRegex(ValueError, message):
                 self.fetch()
-            files = sorted(path.name for path in self.data.rglob("*") if path.is_file())
-            self.assertEqual(files, ["dev-clean.tar.gz", "dev-clean.tar.gz.lock"])
+            files = [path.name for path in self.data.rglob("*") if path.is_file() and path.suffix != ".lock"]
+            self.assertEqual(files, ["dev-clean.tar.gz"])
             self.assertFalse((self.dir / "evil").exists())
             (self.data / "dev-clean.tar.gz").unlink()
 
@@ -2052,12 +2064,12 @@ class DownloadTest(ProjectTest):
         self.assertEqual((result.returncode, result.stderr.count("\n")), (2, 1))
 
 
-@unittest.skipUnless(importlib.util.find_spec("gradio"), "gradio is not installed: see requirements-demo.txt.")
 def is_upload(response: "playwright.sync_api.Response") -> bool:  # noqa: F821
     """Whether an answer to the browser says that a recording has arrived, which the page does not show."""
     return urllib.parse.urlsplit(response.url).path.endswith("/upload")
 
 
+@unittest.skipUnless(importlib.util.find_spec("gradio"), "gradio is not installed: see requirements-demo.txt.")
 class DemoPageTest(ProjectTest):
     """The page in headless Chromium, whose microphone is a file."""
 

@@ -31,11 +31,11 @@ class TrainingProgress:
 
     def state(self) -> dict:
         """The history as plain values, to be saved in a model."""
-        return {"losses": self.losses, "validation": self.validation, "training_time": self.seconds}
+        return {"losses": self.losses, "validation_eers": self.validation, "training_time": self.seconds}
 
     def load_state(self, model: dict) -> None:
         """Take over the history of a saved model."""
-        self.losses, self.validation = list(model["losses"]), list(model["validation"])
+        self.losses, self.validation = list(model["losses"]), list(model["validation_eers"])
         self.seconds = float(model["training_time"])
 
     def steps(self) -> Iterator[int]:
