@@ -5,13 +5,12 @@
 project's own way is as good, with its features not extracted yet.
 """
 
-import argparse
 import sys
 
 import settings
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = settings.OptionParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     parser.add_argument("--minutes", type=float, default=0, help="of straightforward training to be caught up with")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")

@@ -6,13 +6,12 @@ one corpus; each corpus is a condition of its own, because trials between two of
 decision thresholds over all conditions into the model, for `speaker_id.py`.
 """
 
-import argparse
 import sys
 
 import settings
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = settings.OptionParser(description=__doc__)
     parser.add_argument(
         "--calibrate", metavar="TEXT", default="", help="what the test data are, as users shall read it"
     )
@@ -54,6 +53,8 @@ TELEPHONE_RATE = 8000
 TELEPHONE_BAND_HZ = (300, 3400)
 
 # The false-accept rates for which a model keeps thresholds.
+# A rate is known roughly from 30 errors on: Doddington et al. 2000, "The NIST speaker recognition evaluation".
+LEAST_ERRORS = 30
 CALIBRATED_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 # A corpus of words shorter than this is not cut shorter.
@@ -206,8 +207,11 @@ def thresholds_at(trials: ScoredTrials, false_accept_rates: Sequence[float]) -> 
 def calibrate(path: str, trials: ScoredTrials, source: str) -> None:
     """Put the thresholds that trials give, and what these were, into a model's file."""
     model = read_model(path)
-    thresholds = thresholds_at(trials, CALIBRATED_RATES)
-    calibration = {"false_accept_rates": list(CALIBRATED_RATES), "thresholds": thresholds, "source": source}
+    num_nontargets = int((trials[0] == 0).sum())
+    rates = [rate for rate in CALIBRATED_RATES if rate * num_nontargets >= LEAST_ERRORS]
+    if not rates:
+        raise ValueError(f"{num_nontargets} non-target trials are too few for thresholds: take more recordings.")
+    calibration = {"false_accept_rates": rates, "thresholds": thresholds_at(trials, rates), "source": source}
     model["calibration"] = check_calibration(calibration)
     write_model(path, model)
 

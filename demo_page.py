@@ -4,7 +4,6 @@ A page on this machine only: compare two recordings, enrol people, ask who is sp
 needs no network and sends nothing anywhere.
 """
 
-import argparse
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import settings
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = settings.OptionParser(description=__doc__)
     parser.add_argument("--model", default="", help="a model (default: the best pretrained one)")
     parser.add_argument("--db", default="", help="the database (default: that of speaker_id.py)")
     parser.add_argument("--port", type=int, default=7860, help="(default: 7860)")

@@ -4,9 +4,9 @@ A broken download goes on where it stopped, the checksum is compared with the pu
 outside the folder. A part that is there is not fetched again. Nothing else in this project uses the network.
 """
 
-import argparse
 import hashlib
 import http.client
+import re
 import shutil
 import tarfile
 import time
@@ -175,13 +175,13 @@ def unpack_members(tar: tarfile.TarFile, folder: Path, most_bytes: int) -> None:
 
 def main() -> None:
     """Fetch the parts that the command line names, and print the settings to use them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = settings.OptionParser(description=__doc__)
     parser.add_argument("parts", nargs="+", choices=PARTS, metavar="part", help=", ".join(PARTS))
     parser.add_argument("--folder", default="data", help="where LibriSpeech/ is put (default: data)")
     parser.add_argument("--mirror", default="main", help=f"{', '.join(MIRRORS)}, or an address (default: main)")
     options = parser.parse_args()
     mirror = MIRRORS.get(options.mirror, options.mirror).rstrip("/")
-    if not mirror.startswith(("http://", "https://")):
+    if not re.fullmatch(r"https?://[A-Za-z0-9.:/_~%-]+", mirror):
         raise ValueError(f"--mirror {options.mirror} is neither an address nor one of {', '.join(MIRRORS)}.")
     for part in dict.fromkeys(options.parts):
         part_folder = fetch_part(part, Path(options.folder), mirror)

@@ -5,7 +5,6 @@ counted from the folder, the speaker's name stands: `*` is any part of a name, `
 third column that evaluation.py reports by, such as the speaker's sex: `wav/{group}/{speaker}-*.wav`.
 """
 
-import argparse
 import csv
 import io
 import os
@@ -33,6 +32,8 @@ def list_recordings(folder: str, pattern: str) -> tuple[list[list[str]], int]:
     Raises ValueError if none does.
     """
     expression = compile_pattern(pattern)
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder} is not a folder.")
     files = dataset.find_audio_files(folder)
     rows = []
     for file in files:
@@ -47,11 +48,13 @@ def list_recordings(folder: str, pattern: str) -> tuple[list[list[str]], int]:
 
 def main() -> None:
     """Write the CSV file that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = settings.OptionParser(description=__doc__)
     parser.add_argument("folder")
     parser.add_argument("pattern")
     parser.add_argument("csv_file")
     options = parser.parse_args()
+    if not options.csv_file.lower().endswith(".csv"):
+        raise ValueError(f"{options.csv_file}, the file to write, must end in .csv.")
     rows, num_others = list_recordings(options.folder, options.pattern)
     text = io.StringIO()
     start = Path(options.csv_file).absolute().parent

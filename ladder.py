@@ -5,13 +5,12 @@ under all conditions of `conditions.py`. Killed, the same command continues. The
 say, so the ladder also explains your own changes of them.
 """
 
-import argparse
 import sys
 
 import settings
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = settings.OptionParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="of training for each row")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each row, whose errors are averaged")
     parser.add_argument("--condition", default="clean", help="that gets a column of its own, as ls-clean")

@@ -4,6 +4,7 @@ A script calls `read_command_line` before its slow imports, so that help and mis
 else reads `myconfig.NAME` at the moment it needs the value.
 """
 
+import argparse
 import contextlib
 import difflib
 import errno
@@ -12,9 +13,10 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import myconfig
 
@@ -120,7 +122,18 @@ def all_settings() -> dict:
     return {name: value for name, value in vars(myconfig).items() if name.isupper()}
 
 
-def fail(message: object) -> None:
+class OptionParser(argparse.ArgumentParser):
+    """The options of a script; a mistake in them is one line, as every mistake is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """End the script."""
+        fail(f"{message}. --help says more.")
+
+
+def fail(message: object) -> NoReturn:
     """End the script with one line on the error stream and exit code 2."""
     print(f"Error: {printable(str(message))}", file=sys.stderr)
     sys.exit(2)
@@ -142,15 +155,16 @@ def run(main: Callable[[], None]) -> None:
         if getattr(error, "errno", None) in NO_ROOM:
             fail(f"there is no room on the disk ({error}): make some, and the same command goes on.")
         fail(error)
-    except (MemoryError, RuntimeError) as error:
-        if "memory" not in f"{error!r}".lower():
-            raise
-        fail("there is not enough memory: lower BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE.")
     except KeyboardInterrupt:
         # Threads end what they are at; who does not want to wait for that, stops once more.
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
         print("\nStopped. The same command continues from what is saved, if anything is.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if isinstance(error, (MemoryError, RuntimeError)) and "memory" in f"{error!r}".lower():
+            fail("there is not enough memory: lower BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE.")
+        traceback.print_exc()
+        sys.exit(70)  # Python's own 1 may be an answer.
 
 
 def read_command_line(description: str) -> None:

@@ -28,6 +28,10 @@ CREATE TABLE IF NOT EXISTS recordings (
 );
 CREATE INDEX IF NOT EXISTS recordings_of_speaker ON recordings (speaker);
 """
+# SQLite keeps values of any type in any column.
+WRONG_TYPES = (
+    "(typeof(speaker), typeof(speech_seconds), typeof(added), typeof(embedding)) <> ('text', 'real', 'text', 'blob')"
+)
 SECONDS_TO_WAIT = 60.0
 
 # What those are called who are not in the database.
@@ -64,7 +68,8 @@ def open_database(path: str, mode: str = "read") -> Iterator[sqlite3.Connection]
         with contextlib.suppress(FileExistsError):  # Another process may have been quicker.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     try:
-        connection = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
+        # The whole path, because SQLite takes some words, as :memory:, for databases that are lost at the end.
+        connection = sqlite3.connect(Path(path).absolute(), timeout=SECONDS_TO_WAIT, isolation_level=None)
         try:
             connection.execute("PRAGMA secure_delete = ON")
             # To write at once, because SQLite does not wait for others if a change comes after something was read.
@@ -79,8 +84,10 @@ def open_database(path: str, mode: str = "read") -> Iterator[sqlite3.Connection]
 
 
 def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> None:
-    """Make the tables if the file is empty and to be created. Raises ValueError for a database that is not ours."""
+    """Make the tables if the file is empty and to be created. Raises ValueError for one that is damaged or not ours."""
     if connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
+        if connection.execute(f"SELECT 1 FROM recordings WHERE {WRONG_TYPES} LIMIT 1").fetchone():
+            raise ValueError(f"{path} is damaged.")
         return
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise ValueError(f"{path} is a database of another program.")
@@ -91,10 +98,12 @@ def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> No
         connection.execute(statement)
 
 
-def check_name(name: str) -> None:
-    """Raise ValueError for a name that could not be printed, or would be taken for nobody's."""
-    if not name.strip() or not name.isprintable() or name.lower() == UNKNOWN:
+def clean_name(name: str) -> str:
+    """A name without spaces around it. Raises ValueError for one that could not be printed, or is nobody's."""
+    cleaned = name.strip()
+    if not cleaned or not cleaned.isprintable() or cleaned.lower() == UNKNOWN:
         raise ValueError(f"{name!r} is not a name that can be given.")
+    return cleaned
 
 
 def enrol(
@@ -105,7 +114,7 @@ def enrol(
     Raises ValueError for a name that exists (or with `more` does not), a recording that is enrolled already, or
     another model than that of the database.
     """
-    check_name(name)
+    name = clean_name(name)
     if is_enrolled(connection, name) != more:
         raise ValueError(
             f"there is no {name!r} to add to." if more else f"{name!r} is enrolled already: use --more to add to it."
@@ -148,7 +157,7 @@ def remove(connection: sqlite3.Connection, name: str) -> None:
 
 def rename(connection: sqlite3.Connection, old: str, new: str) -> None:
     """Give a speaker another name. Raises ValueError if the old one is unknown or the new one exists."""
-    check_name(new)
+    new = clean_name(new)
     if is_enrolled(connection, new):
         raise ValueError(f"{new!r} is enrolled already.")
     if not connection.execute("UPDATE recordings SET speaker = ? WHERE speaker = ?", (new, old)).rowcount:

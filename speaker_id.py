@@ -4,7 +4,6 @@ Wherever a command takes files, it takes folders and patterns too. The functions
 printing. Exit codes: 0 yes or done, 1 no, 2 a mistake.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -18,20 +17,20 @@ DEFAULT_DATABASE = "speakers.db"
 NUM_SHOWN = 5
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> settings.OptionParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = settings.OptionParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    common = argparse.ArgumentParser(add_help=False)
+    common = settings.OptionParser(add_help=False)
     common.add_argument("--model", default=str(DEFAULT_MODEL), help="a model (default: the best pretrained one)")
     common.add_argument("--json", action="store_true", help="print JSON, for programs")
-    decision = argparse.ArgumentParser(add_help=False)
+    decision = settings.OptionParser(add_help=False)
     decision.add_argument("--far", type=float, default=0.01, help="false-accept rate of the threshold (default: 0.01)")
     decision.add_argument("--threshold", type=float, help="accept scores from here on, instead of --far")
-    database = argparse.ArgumentParser(add_help=False)
+    database = settings.OptionParser(add_help=False)
     database.add_argument("--db", default=DEFAULT_DATABASE, help=f"the database (default: {DEFAULT_DATABASE})")
 
-    def add(name: str, help: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def add(name: str, help: str, *parents: settings.OptionParser) -> settings.OptionParser:
         return commands.add_parser(name, help=help, description=help, parents=parents)
 
     command = add("verify", "Did the same person say both?", common, decision)
@@ -97,6 +96,8 @@ def model_of(encoder: SpeakerEncoder) -> Model:
 def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | None = None) -> Decision:
     """The threshold of the model for a false-accept rate, or a given threshold. Raises ValueError if there is none."""
     if threshold is not None:
+        if not -1 <= threshold <= 1:
+            raise ValueError(f"--threshold {threshold:g} is not between -1 and 1, as scores are.")
         return Decision(threshold, None, "given")
     if not encoder.calibration:
         raise ValueError("the model knows no threshold: use conditions.py --calibrate on test data, or --threshold.")
@@ -122,6 +123,7 @@ def enrol(
 
     Nothing is added unless all recordings can be used. Raises ValueError as `speaker_database.enrol` does.
     """
+    name = speaker_database.clean_name(name)
     heard = hear(encoder, files)
     with speaker_database.open_database(database, "create") as connection:
         speaker_database.enrol(connection, name, [one.recording for one in heard], model_of(encoder), more)
@@ -170,7 +172,9 @@ def run_verify(encoder: SpeakerEncoder) -> int:
 
 
 def save_figure(path: str, figure: matplotlib.figure.Figure) -> None:
-    """Write a picture as PNG."""
+    """Write a picture as PNG. Raises ValueError for another ending, which may be that of somebody's recording."""
+    if not path.lower().endswith(".png"):
+        raise ValueError(f"--out {path} must end in .png.")
     with safe_files.replace_when_whole(path) as file:
         figure.savefig(file, format="png")
 
@@ -240,11 +244,13 @@ def run_timeline(encoder: SpeakerEncoder) -> int:
     """The command `timeline`."""
     if options.rttm and options.json:
         raise ValueError("choose one of --rttm and --json.")
+    files = expand_files(options.files)
+    if options.rttm and len({Path(file).stem for file in files}) < len(files):
+        raise ValueError("RTTM tells recordings apart by their names alone, and two of these have the same.")
     decision = decision_for(encoder, options.far, options.threshold)
     with speaker_database.open_database(options.db) as connection:
         names, enrolled = speaker_database.read_speakers(connection, model_of(encoder))
     answers = {}
-    files = expand_files(options.files)
     for number, file in enumerate(files, start=1):
         timeline = speaker_timeline.find_timeline(encoder, file, names, enrolled, decision.threshold)
         picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(files) > 1 else ""))

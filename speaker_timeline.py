@@ -172,12 +172,16 @@ def join_turns(state: np.ndarray, bounds: np.ndarray, similarities: np.ndarray, 
     return turns
 
 
+def one_word(text: str) -> str:
+    """A name in which nothing separates fields or lines."""
+    return "_".join(text.split())
+
+
 def to_rttm(turns: Sequence[Turn], recording: str) -> str:
     """Turns as RTTM, the format of NIST's Rich Transcription evaluations: one line a turn."""
-    name = Path(recording).stem.replace(" ", "_")
+    name = one_word(Path(recording).stem)
     lines = (
-        f"SPEAKER {name} 1 {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> {turn.speaker.replace(' ', '_')} "
-        "<NA> <NA>\n"
+        f"SPEAKER {name} 1 {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> {one_word(turn.speaker)} <NA> <NA>\n"
         for turn in turns
     )
     return "".join(lines)

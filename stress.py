@@ -4,12 +4,10 @@ Broken recordings, lists, models and databases, being killed at any moment, and 
 `--quick` takes fewer files and kills, and leaves out the large inputs.
 """
 
-import argparse
-
 import settings
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = settings.OptionParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer files and kills, no large inputs")
     options = parser.parse_args()
 

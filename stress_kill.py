@@ -96,7 +96,7 @@ def start_over(name: str, folder: Path) -> None:
 
 
 def soak(folder: Path, num_kills: int, seed: int = 0) -> str:
-    """Kill each command until it has been killed so often in all; returns what happened. Raises AssertionError."""
+    """Kill each command until all have been killed so often together; returns what happened. Raises AssertionError."""
     rng = np.random.default_rng(seed)
     for number in range(NUM_SPEAKERS):
         demo_data.write_speaker(folder / "voices" / f"s{number:02}", np.random.default_rng([3, number]))
@@ -111,12 +111,14 @@ def soak(folder: Path, num_kills: int, seed: int = 0) -> str:
     eer = read_eer(folder)
     kills = dict.fromkeys(seconds, 0)
     rounds = 0
-    while sum(kills.values()) < num_kills:
-        for name, command in commands().items():
+    for name, command in commands().items():
+        while kills[name] < num_kills / len(kills):
             start_over(name, folder)
             # Most of a run is imports, and the end of it is what matters: it is not killed before a quarter.
-            while not run_and_kill(command, folder, rng.uniform(0.25, 1.1) * seconds[name]):
+            latest = 0.9
+            while not run_and_kill(command, folder, rng.uniform(0.25, latest) * seconds[name]):
                 kills[name] += 1
+                latest += 0.1  # So that it comes to its end some time.
                 check_what_is_there(folder)
             check_what_is_there(folder)
             rounds += 1

@@ -1483,6 +1483,16 @@ class ConditionsTest(ProjectTest):
         self.assertAlmostEqual((scores[labels == 0] >= at_1).mean(), 0.01)
         self.assertAlmostEqual((scores[labels == 0] >= at_01).mean(), 0.001)
 
+    def test_few_trials_give_few_thresholds(self) -> None:
+        path = str(self.dir / "model.pt")
+        speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
+        for num_nontargets, expected in ((3000, [0.01, 0.02, 0.05, 0.1, 0.2]), (200, [0.2])):
+            labels = np.repeat([0, 1], [num_nontargets, 20])
+            conditions.calibrate(path, (labels, np.random.default_rng(0).normal(labels, 1), labels, labels), "x")
+            self.assertEqual(speaker_encoder.load_encoder(path).calibration["false_accept_rates"], expected)
+        with self.assertRaisesRegex(ValueError, "100 non-target trials are too few"):
+            conditions.calibrate(path, (labels[100:], np.linspace(0, 1, 120), labels, labels), "x")
+
     def test_settings_may_stand_before_and_after_options(self) -> None:
         for script, option in (("conditions.py", "--calibrate"), ("ladder.py", "--minutes")):
             result = self.run_script(script, "NUM_PROCESSES=1", option, "1", "DEVICE=none")
@@ -1624,6 +1634,26 @@ class SpeakerDatabaseTest(ProjectTest):
         with speaker_database.open_database(self.path) as connection:
             return speaker_database.read_speakers(connection, self.MODEL)
 
+    def test_a_damaged_database_is_refused(self) -> None:
+        for column, value in (("speaker", b"ann"), ("speech_seconds", "long"), ("embedding", "text")):
+            self.path = str(self.dir / f"{column}.db")
+            self.enrol("ann", 1)
+            with contextlib.closing(sqlite3.connect(self.path)) as connection:
+                connection.execute(f"UPDATE recordings SET {column} = ?", (value,))  # noqa: S608
+                connection.commit()
+            with self.subTest(column), self.assertRaisesRegex(ValueError, "damaged"):
+                self.read()
+
+    def test_no_word_is_a_database_in_memory(self) -> None:
+        folder = Path.cwd()
+        self.addCleanup(os.chdir, folder)
+        os.chdir(self.dir)
+        self.path = ":memory:"
+        if os.name == "nt":
+            self.skipTest("Windows has no files of this name.")
+        self.enrol(" ann ", 1)
+        self.assertEqual(self.read()[0], ["ann"])
+
     def test_speakers_are_means_of_their_recordings(self) -> None:
         self.enrol("b", 1, 2)
         self.enrol("a", 3)
@@ -1730,12 +1760,12 @@ class SpeakerIdTest(ProjectTest):
             arguments += ["--model", self.model] if "--model" not in arguments else []
         if arguments[0] in ("list", "remove", "rename", "enrol", "identify") and "--db" not in arguments:
             arguments += ["--db", self.database]
-        speaker_id.options = speaker_id.build_parser().parse_args(arguments)
         output, errors = io.StringIO(), io.StringIO()
         streams = contextlib.ExitStack()
         streams.enter_context(contextlib.redirect_stdout(output))
         streams.enter_context(contextlib.redirect_stderr(errors))
         with streams, self.assertRaises(SystemExit) as ending:
+            speaker_id.options = speaker_id.build_parser().parse_args(arguments)
             settings.run(speaker_id.main)
         return subprocess.CompletedProcess(arguments, ending.exception.code, output.getvalue(), errors.getvalue())
 
@@ -1789,6 +1819,7 @@ class SpeakerIdTest(ProjectTest):
         (self.dir / "text.wav").write_text("not audio")
         (self.dir / "text.db").write_text("not a database, but long enough to be looked at" * 20)
         (self.dir / "empty").mkdir()
+        same_name = shutil.copy(self.ann, self.dir)
         speaker_id.enrol(self.encoder, self.database, "Ann", [self.ann])
         for arguments in (
             ("verify", self.ann, "DIR/gone.wav"),
@@ -1803,6 +1834,15 @@ class SpeakerIdTest(ProjectTest):
             ("rename", "Eve", "Ann"),
             ("timeline", "DIR/gone.wav", "--db", "DIR/speakers.db"),
             ("embed", "DIR/two\nlines \x1b[31m.wav"),
+            ("embed", "-dash.wav"),
+            ("enrol", " ", self.ann, "--db", "DIR/speakers.db"),
+            ("enrol", "unknown ", self.ann, "--db", "DIR/speakers.db"),
+            ("enrol", "Bob", self.bob, "--db", ""),
+            ("verify", self.ann, self.bob, "--threshold", "nan"),
+            ("verify", self.ann, self.bob, "--threshold", "abc"),
+            ("map", self.ann, "--out", self.ann),
+            ("timeline", self.ann, "--db", "DIR/speakers.db", "--out", "DIR/speakers.db"),
+            ("timeline", self.ann, same_name, "--rttm", "--db", "DIR/speakers.db"),
             ("embed", self.ann, "--out", "x.txt"),
             ("verify", self.ann, self.bob, "--model", "DIR/text.wav"),
         ):
@@ -1812,6 +1852,12 @@ class SpeakerIdTest(ProjectTest):
                     (result.returncode, result.stdout, result.stderr.count("\n")), (2, "", 1), result.stderr
                 )
                 self.assertTrue(result.stderr.startswith("Error: "))
+
+    def test_a_fault_of_the_program_is_not_taken_for_an_answer(self) -> None:
+        with unittest.mock.patch.object(speaker_id, "verify", side_effect=KeyError("a fault")):
+            result = self.run_command("verify", self.ann, self.bob)
+        self.assertEqual(result.returncode, 70)
+        self.assertIn("KeyError: 'a fault'", result.stderr)
 
     def test_embeddings_for_others(self) -> None:
         expected = evaluation.embed_utterances(self.encoder, [self.ann, self.bob])
