@@ -1051,7 +1051,7 @@ class TrainingTest(ProjectTest):
         while run.poll() is None and time.monotonic() < latest:
             run.send_signal(signal.SIGINT)
             time.sleep(0.05)
-        self.assertEqual(run.returncode, 130)
+        self.assertIn(run.returncode, (130, -signal.SIGINT))  # The latter if Python itself is at its end already.
         _, end = (self.dir / "errors.txt").read_text().split("Stopped. ")
         self.assertEqual(end, "The same command continues from what is saved, if anything is.\n")
         steps = len(torch.load(self.dir / "x.last.pt", weights_only=True)["losses"])
