@@ -52,10 +52,10 @@ SNR_DB = (5.0, 15.0)
 TELEPHONE_RATE = 8000
 TELEPHONE_BAND_HZ = (300, 3400)
 
-# The false-accept rates for which a model keeps thresholds.
-# A rate is known roughly from 30 errors on: Doddington et al. 2000, "The NIST speaker recognition evaluation".
-LEAST_ERRORS = 30
+# The false-accept rates for which a model keeps thresholds, and the false accepts that the test data must have at each:
+# from 30 on, a rate is known roughly (Doddington et al. 2000, "The NIST speaker recognition evaluation").
 CALIBRATED_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+LEAST_ERRORS = 30
 
 # A corpus of words shorter than this is not cut shorter.
 LONG_SECONDS = 3.0
@@ -205,7 +205,7 @@ def thresholds_at(trials: ScoredTrials, false_accept_rates: Sequence[float]) -> 
 
 
 def calibrate(path: str, trials: ScoredTrials, source: str) -> None:
-    """Put the thresholds that trials give, and what these were, into a model's file."""
+    """Put the thresholds that trials give, and what these were, into a model's file. Raises ValueError if too few."""
     model = read_model(path)
     num_nontargets = int((trials[0] == 0).sum())
     rates = [rate for rate in CALIBRATED_RATES if rate * num_nontargets >= LEAST_ERRORS]

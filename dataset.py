@@ -104,11 +104,11 @@ def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
                 place = f"{csv_path}, line {rows.line_num}"
                 if not row or [field.strip().lower() for field in row] in (HEADER, HEADER[:2]):
                     continue
+                if "\0" in "".join(row) or (has_bytes(row[0]) and not has_bytes("".join(row[1:2]))):
+                    raise ValueError(f"{place}: the list is not in UTF-8.")
                 if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
                     raise ValueError(f"{place}: expected `speaker,path`, found {','.join(row)!r}.")
                 speaker, utt = row[0].strip(), str(Path(csv_path).parent / row[1].strip())
-                if "\0" in "".join(row) or (has_bytes(row[0]) and not has_bytes(row[1])):
-                    raise ValueError(f"{place}: the list is not in UTF-8.")
                 group = row[2].strip() if len(row) == 3 else ""
                 if not os.path.isfile(utt):  # noqa: PTH113 - pathlib raises OSError for a path that is too long.
                     hint = " A header must be `speaker,path`." if rows.line_num == 1 else ""

@@ -120,11 +120,10 @@ def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float) -> int:
     path = row_path(row, ".json")
     with settings.override(**list_rows()[row]):
         plan = {"minutes": minutes, "utterances": sum(map(len, spk_to_utts.values())), **training_settings()}
-    plan = json.loads(json.dumps(plan))  # Tuples become lists.
-    if not path.exists():
-        with settings.override(**list_rows()[row]):
-            plan["steps"] = steps_in(60 * minutes, spk_to_utts)
-        safe_files.write_text(path, json.dumps(plan))
+        plan = json.loads(json.dumps(plan))  # Tuples become lists.
+        if not path.exists():
+            steps = steps_in(60 * minutes, spk_to_utts)
+            safe_files.write_text(path, json.dumps({**plan, "steps": steps}))
     planned = json.loads(path.read_text())
     if planned != {**plan, "steps": planned["steps"]}:
         raise ValueError(
