@@ -22,14 +22,19 @@ def change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
 
 
 def random_channel(crops: torch.Tensor, deviation: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Record each crop (batch, frames, N_MFCC) with another microphone: add a random cepstrum to all its frames.
+    """Record each crop (batch, frames, N_MFCC) with another microphone, nearer or farther: shift all its frames alike.
 
     A channel multiplies the spectrum, so it is a sum in decibels, and also after the cosine transform: what a fixed
     filter does to MFCCs is to shift them (Atal 1974, on cepstral mean subtraction). The shift of each coefficient is
-    normal, CHANNEL_AUGMENTATION times its `deviation` (N_MFCC,) in the training data.
+    normal, CHANNEL_AUGMENTATION times its `deviation` (N_MFCC,) in the training data. A gain adds its decibels to all
+    N_MELS bands, so sqrt(N_MELS) times as much to the first coefficient, whose cosine is 1 / sqrt(N_MELS), and nothing
+    to the others.
     """
-    shift = rng.standard_normal((len(crops), 1, crops.shape[2]), dtype=np.float32)
-    return crops + myconfig.CHANNEL_AUGMENTATION * deviation * torch.from_numpy(shift)
+    shift = torch.from_numpy(rng.standard_normal((len(crops), 1, crops.shape[2]), dtype=np.float32))
+    shift *= myconfig.CHANNEL_AUGMENTATION * deviation
+    gain_db = torch.from_numpy(rng.normal(0, myconfig.GAIN_AUGMENTATION_DB, (len(crops), 1)).astype(np.float32))
+    shift[..., 0] += gain_db * math.sqrt(myconfig.N_MELS)
+    return crops + shift
 
 
 # -------------------------- Rooms, noise and telephones, in mel bands ------------------

@@ -266,8 +266,8 @@ def network_rows() -> list[Row]:
             float32, bfloat16, product = median_seconds(
                 float32_step, network_step(crops), in_torch_threads(lambda: matrix @ matrix)
             )
-            weights = neural_net.get_speaker_encoder().lstm.named_parameters()
-            num_weights = sum(values.numel() for weight, values in weights if weight.startswith("weight"))
+            weights = neural_net.get_speaker_encoder().lstms.named_parameters()
+            num_weights = sum(values.numel() for weight, values in weights if ".weight" in weight)
         # A multiply-add for each weight and frame, once forward and twice backward.
         roofline = 3 * num_weights * crops[..., 0].numel() * product / len(matrix) ** 3
         what, share = f"step of an LSTM of 3 x {name} units", f"{roofline / float32:.0%}"

@@ -110,7 +110,7 @@ def build_conditions(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
     """
     corpora: dict[str, SpkToUtts] = {}
     for speaker, utts in spk_to_utts.items():
-        corpora.setdefault("".join(speaker.partition("-")[:2]) if "-" in speaker else "", {})[speaker] = utts
+        corpora.setdefault(dataset.get_corpus(speaker), {})[speaker] = utts
     noises = dataset.get_noises(myconfig.TEST_NOISE_DIR)
     noise_files = feature_store.open_store(noises).files if noises else []
     conditions = {}

@@ -148,6 +148,11 @@ def get_groups(part: str) -> dict[str, str]:
     return {row[0]: row[1] for row in fields if len(row) > 2 and row[1]}
 
 
+def get_corpus(speaker: str) -> str:
+    """The corpus that a speaker belongs to: the name up to its first hyphen, "ls-" of "ls-1088"; "" without one."""
+    return "".join(speaker.partition("-")[:2]) if "-" in speaker else ""
+
+
 @functools.cache
 def shared_generator(seed: int) -> np.random.Generator:
     """The generator that the functions of the lecture draw from when they are given none."""

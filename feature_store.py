@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 import augmentation
+import dataset
 import feature_extraction
 import myconfig
 import parallel
@@ -73,6 +74,7 @@ class FeatureStore:
         self.speech_seconds = (
             np.array([self.num_frames[utts].sum() for utts in self.utts_of_speaker]) * seconds_per_frame
         )
+        self.corpus_of_speaker = np.array([dataset.get_corpus(speaker) for speaker in self.speakers])
         self.speaker_of = np.repeat(np.arange(len(self.speakers)), [len(utts) for utts in self.utts_of_speaker])
         num_rows = int((self.start + self.num_frames).max())
         self.path = folder / "features.f16"

@@ -50,7 +50,10 @@ COURSE = {
     "SPEEDS": (1.0,),
     "LEARNING_RATE": 0.0001,
     "LEARNING_RATE_SCHEDULE": "constant",
+    "ENSEMBLE_SIZE": 1,
     "CHANNEL_AUGMENTATION": 0.0,
+    "GAIN_AUGMENTATION_DB": 0.0,
+    "ONE_CORPUS_BATCHES": 0.0,
     "DISTURBED_BATCHES": 1.0,
     "ROOM_PROB": 0.0,
     "NOISE_PROB": 0.0,
@@ -75,6 +78,9 @@ ROWS = {
     "random channels": ("CHANNEL_AUGMENTATION",),
     "rooms, noise and narrow bands": ("ROOM_PROB", "NOISE_PROB", "NARROW_BAND_PROB"),
     "half of the batches undisturbed": ("DISTURBED_BATCHES",),
+    "random gains": ("GAIN_AUGMENTATION_DB",),
+    "batches of one corpus": ("ONE_CORPUS_BATCHES",),
+    "an ensemble": ("ENSEMBLE_SIZE",),
     "SpecAugment": ("SPECAUG_TRAINING",),
 }
 

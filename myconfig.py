@@ -56,10 +56,18 @@ BI_LSTM = False
 # The embedding is the mean of the LSTM's outputs over all frames; if False, its output at the last frame.
 FRAME_AGGREGATION_MEAN = True
 
+# LSTMs that are trained side by side, each with a loss of its own. The embedding is made of all of theirs, so that the
+# errors of one are outvoted by the others. Multiplies the cost of a step and the size of the embedding.
+ENSEMBLE_SIZE = 1
+
 # -------------------------------------- Training --------------------------------------
 
 # The trained model. The file next to it that ends in `.last.pt` is the checkpoint from which training continues.
 SAVED_MODEL_PATH = "saved_model/saved_model.pt"
+
+# Start from the weights of this model instead of from random ones, to train it on with other data or settings; several,
+# with commas between their paths, become an ensemble. They bring their shape with them.
+INITIAL_MODELS = ""
 
 # Forget the checkpoint and train from the first step.
 START_OVER = False
@@ -81,6 +89,10 @@ UTTERANCES_PER_SPEAKER = 4
 # Speakers are drawn for a batch in proportion to the speech there is of them, but nobody counts for more than this, in
 # seconds; 0 draws all speakers equally often.
 MAX_SPEECH_SECONDS = 32.0
+
+# Share of the batches whose speakers are all of one corpus, so that none is told from another by what sets corpora
+# apart. A speaker's corpus is the name up to its first hyphen, as in "ls-1088"; without hyphens it makes no difference.
+ONE_CORPUS_BATCHES = 0.75
 
 # Frames of a training crop, and of a sliding window: 100 are 3.2 seconds.
 SEQ_LEN = 100
@@ -112,6 +124,10 @@ NUM_VALIDATION_SPEAKERS = 24
 # Shift each training crop's MFCCs by a random channel, as another microphone and room would, so that the encoder does
 # not recognise speakers by those: in deviations of each coefficient; 0 for none.
 CHANNEL_AUGMENTATION = 0.1
+
+# Make each training crop louder or softer by a random gain, as the distance to a microphone does, so that the encoder
+# does not recognise speakers by their level: its standard deviation in decibels; 0 for none.
+GAIN_AUGMENTATION_DB = 3.0
 
 # Share of the batches that are disturbed; the others stay clean, because a clean recording tells more of the voice.
 DISTURBED_BATCHES = 0.5

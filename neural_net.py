@@ -32,8 +32,8 @@ __all__ = ["SpeakerEncoder", "load_encoder"]  # Also to be found here.
 
 WARMUP_FRACTION = 0.05
 MAX_GRADIENT_NORM = 3.0
-# Sharpness of the smoothed batch-hard loss: the weight of a negative grows e-fold with 0.05 of cosine similarity.
-SMOOTH_SHARPNESS = 20.0
+# Sharpness of the smoothed batch-hard loss: the weight of a negative grows e-fold with 0.025 of cosine similarity.
+SMOOTH_SHARPNESS = 40.0
 
 # Enough utterances of each validation speaker, and enough of the training data for the normalisation.
 VALIDATION_UTTS = 10
@@ -108,10 +108,20 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
     With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved.
     Raises ValueError if the data cannot be trained on, the checkpoint has other settings, or the loss is not finite.
     """
+    encoder = get_speaker_encoder(myconfig.INITIAL_MODELS)
+    with settings.override(**encoder.settings):
+        return train_encoder(encoder, spk_to_utts, num_steps, saved_model)
+
+
+def train_encoder(
+    encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None
+) -> list[float]:
+    """Train this encoder, which has the settings' shape."""
     train_data, validation_data = set_validation_speakers_aside(spk_to_utts)
+    encoder.train_speakers = sorted({*encoder.train_speakers, *train_data})
     checkpoint = None
     if saved_model and not myconfig.START_OVER:
-        checkpoint = read_checkpoint(saved_model, list(train_data)) if parallel.rank() == 0 else None
+        checkpoint = read_checkpoint(saved_model, encoder.train_speakers) if parallel.rank() == 0 else None
         checkpoint = parallel.gather_objects(checkpoint)[0]
     store = feature_store.open_store(train_data, myconfig.SPEEDS)
     validation_store = feature_store.open_store(validation_data) if validation_data else None
@@ -121,9 +131,8 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
         raise ValueError("training needs two speakers or more with files that can be used, for each process.")
     if myconfig.BATCH_SIZE % parallel.world_size():
         raise ValueError(f"BATCH_SIZE={myconfig.BATCH_SIZE} cannot be shared by {parallel.world_size()} processes.")
-    encoder = get_speaker_encoder()
-    encoder.train_speakers = list(train_data)
-    set_normalisation(encoder, store)
+    if not myconfig.INITIAL_MODELS:
+        set_normalisation(encoder, store)
     optimizer = torch.optim.Adam(encoder.parameters())
     progress = TrainingProgress(num_steps)
     if checkpoint and saved_model:
@@ -202,23 +211,33 @@ def draw_batch(
     rng = np.random.default_rng([myconfig.SEED, step])
     crop_frames = max(1, round(myconfig.SEQ_LEN * (1 + myconfig.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
     is_disturbed = rng.random() < myconfig.DISTURBED_BATCHES
+    weights = draw_speaker_weights(store, rng)
     rng = np.random.default_rng([myconfig.SEED, step, parallel.rank()])
     if myconfig.TRIPLET_MINING == "random":
         utts = dataset.draw_triplets(store.utts_of_speaker, myconfig.BATCH_SIZE // parallel.world_size(), rng)
     else:
         num_speakers = min(myconfig.BATCH_SIZE, len(store.speakers)) // parallel.world_size()
-        own_speakers, weights = parallel.own_share(store.utts_of_speaker), None
-        if myconfig.MAX_SPEECH_SECONDS:
-            weights = parallel.own_share(store.speech_seconds).clip(max=myconfig.MAX_SPEECH_SECONDS)
-        utts = dataset.draw_speaker_batch(own_speakers, num_speakers, myconfig.UTTERANCES_PER_SPEAKER, rng, weights)
+        own_speakers, own_weights = parallel.own_share(store.utts_of_speaker), parallel.own_share(weights)
+        utts = dataset.draw_speaker_batch(own_speakers, num_speakers, myconfig.UTTERANCES_PER_SPEAKER, rng, own_weights)
     crops = store.draw_crops(utts.ravel(), crop_frames, rng)
     if is_disturbed:
         crops = disturb(crops, noise_store, rng)
-    if myconfig.CHANNEL_AUGMENTATION:
-        crops = augmentation.random_channel(crops, encoder.feature_std.cpu(), rng)
+    crops = augmentation.random_channel(crops, encoder.feature_std.cpu(), rng)
     if myconfig.SPECAUG_TRAINING:
         crops = augmentation.spec_augment(crops, encoder.feature_mean.cpu(), rng)
     return crops.unflatten(0, utts.shape).to(encoder.feature_mean.device)
+
+
+def draw_speaker_weights(store: feature_store.FeatureStore, rng: np.random.Generator) -> np.ndarray:
+    """How likely each speaker of the store is for a batch (speakers,), in one that may be of one corpus."""
+    weights = np.ones(len(store.speakers))
+    if myconfig.MAX_SPEECH_SECONDS:
+        weights = store.speech_seconds.clip(max=myconfig.MAX_SPEECH_SECONDS)
+    if rng.random() < myconfig.ONE_CORPUS_BATCHES:
+        speaker = rng.choice(len(weights), p=weights / weights.sum())
+        is_other = store.corpus_of_speaker != store.corpus_of_speaker[speaker]
+        weights = np.where(is_other, 1e-9 * weights, weights)  # They fill the batch if the corpus is too small.
+    return weights
 
 
 def disturb(
@@ -250,13 +269,17 @@ def embed_batch(network: nn.Module, crops: torch.Tensor) -> torch.Tensor:
 
 
 def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
-    """The losses that TRIPLET_MINING names, of embeddings (speakers or triplets, utterances, dimensions)."""
+    """The losses that TRIPLET_MINING names, of embeddings (speakers or triplets, utterances, dimensions).
+
+    Each LSTM of an ensemble has its own, from its part of the dimensions, and the mean of them is returned.
+    """
     losses = {
         "random": get_random_triplet_losses,
         "batch_hard": get_batch_hard_losses,
         "smooth_batch_hard": get_smooth_batch_hard_losses,
     }
-    return losses[myconfig.TRIPLET_MINING](embeddings)
+    of_lstms = embeddings.chunk(myconfig.ENSEMBLE_SIZE, dim=-1)
+    return torch.stack([losses[myconfig.TRIPLET_MINING](own) for own in of_lstms]).mean(dim=0)
 
 
 def active_share(losses: torch.Tensor) -> float:

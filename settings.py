@@ -22,16 +22,18 @@ import myconfig
 
 # What a stored feature depends on, and what the shape of the encoder depends on. Both are saved inside a model.
 FEATURE_SETTINGS = ("N_MFCC", "N_FFT", "HOP_LENGTH", "N_MELS", "CEPSTRAL_MEAN_NORMALIZATION")
-ENCODER_SETTINGS = ("LSTM_HIDDEN_SIZE", "LSTM_NUM_LAYERS", "BI_LSTM", "FRAME_AGGREGATION_MEAN")
+ENCODER_SETTINGS = ("LSTM_HIDDEN_SIZE", "LSTM_NUM_LAYERS", "BI_LSTM", "FRAME_AGGREGATION_MEAN", "ENSEMBLE_SIZE")
 MODEL_SETTINGS = FEATURE_SETTINGS + ENCODER_SETTINGS
 
 # On these the trained weights depend too, so a checkpoint is only continued with the same ones.
 TRAINING_SETTINGS = MODEL_SETTINGS + (
+    "INITIAL_MODELS",
     "TRIPLET_MINING",
     "TRIPLET_ALPHA",
     "BATCH_SIZE",
     "UTTERANCES_PER_SPEAKER",
     "MAX_SPEECH_SECONDS",
+    "ONE_CORPUS_BATCHES",
     "SEQ_LEN",
     "SEQ_LEN_JITTER",
     "SPEEDS",
@@ -39,6 +41,7 @@ TRAINING_SETTINGS = MODEL_SETTINGS + (
     "LEARNING_RATE_SCHEDULE",
     "NUM_VALIDATION_SPEAKERS",
     "CHANNEL_AUGMENTATION",
+    "GAIN_AUGMENTATION_DB",
     "DISTURBED_BATCHES",
     "ROOM_PROB",
     "NOISE_PROB",
@@ -62,10 +65,12 @@ LIMITS = {
     "N_MELS": (1, 512),
     "LSTM_HIDDEN_SIZE": (1, 4096),
     "LSTM_NUM_LAYERS": (1, 16),
+    "ENSEMBLE_SIZE": (1, 16),
     "TRIPLET_ALPHA": (0.0, 2.0),
     "BATCH_SIZE": (1, 65536),
     "UTTERANCES_PER_SPEAKER": (2, 1024),
     "MAX_SPEECH_SECONDS": (0.0, 1e9),
+    "ONE_CORPUS_BATCHES": (0.0, 1.0),
     "SEQ_LEN": (2, 100000),
     "SEQ_LEN_JITTER": (0.0, 0.9),
     "SPEEDS": (0.5, 2.0),
@@ -74,6 +79,7 @@ LIMITS = {
     "SAVE_MODEL_FREQUENCY": (1, 10**9),
     "NUM_VALIDATION_SPEAKERS": (0, 10**6),
     "CHANNEL_AUGMENTATION": (0.0, 10.0),
+    "GAIN_AUGMENTATION_DB": (0.0, 40.0),
     "DISTURBED_BATCHES": (0.0, 1.0),
     "ROOM_PROB": (0.0, 1.0),
     "NOISE_PROB": (0.0, 1.0),
@@ -105,7 +111,7 @@ CHOICES = {
 
 # Settings that are lists of numbers, and paths that may be empty.
 LISTS = ("SPEEDS", "NOISE_SNR_DB")
-OPTIONAL_PATHS = ("TRAIN_DATA_CSV", "TEST_DATA_CSV", "NOISE_DIR", "TEST_NOISE_DIR")
+OPTIONAL_PATHS = ("TRAIN_DATA_CSV", "TEST_DATA_CSV", "INITIAL_MODELS", "NOISE_DIR", "TEST_NOISE_DIR")
 
 # What a full disk and limits of a user or a file are called.
 NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))

@@ -33,9 +33,10 @@ CHUNK_FRAMES = 10**6
 class SpeakerEncoder(nn.Module):
     """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
 
-    An LSTM reads the frames, normalised with the mean and deviation of the training data; its outputs are aggregated
-    by their mean or by taking the last one. The settings that shaped the encoder stay with it in `settings`; so do
-    decision thresholds measured by `conditions.py`, in `calibration`. `path` says where it was loaded from.
+    Each LSTM of the ensemble reads the frames, normalised with the mean and deviation of the training data; its outputs
+    are aggregated by their mean or by taking the last one, and stand beside those of the others in the embedding. The
+    settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by `conditions.py`,
+    in `calibration`. `path` says where it was loaded from.
     """
 
     feature_mean: torch.Tensor
@@ -49,38 +50,72 @@ class SpeakerEncoder(nn.Module):
         self.path = ""
         self.register_buffer("feature_mean", torch.zeros(myconfig.N_MFCC))
         self.register_buffer("feature_std", torch.ones(myconfig.N_MFCC))
-        self.lstm = nn.LSTM(
-            input_size=myconfig.N_MFCC,
-            hidden_size=myconfig.LSTM_HIDDEN_SIZE,
-            num_layers=myconfig.LSTM_NUM_LAYERS,
-            bidirectional=myconfig.BI_LSTM,
-            batch_first=True,
+        self.lstms = nn.ModuleList(
+            nn.LSTM(
+                input_size=myconfig.N_MFCC,
+                hidden_size=myconfig.LSTM_HIDDEN_SIZE,
+                num_layers=myconfig.LSTM_NUM_LAYERS,
+                bidirectional=myconfig.BI_LSTM,
+                batch_first=True,
+            )
+            for _ in range(myconfig.ENSEMBLE_SIZE)
         )
 
     @property
     def dimensions(self) -> int:
         """Length of an embedding."""
-        return self.lstm.hidden_size * (2 if self.lstm.bidirectional else 1)
+        directions = 2 if self.settings["BI_LSTM"] else 1
+        return self.settings["ENSEMBLE_SIZE"] * directions * self.settings["LSTM_HIDDEN_SIZE"]
 
     def forward(self, features: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
         """Embed a batch; `num_frames` (batch,) says how many frames of each row count where rows are padded."""
         normalised = (features - self.feature_mean) / self.feature_std
         if num_frames is None:
-            outputs, _ = self.lstm(normalised)
+            outputs = torch.cat([lstm(normalised)[0] for lstm in self.lstms], dim=2)
             return outputs.mean(dim=1) if self.settings["FRAME_AGGREGATION_MEAN"] else outputs[:, -1]
         packed = nn.utils.rnn.pack_padded_sequence(normalised, num_frames.cpu(), batch_first=True, enforce_sorted=False)
-        outputs, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        of_lstms = [nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0] for lstm in self.lstms]
+        outputs = torch.cat(of_lstms, dim=2)
         if self.settings["FRAME_AGGREGATION_MEAN"]:
             return outputs.sum(dim=1) / num_frames[:, None].to(outputs.device)
         return outputs[torch.arange(len(outputs)), num_frames - 1]
 
 
 def get_speaker_encoder(load_from: str = "") -> SpeakerEncoder:
-    """A new encoder of the settings' shape with weights drawn from SEED, or the saved one, on the device."""
+    """A new encoder of the settings' shape with weights drawn from SEED, or saved ones, on the device.
+
+    `load_from` is the path of a model, or several with commas between them, which are joined.
+    """
     if load_from:
-        return load_encoder(load_from)
+        return join_encoders([load_encoder(path) for path in load_from.split(",")])
     torch.manual_seed(myconfig.SEED)
     return SpeakerEncoder().to(parallel.get_device())
+
+
+def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
+    """An ensemble of the LSTMs of all the encoders, with the normalisation of the first.
+
+    Raises ValueError if they differ in the settings that shape them.
+    """
+    lstms = [lstm for encoder in encoders for lstm in encoder.lstms]
+    shapes = [encoder.settings | {"ENSEMBLE_SIZE": len(lstms)} for encoder in encoders]
+    if differing := [name for name in shapes[0] if any(shape[name] != shapes[0][name] for shape in shapes)]:
+        paths = " and ".join(encoder.path for encoder in encoders)
+        raise ValueError(f"{paths} differ in {', '.join(differing)}, so that they cannot be joined.")
+    with settings.override(**shapes[0]):
+        joined = SpeakerEncoder().to(parallel.get_device())
+    joined.load_state_dict(
+        {
+            **encoders[0].state_dict(),
+            **{
+                f"lstms.{number}.{name}": tensor
+                for number, lstm in enumerate(lstms)
+                for name, tensor in lstm.state_dict().items()
+            },
+        }
+    )
+    joined.train_speakers = sorted({name for encoder in encoders for name in encoder.train_speakers})
+    return joined
 
 
 def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> np.ndarray:
@@ -217,8 +252,8 @@ def classic_settings(weights: dict) -> dict:
 
     They also stand for settings that did not exist yet when a model was saved.
     """
-    units, num_inputs = weights["lstm.weight_ih_l0"].shape
-    num_layers = sum(name.startswith("lstm.weight_ih") and not name.endswith("_reverse") for name in weights)
+    units, num_inputs = weights["lstms.0.weight_ih_l0"].shape
+    num_layers = sum(name.startswith("lstms.0.weight_ih") and not name.endswith("_reverse") for name in weights)
     return {
         "N_MFCC": num_inputs,
         "N_FFT": 2048,
@@ -227,8 +262,9 @@ def classic_settings(weights: dict) -> dict:
         "CEPSTRAL_MEAN_NORMALIZATION": False,
         "LSTM_HIDDEN_SIZE": units // 4,
         "LSTM_NUM_LAYERS": num_layers,
-        "BI_LSTM": "lstm.weight_ih_l0_reverse" in weights,
+        "BI_LSTM": "lstms.0.weight_ih_l0_reverse" in weights,
         "FRAME_AGGREGATION_MEAN": myconfig.FRAME_AGGREGATION_MEAN,
+        "ENSEMBLE_SIZE": 1,
     }
 
 
@@ -250,8 +286,9 @@ def load_encoder(path: str) -> SpeakerEncoder:
     Raises ValueError if the file cannot be used, or if a setting typed on the command line contradicts it.
     """
     model = read_model(path)
-    weights = model["encoder_state_dict"]
     try:
+        # Classic models have one LSTM, and no number in its name.
+        weights = {name.replace("lstm.", "lstms.0."): tensor for name, tensor in model["encoder_state_dict"].items()}
         shape = {**classic_settings(weights), **model.get("settings", {})}
         if unknown := shape.keys() - set(settings.MODEL_SETTINGS):
             raise ValueError(f"it has settings that this version does not know: {', '.join(sorted(unknown))}.")

@@ -24,6 +24,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import types
 import unittest
 import unittest.mock
 import urllib.error
@@ -481,12 +482,24 @@ class AugmentationTest(ProjectTest):
 
     def test_a_random_channel_shifts_all_frames_of_a_crop_alike(self) -> None:
         crops, deviation = torch.randn(500, 20, 40), torch.linspace(1, 50, 40)
-        with settings.override(CHANNEL_AUGMENTATION=0.3):
+        with settings.override(CHANNEL_AUGMENTATION=0.3, GAIN_AUGMENTATION_DB=0.0):
             shift = augmentation.random_channel(crops, deviation, np.random.default_rng(0)) - crops
         torch.testing.assert_close(shift, shift[:, :1].expand_as(shift), atol=1e-4, rtol=1e-3)
         relative = shift[:, 0].std(dim=0) / deviation
         np.testing.assert_allclose(relative, 0.3, rtol=0.15)
         self.assertLess(shift[:, 0].mean(dim=0).abs().max(), 0.1 * 50)
+
+    def test_a_random_gain_is_that_of_louder_samples(self) -> None:
+        voice = feature_extraction.read_audio(str(next((corpus / "train/s00").rglob("*.flac"))))
+        quiet, loud = (feature_extraction.compute_mfcc(voice * np.float32(gain)) for gain in (1, 10 ** (6 / 20)))
+        six_db = torch.from_numpy((loud - quiet).mean(axis=0))
+        with settings.override(CHANNEL_AUGMENTATION=0.0, GAIN_AUGMENTATION_DB=4.0):
+            shift = augmentation.random_channel(torch.zeros(2000, 5, 40), torch.ones(40), np.random.default_rng(0))
+        in_decibels = 6 * shift[:, :, :1] / six_db[0]
+        torch.testing.assert_close(shift, in_decibels / 6 * six_db, atol=0.05, rtol=0)
+        self.assertTrue((in_decibels == in_decibels[:, :1]).all())
+        self.assertAlmostEqual(float(in_decibels.std()), 4.0, delta=0.2)
+        self.assertAlmostEqual(float(in_decibels.mean()), 0.0, delta=0.3)
 
     def test_noise_in_mel_bands_is_noise_in_the_samples(self) -> None:
         voice = feature_extraction.read_audio(str(next((corpus / "train/s00").rglob("*.flac"))))
@@ -706,6 +719,15 @@ class TripletLossTest(ProjectTest):
             np.testing.assert_allclose(neural_net.get_batch_hard_losses(embeddings), hard)
             np.testing.assert_allclose(neural_net.get_smooth_batch_hard_losses(embeddings), smooth)
 
+    def test_each_lstm_of_an_ensemble_has_a_loss_of_its_own(self) -> None:
+        embeddings = torch.randn(5, 3, 12)
+        for mining in settings.CHOICES["TRIPLET_MINING"]:
+            with settings.override(TRIPLET_MINING=mining):
+                each = [neural_net.get_triplet_losses(embeddings[..., at : at + 4]) for at in (0, 4, 8)]
+                with settings.override(ENSEMBLE_SIZE=3):
+                    together = neural_net.get_triplet_losses(embeddings)
+            torch.testing.assert_close(together, sum(each) / 3)
+
 
 class SpeakerEncoderTest(ProjectTest):
     def test_embedding_aggregates_the_lstm_outputs_of_normalised_features(self) -> None:
@@ -716,10 +738,41 @@ class SpeakerEncoderTest(ProjectTest):
                     encoder.feature_mean += 3
                     encoder.feature_std *= 2
                     features = torch.randn(2, 30, 40)
-                    outputs = encoder.lstm((features - 3) / 2)[0]
+                    outputs = encoder.lstms[0]((features - 3) / 2)[0]
                     expected = outputs.mean(dim=1) if mean else outputs[:, -1]
                     torch.testing.assert_close(encoder(features), expected)
                     self.assertEqual(encoder.dimensions, expected.shape[1])
+
+    def test_an_ensemble_puts_the_embeddings_of_different_lstms_together(self) -> None:
+        features, num_frames = torch.randn(2, 30, 40), torch.tensor([30, 20])
+        with settings.override(ENSEMBLE_SIZE=3, BI_LSTM=True, LSTM_HIDDEN_SIZE=5):
+            ensemble = speaker_encoder.SpeakerEncoder()
+        self.assertEqual(ensemble.dimensions, 30)
+        expected = torch.cat([lstm(features)[0].mean(dim=1) for lstm in ensemble.lstms], dim=1)
+        torch.testing.assert_close(ensemble(features), expected)
+        torch.testing.assert_close(ensemble(features, num_frames)[0], expected[0])
+        torch.testing.assert_close(ensemble(features, num_frames)[1], ensemble(features[1:, :20])[0])
+        self.assertGreater(float((expected[:, :10] - expected[:, 10:20]).detach().abs().max()), 0.01)
+        speaker_encoder.save_encoder(str(self.dir / "ensemble.pt"), ensemble)
+        torch.testing.assert_close(neural_net.load_encoder(str(self.dir / "ensemble.pt"))(features), expected)
+
+    def test_joined_encoders_are_an_ensemble_of_their_lstms(self) -> None:
+        encoders = []
+        for seed in (0, 1):
+            with settings.override(SEED=seed, LSTM_HIDDEN_SIZE=6):
+                encoders.append(neural_net.get_speaker_encoder())
+            encoders[-1].feature_mean += 2
+            encoders[-1].train_speakers = [f"s{seed}", "both"]
+            speaker_encoder.save_encoder(str(self.dir / f"{seed}.pt"), encoders[-1])
+        both = f"{self.dir / '0.pt'},{self.dir / '1.pt'}"
+        joined = neural_net.get_speaker_encoder(both)
+        features = torch.randn(3, 20, 40)
+        torch.testing.assert_close(joined(features), torch.cat([encoder(features) for encoder in encoders], dim=1))
+        self.assertEqual(joined.train_speakers, ["both", "s0", "s1"])
+        with settings.override(LSTM_HIDDEN_SIZE=7):
+            speaker_encoder.save_encoder(str(self.dir / "2.pt"), neural_net.get_speaker_encoder())
+        with self.assertRaisesRegex(ValueError, "2.pt differ in LSTM_HIDDEN_SIZE"):
+            neural_net.get_speaker_encoder(f"{both},{self.dir / '2.pt'}")
 
     def test_embedding_does_not_depend_on_the_rest_of_the_batch(self) -> None:
         rng = np.random.default_rng(0)
@@ -816,7 +869,7 @@ class SpeakerEncoderTest(ProjectTest):
         }
         for name, model in wrong.items():
             torch.save(model, self.dir / f"{name}.pt")
-        good["encoder_state_dict"]["lstm.bias_hh_l1"][3] = math.nan
+        good["encoder_state_dict"]["lstms.0.bias_hh_l1"][3] = math.nan
         torch.save(good, self.dir / "nan.pt")
         for name in ("missing", "truncated", "text", "empty", "nan", *wrong):
             path = str(self.dir / f"{name}.pt")
@@ -883,6 +936,44 @@ class TrainingTest(ProjectTest):
             self.assertEqual(len(losses), 10)
             self.assertTrue(np.isfinite(losses).all())
         self.assertEqual(len(set(map(str, self.dir.glob("*.png")))), 3)
+
+    def test_training_starts_from_initial_models_and_in_their_shape(self) -> None:
+        self.train(4, "a.pt", LSTM_HIDDEN_SIZE=6, N_MFCC=13)
+        self.train(4, "b.pt", LSTM_HIDDEN_SIZE=6, N_MFCC=13, SEED=1)
+        values = {"INITIAL_MODELS": f"{self.dir / 'a.pt'},{self.dir / 'b.pt'}", "LEARNING_RATE": 1e-8}
+        self.train(4, "joined.pt", **values)
+        joined, first, second = (self.weights(name) for name in ("joined.pt", "a.pt", "b.pt"))
+        for name, tensor in first.items():
+            torch.testing.assert_close(joined[name], tensor, atol=1e-6, rtol=0)
+        for name, tensor in second.items():
+            if "lstms" in name:
+                torch.testing.assert_close(joined[name.replace(".0.", ".1.")], tensor, atol=1e-6, rtol=0)
+        self.assertEqual(len(self.train(6, "joined.pt", **values)), 6)
+        with self.assertRaisesRegex(ValueError, "INITIAL_MODELS=.* and now INITIAL_MODELS="):
+            self.train(6, "joined.pt", **values | {"INITIAL_MODELS": f"{self.dir / 'b.pt'},{self.dir / 'a.pt'}"})
+
+    def test_batches_of_one_corpus(self) -> None:
+        corpora = {"a-": range(0, 6), "b-": range(6, 12), "c-": range(12, 14)}
+        names = [f"{name}{number}" for name, numbers in corpora.items() for number in numbers]
+        store = types.SimpleNamespace(
+            speakers=names,
+            speech_seconds=np.where(np.arange(14) < 6, 20.0, 10.0),
+            corpus_of_speaker=np.array([name[:2] for name in names]),
+            utts_of_speaker=[np.array([number]) for number in range(14)],
+        )
+        drawn = {0.0: [], 1.0: []}
+        for share, batches in drawn.items():
+            with settings.override(ONE_CORPUS_BATCHES=share):
+                for seed in range(300):
+                    rng = np.random.default_rng(seed)
+                    weights = neural_net.draw_speaker_weights(store, rng)
+                    batch = dataset.draw_speaker_batch(store.utts_of_speaker, 4, 2, rng, weights)[:, 0]
+                    batches.append("".join(sorted(names[number][0] for number in batch)))
+        self.assertTrue({"aaaa", "bbbb"} <= set(drawn[1.0]) <= {"aaaa", "bbbb", "aacc", "abcc", "bbcc"})
+        # By what they say: 120 s, 60 s and 20 s.
+        self.assertAlmostEqual(drawn[1.0].count("aaaa") / 300, 0.6, delta=0.1)
+        self.assertAlmostEqual(drawn[1.0].count("bbbb") / 300, 0.3, delta=0.1)
+        self.assertGreater(len(set(drawn[0.0])), 5)
 
     def test_training_that_was_killed_ends_as_if_it_was_not(self) -> None:
         arguments = [
@@ -1210,7 +1301,7 @@ with settings.override(**{values!r}), parallel.process_group():
     store = feature_store.open_store(dataset.get_librispeech_spk_to_utts({str(corpus / "train")!r}))
     encoder = neural_net.get_speaker_encoder()
     with torch.no_grad():
-        encoder.lstm.bias_ih_l0 += parallel.rank()  # Rank 0's weights must come to hold.
+        encoder.lstms[0].bias_ih_l0 += parallel.rank()  # Rank 0's weights must come to hold.
     network = parallel.replicate(encoder)
     crops = neural_net.draw_batch(encoder, store, None, 3)
     losses = neural_net.get_triplet_losses(parallel.gather(neural_net.embed_batch(network, crops)))
