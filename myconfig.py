@@ -77,6 +77,9 @@ START_OVER = False
 # collapse as easily; "random" draws triplets blindly, as the course does, and needs far more steps.
 TRIPLET_MINING = "smooth_batch_hard"
 
+# How much "smooth_batch_hard" prefers hard pairs: at 40 the weight of a pair grows e-fold with 0.025 of similarity.
+MINING_SHARPNESS = 40.0
+
 # Margin by which the positive must be nearer than the negative, as a difference of cosine similarities.
 TRIPLET_ALPHA = 0.1
 

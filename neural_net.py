@@ -32,8 +32,6 @@ __all__ = ["SpeakerEncoder", "load_encoder"]  # Also to be found here.
 
 WARMUP_FRACTION = 0.05
 MAX_GRADIENT_NORM = 3.0
-# Sharpness of the smoothed batch-hard loss: the weight of a negative grows e-fold with 0.025 of cosine similarity.
-SMOOTH_SHARPNESS = 40.0
 
 # Enough utterances of each validation speaker, and enough of the training data for the normalisation.
 VALIDATION_UTTS = 10
@@ -83,7 +81,7 @@ def get_smooth_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
     Sources: Hermans et al. 2017, section 2 (soft margin); Oh Song et al. 2016, "Deep metric learning via lifted
     structured feature embedding" (smooth maximum).
     """
-    sharpness = SMOOTH_SHARPNESS
+    sharpness = myconfig.MINING_SHARPNESS
     similarity, same_speaker = get_batch_similarities(embeddings)
     itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     hard_neg = (sharpness * similarity).masked_fill(same_speaker, -math.inf).logsumexp(dim=1)
@@ -284,7 +282,7 @@ def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
 
 def active_share(losses: torch.Tensor) -> float:
     """Share of the losses whose positive is not nearer than the negative by the margin yet: where the hinge is."""
-    at_hinge = math.log(2) / SMOOTH_SHARPNESS if myconfig.TRIPLET_MINING == "smooth_batch_hard" else 0.0
+    at_hinge = math.log(2) / myconfig.MINING_SHARPNESS if myconfig.TRIPLET_MINING == "smooth_batch_hard" else 0.0
     return float((losses > at_hinge).float().mean())
 
 

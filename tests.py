@@ -706,7 +706,7 @@ class TripletLossTest(ProjectTest):
         embeddings = torch.randn(5, 3, 7, dtype=torch.float64)
         unit = embeddings.numpy() / np.linalg.norm(embeddings.numpy(), axis=-1, keepdims=True)
         hard, smooth = [], []
-        sharpness, alpha = neural_net.SMOOTH_SHARPNESS, 0.2
+        sharpness, alpha = myconfig.MINING_SHARPNESS, 0.2
         for speaker in range(5):
             for utt in range(3):
                 anchor = unit[speaker, utt]
