@@ -182,6 +182,23 @@ def draw_triplets(utts_of_speaker: Sequence[Utts], num_triplets: int, rng: np.ra
     return np.array([draw_triplet(utts_of_speaker, rng) for _ in range(num_triplets)])
 
 
+def draw_speaker_weights(
+    speech_seconds: np.ndarray, corpus_of_speaker: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """The weight of each speaker when a batch is drawn -> (speakers,).
+
+    It is the speech there is of a speaker, up to MAX_SPEECH_SECONDS; outside one corpus, in ONE_CORPUS_BATCHES of the
+    batches, it is nearly zero, so that others fill the batch only if this corpus is too small.
+    """
+    weights = np.ones(len(speech_seconds))
+    if myconfig.MAX_SPEECH_SECONDS:
+        weights = speech_seconds.clip(max=myconfig.MAX_SPEECH_SECONDS)
+    if rng.random() < myconfig.ONE_CORPUS_BATCHES:
+        speaker = rng.choice(len(weights), p=weights / weights.sum())
+        weights = np.where(corpus_of_speaker == corpus_of_speaker[speaker], weights, 1e-9 * weights)
+    return weights
+
+
 def draw_speaker_batch(
     utts_of_speaker: Sequence[Utts],
     num_speakers: int,

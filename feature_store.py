@@ -49,8 +49,8 @@ class FeatureStore:
     """Features of a data set at one or several speeds, opened for reading. Each speed makes speakers of its own.
 
     Utterances are numbered through all speeds: `files[number]`, `speaker_of[number]` (a number in `speakers`), and
-    `num_frames[number]`; `utts_of_speaker` lists the utterance numbers of each speaker, and `speech_seconds` how long
-    they are together.
+    `num_frames[number]`; `utts_of_speaker` lists the utterance numbers of each speaker, `speech_seconds` how long they
+    are together, and `corpus_of_speaker` where the speaker comes from.
     """
 
     def __init__(self, folder: Path, index: dict[str, list], spk_to_utts: SpkToUtts, speeds: Sequence[float]):

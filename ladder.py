@@ -170,6 +170,8 @@ def climb(minutes: float, seeds: int, condition: str) -> list[str]:
         f"| row | steps | EER in %, {condition} | EER in %, all conditions | change | significant |",
         "|---|---|---|---|---|---|",
     ]
+    if myconfig.INITIAL_MODELS:
+        raise ValueError("a ladder begins with new networks: leave INITIAL_MODELS empty.")
     if seeds < 1:
         raise ValueError(f"--seeds {seeds}: at least one training is needed.")
     rows = list_rows()

@@ -94,7 +94,8 @@ UTTERANCES_PER_SPEAKER = 4
 MAX_SPEECH_SECONDS = 32.0
 
 # Share of the batches whose speakers are all of one corpus, so that none is told from another by what sets corpora
-# apart. A speaker's corpus is the name up to its first hyphen, as in "ls-1088"; without hyphens it makes no difference.
+# apart. A speaker's corpus is the name up to its first hyphen, as in "ls-1088"; without hyphens it makes no difference,
+# and "random" does not use it.
 ONE_CORPUS_BATCHES = 0.75
 
 # Frames of a training crop, and of a sliding window: 100 are 3.2 seconds.

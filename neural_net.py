@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ import myconfig
 import parallel
 import safe_files
 from checkpoint import continue_from, read_checkpoint, save_models
-from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, load_encoder
+from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, join_encoders, load_encoder
 from training_progress import TrainingProgress
 
 __all__ = ["SpeakerEncoder", "load_encoder"]  # Also to be found here.
@@ -101,21 +101,24 @@ def get_batch_similarities(embeddings: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None = None) -> list[float]:
-    """Train an encoder for `num_steps` steps; returns the loss of every step.
+    """Train an encoder, new or of INITIAL_MODELS, for `num_steps` steps; returns the loss of every step.
 
     With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved.
-    Raises ValueError if the data cannot be trained on, the checkpoint has other settings, or the loss is not finite.
+    Raises ValueError if the data cannot be trained on, a model cannot be used or goes with other settings, or the loss
+    is not finite.
     """
-    encoder = get_speaker_encoder(myconfig.INITIAL_MODELS)
+    initial_models = [load_encoder(path) for path in settings.split_paths(myconfig.INITIAL_MODELS)]
+    encoder = join_encoders(initial_models) if initial_models else get_speaker_encoder()
     with settings.override(**encoder.settings):
+        settings.check(settings.all_settings())
         return train_encoder(encoder, spk_to_utts, num_steps, saved_model)
 
 
 def train_encoder(
     encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None
 ) -> list[float]:
-    """Train this encoder, which has the settings' shape."""
-    train_data, validation_data = set_validation_speakers_aside(spk_to_utts)
+    """The same for this encoder, which has the settings' shape."""
+    train_data, validation_data = set_validation_speakers_aside(spk_to_utts, encoder.train_speakers)
     encoder.train_speakers = sorted({*encoder.train_speakers, *train_data})
     checkpoint = None
     if saved_model and not myconfig.START_OVER:
@@ -155,12 +158,19 @@ def train_encoder(
     return progress.losses
 
 
-def set_validation_speakers_aside(spk_to_utts: dataset.SpkToUtts) -> tuple[dataset.SpkToUtts, dataset.SpkToUtts]:
-    """Split into training data and NUM_VALIDATION_SPEAKERS other speakers, who have two utterances or more."""
-    candidates = [speaker for speaker, utts in spk_to_utts.items() if len(utts) > 1]
+def set_validation_speakers_aside(
+    spk_to_utts: dataset.SpkToUtts, known_speakers: Sequence[str]
+) -> tuple[dataset.SpkToUtts, dataset.SpkToUtts]:
+    """Split into training data and NUM_VALIDATION_SPEAKERS other speakers, who have two utterances or more.
+
+    Nobody is chosen of the known speakers, on whom an initial model was trained.
+    """
+    candidates = [speaker for speaker in spk_to_utts if len(spk_to_utts[speaker]) > 1 and speaker not in known_speakers]
     number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), len(spk_to_utts) // 5)
     if number < 2:
-        print("No validation, which takes 10 speakers or more: the best model is the last.", flush=True)
+        print(
+            "No validation, which takes 10 speakers or more, some of them new: the best model is the last.", flush=True
+        )
         return spk_to_utts, {}
     print(f"Set aside for validation: {number} speakers.", flush=True)
     chosen = set(np.random.default_rng(myconfig.SEED).choice(candidates, number, replace=False).tolist())
@@ -209,7 +219,7 @@ def draw_batch(
     rng = np.random.default_rng([myconfig.SEED, step])
     crop_frames = max(1, round(myconfig.SEQ_LEN * (1 + myconfig.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
     is_disturbed = rng.random() < myconfig.DISTURBED_BATCHES
-    weights = draw_speaker_weights(store, rng)
+    weights = dataset.draw_speaker_weights(store.speech_seconds, store.corpus_of_speaker, rng)
     rng = np.random.default_rng([myconfig.SEED, step, parallel.rank()])
     if myconfig.TRIPLET_MINING == "random":
         utts = dataset.draw_triplets(store.utts_of_speaker, myconfig.BATCH_SIZE // parallel.world_size(), rng)
@@ -224,18 +234,6 @@ def draw_batch(
     if myconfig.SPECAUG_TRAINING:
         crops = augmentation.spec_augment(crops, encoder.feature_mean.cpu(), rng)
     return crops.unflatten(0, utts.shape).to(encoder.feature_mean.device)
-
-
-def draw_speaker_weights(store: feature_store.FeatureStore, rng: np.random.Generator) -> np.ndarray:
-    """How likely each speaker of the store is for a batch (speakers,), in one that may be of one corpus."""
-    weights = np.ones(len(store.speakers))
-    if myconfig.MAX_SPEECH_SECONDS:
-        weights = store.speech_seconds.clip(max=myconfig.MAX_SPEECH_SECONDS)
-    if rng.random() < myconfig.ONE_CORPUS_BATCHES:
-        speaker = rng.choice(len(weights), p=weights / weights.sum())
-        is_other = store.corpus_of_speaker != store.corpus_of_speaker[speaker]
-        weights = np.where(is_other, 1e-9 * weights, weights)  # They fill the batch if the corpus is too small.
-    return weights
 
 
 def disturb(
@@ -269,7 +267,7 @@ def embed_batch(network: nn.Module, crops: torch.Tensor) -> torch.Tensor:
 def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
     """The losses that TRIPLET_MINING names, of embeddings (speakers or triplets, utterances, dimensions).
 
-    Each LSTM of an ensemble has its own, from its part of the dimensions, and the mean of them is returned.
+    Each LSTM of an ensemble has its own, from its part of the dimensions; they follow one another.
     """
     losses = {
         "random": get_random_triplet_losses,
@@ -277,7 +275,7 @@ def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
         "smooth_batch_hard": get_smooth_batch_hard_losses,
     }
     of_lstms = embeddings.chunk(myconfig.ENSEMBLE_SIZE, dim=-1)
-    return torch.stack([losses[myconfig.TRIPLET_MINING](own) for own in of_lstms]).mean(dim=0)
+    return torch.cat([losses[myconfig.TRIPLET_MINING](own) for own in of_lstms])
 
 
 def active_share(losses: torch.Tensor) -> float:

@@ -147,6 +147,11 @@ def fail(message: object) -> NoReturn:
     sys.exit(2)
 
 
+def split_paths(paths: str) -> list[str]:
+    """The paths of a setting that may have several, with commas between them."""
+    return [path.strip() for path in paths.split(",") if path.strip()]
+
+
 def printable(text: str) -> str:
     """The text with ends of lines and control characters, which the names of files may have, written as escapes."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
@@ -256,11 +261,22 @@ def check(values: dict) -> None:
         if name not in values:
             raise ValueError(f"{name} is missing in myconfig.py.")
     check_model(values)
+    initial = [Path(path).resolve() for path in split_paths(values["INITIAL_MODELS"])]
+    saved = Path(values["SAVED_MODEL_PATH"]).resolve()
     refuse = [
         (not values["SAVED_MODEL_PATH"].endswith(".pt"), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must end in .pt."),
         (
             values["SAVED_MODEL_PATH"].endswith(".last.pt"),
             "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must not end in .last.pt, the ending of checkpoints.",
+        ),
+        (
+            saved in initial or saved.with_suffix(".last.pt") in initial,
+            "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is among INITIAL_MODELS, and would be overwritten: choose another.",
+        ),
+        (len(set(initial)) < len(initial), "INITIAL_MODELS names one model twice."),
+        (
+            bool(initial) and "ENSEMBLE_SIZE" in typed_names,
+            "INITIAL_MODELS bring an ENSEMBLE_SIZE with them: leave it out.",
         ),
         (
             values["TRIPLET_MINING"] != "random" and values["BATCH_SIZE"] < 2,
@@ -274,10 +290,14 @@ def check(values: dict) -> None:
         ),
         (
             values["CEPSTRAL_MEAN_NORMALIZATION"]
-            and values["DISTURBED_BATCHES"] > 0
-            and values["ROOM_PROB"] + values["NOISE_PROB"] + values["NARROW_BAND_PROB"] > 0,
-            "CEPSTRAL_MEAN_NORMALIZATION takes away the levels that rooms, noise and narrow bands work on: set "
-            "DISTURBED_BATCHES=0.",
+            and (
+                values["GAIN_AUGMENTATION_DB"] > 0
+                or values["DISTURBED_BATCHES"]
+                * max(values[f"{name}_PROB"] for name in ("ROOM", "NOISE", "NARROW_BAND"))
+                > 0
+            ),
+            "CEPSTRAL_MEAN_NORMALIZATION takes away the levels that gains, rooms, noise and narrow bands work on: set "
+            "DISTURBED_BATCHES=0 GAIN_AUGMENTATION_DB=0.",
         ),
         (
             values["SPECAUG_TRAINING"] and values["SPECAUG_FREQ_MASK_MAX_WIDTH"] > values["N_MFCC"],

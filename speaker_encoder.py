@@ -71,29 +71,30 @@ class SpeakerEncoder(nn.Module):
         """Embed a batch; `num_frames` (batch,) says how many frames of each row count where rows are padded."""
         normalised = (features - self.feature_mean) / self.feature_std
         if num_frames is None:
-            outputs = torch.cat([lstm(normalised)[0] for lstm in self.lstms], dim=2)
-            return outputs.mean(dim=1) if self.settings["FRAME_AGGREGATION_MEAN"] else outputs[:, -1]
+            return torch.cat([self.aggregate(lstm(normalised)[0]) for lstm in self.lstms], dim=1)
         packed = nn.utils.rnn.pack_padded_sequence(normalised, num_frames.cpu(), batch_first=True, enforce_sorted=False)
         of_lstms = [nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0] for lstm in self.lstms]
-        outputs = torch.cat(of_lstms, dim=2)
-        if self.settings["FRAME_AGGREGATION_MEAN"]:
+        return torch.cat([self.aggregate(outputs, num_frames) for outputs in of_lstms], dim=1)
+
+    def aggregate(self, outputs: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """The mean of an LSTM's outputs (batch, frames, units) or the last one -> (batch, units)."""
+        if num_frames is None:
+            return outputs.mean(dim=1) if self.settings["FRAME_AGGREGATION_MEAN"] else outputs[:, -1]
+        if self.settings["FRAME_AGGREGATION_MEAN"]:  # The outputs of padding are zero.
             return outputs.sum(dim=1) / num_frames[:, None].to(outputs.device)
         return outputs[torch.arange(len(outputs)), num_frames - 1]
 
 
 def get_speaker_encoder(load_from: str = "") -> SpeakerEncoder:
-    """A new encoder of the settings' shape with weights drawn from SEED, or saved ones, on the device.
-
-    `load_from` is the path of a model, or several with commas between them, which are joined.
-    """
+    """A new encoder of the settings' shape with weights drawn from SEED, or the saved one, on the device."""
     if load_from:
-        return join_encoders([load_encoder(path) for path in load_from.split(",")])
+        return load_encoder(load_from)
     torch.manual_seed(myconfig.SEED)
     return SpeakerEncoder().to(parallel.get_device())
 
 
 def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
-    """An ensemble of the LSTMs of all the encoders, with the normalisation of the first.
+    """A new encoder to be trained that has the LSTMs of all these, which are used up; its embedding has all of theirs.
 
     Raises ValueError if they differ in the settings that shape them.
     """
@@ -104,18 +105,25 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
         raise ValueError(f"{paths} differ in {', '.join(differing)}, so that they cannot be joined.")
     with settings.override(**shapes[0]):
         joined = SpeakerEncoder().to(parallel.get_device())
-    joined.load_state_dict(
-        {
-            **encoders[0].state_dict(),
-            **{
-                f"lstms.{number}.{name}": tensor
-                for number, lstm in enumerate(lstms)
-                for name, tensor in lstm.state_dict().items()
-            },
-        }
-    )
+    joined.feature_mean, joined.feature_std = encoders[0].feature_mean, encoders[0].feature_std
+    for encoder in encoders:
+        renormalise(encoder, joined)
+    joined.lstms = nn.ModuleList(lstms)
     joined.train_speakers = sorted({name for encoder in encoders for name in encoder.train_speakers})
-    return joined
+    return joined.train()
+
+
+@torch.no_grad()
+def renormalise(encoder: SpeakerEncoder, other: SpeakerEncoder) -> None:
+    """Change the LSTMs of an encoder so that they give the same with features that are normalised as the other's.
+
+    W (x - m) / s + b = W' (x - m') / s' + b' for W' = W s' / s and b' = b + W (m' - m) / s.
+    """
+    for name, weight in encoder.lstms.named_parameters():
+        if "weight_ih_l0" in name:
+            bias = encoder.lstms.get_parameter(name.replace("weight", "bias"))
+            bias.add_(weight @ ((other.feature_mean - encoder.feature_mean) / encoder.feature_std))
+            weight.mul_(other.feature_std / encoder.feature_std)
 
 
 def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> np.ndarray:
@@ -172,9 +180,11 @@ def embed_store(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> n
 
 def model_fingerprint(encoder: SpeakerEncoder) -> str:
     """A hash of all of a model that embeddings depend on: its weights and settings."""
-    digest = hashlib.sha256(json.dumps(encoder.settings, sort_keys=True).encode())
+    # A single LSTM has no number here, as before there were ensembles, so that databases of that time stay of use.
+    shape = {name: value for name, value in encoder.settings.items() if (name, value) != ("ENSEMBLE_SIZE", 1)}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        digest.update(name.replace("lstms.0.", "lstm.").encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -24,7 +24,6 @@ import tarfile
 import tempfile
 import threading
 import time
-import types
 import unittest
 import unittest.mock
 import urllib.error
@@ -54,6 +53,7 @@ import ladder
 import metrics
 import myconfig
 import neural_net
+import parallel
 import recordings
 import safe_files
 import settings
@@ -102,6 +102,8 @@ class ProjectTest(unittest.TestCase):
                 START_OVER=False,
                 TRAIN_DATA_CSV="",
                 TEST_DATA_CSV="",
+                INITIAL_MODELS="",
+                ENSEMBLE_SIZE=1,
             )
         )
 
@@ -339,6 +341,21 @@ class DatasetTest(ProjectTest):
         self.assertEqual(len(dataset.get_triplet(spk_to_utts)), 3)
         with self.assertRaisesRegex(ValueError, "two speakers"):
             dataset.get_triplet({"a": ["a1", "a2"]})
+
+    def test_a_batch_is_of_one_corpus_and_filled_up_where_that_is_too_small(self) -> None:
+        corpus_of_speaker = np.array([*"aaaaaabbbbbbcc"])
+        seconds = np.where(corpus_of_speaker == "a", 20.0, 10.0)
+        drawn = []
+        with settings.override(ONE_CORPUS_BATCHES=1.0, MAX_SPEECH_SECONDS=32.0):
+            for seed in range(300):
+                rng = np.random.default_rng(seed)
+                weights = dataset.draw_speaker_weights(seconds, corpus_of_speaker, rng)
+                batch = dataset.draw_speaker_batch(np.arange(14)[:, None], 4, 2, rng, weights)[:, 0]
+                drawn.append("".join(sorted(corpus_of_speaker[batch])))
+        self.assertTrue({"aaaa", "bbbb"} <= set(drawn) <= {"aaaa", "bbbb", "aacc", "abcc", "bbcc"})
+        # By what they say: 120 s, 60 s and 20 s.
+        self.assertAlmostEqual(drawn.count("aaaa") / 300, 0.6, delta=0.1)
+        self.assertAlmostEqual(drawn.count("bbbb") / 300, 0.3, delta=0.1)
 
     def test_speaker_batch_has_distinct_speakers_and_repeats_only_what_it_must(self) -> None:
         utts_of_speaker = [np.arange(0, 5), np.arange(5, 7), np.arange(7, 8)]
@@ -726,7 +743,7 @@ class TripletLossTest(ProjectTest):
                 each = [neural_net.get_triplet_losses(embeddings[..., at : at + 4]) for at in (0, 4, 8)]
                 with settings.override(ENSEMBLE_SIZE=3):
                     together = neural_net.get_triplet_losses(embeddings)
-            torch.testing.assert_close(together, sum(each) / 3)
+            torch.testing.assert_close(together, torch.cat(each))
 
 
 class SpeakerEncoderTest(ProjectTest):
@@ -757,22 +774,23 @@ class SpeakerEncoderTest(ProjectTest):
         torch.testing.assert_close(neural_net.load_encoder(str(self.dir / "ensemble.pt"))(features), expected)
 
     def test_joined_encoders_are_an_ensemble_of_their_lstms(self) -> None:
-        encoders = []
-        for seed in (0, 1):
-            with settings.override(SEED=seed, LSTM_HIDDEN_SIZE=6):
-                encoders.append(neural_net.get_speaker_encoder())
-            encoders[-1].feature_mean += 2
-            encoders[-1].train_speakers = [f"s{seed}", "both"]
-            speaker_encoder.save_encoder(str(self.dir / f"{seed}.pt"), encoders[-1])
-        both = f"{self.dir / '0.pt'},{self.dir / '1.pt'}"
-        joined = neural_net.get_speaker_encoder(both)
-        features = torch.randn(3, 20, 40)
-        torch.testing.assert_close(joined(features), torch.cat([encoder(features) for encoder in encoders], dim=1))
-        self.assertEqual(joined.train_speakers, ["both", "s0", "s1"])
-        with settings.override(LSTM_HIDDEN_SIZE=7):
-            speaker_encoder.save_encoder(str(self.dir / "2.pt"), neural_net.get_speaker_encoder())
-        with self.assertRaisesRegex(ValueError, "2.pt differ in LSTM_HIDDEN_SIZE"):
-            neural_net.get_speaker_encoder(f"{both},{self.dir / '2.pt'}")
+        features = 3 * torch.randn(3, 20, 40)
+        for bidirectional in (False, True):
+            encoders = []
+            for seed in (0, 1):
+                with settings.override(SEED=seed, LSTM_HIDDEN_SIZE=6, ENSEMBLE_SIZE=seed + 1, BI_LSTM=bidirectional):
+                    encoders.append(neural_net.get_speaker_encoder())
+                encoders[-1].feature_mean += torch.rand(40)
+                encoders[-1].feature_std *= 1 + torch.rand(40)
+                encoders[-1].train_speakers = [f"s{seed}", "both"]
+                encoders[-1].calibration = {"of": "each"}
+            expected = torch.cat([encoder(features).detach() for encoder in encoders], dim=1)
+            joined = speaker_encoder.join_encoders(encoders)
+            torch.testing.assert_close(joined(features), expected)
+            self.assertEqual((joined.dimensions, joined.settings["ENSEMBLE_SIZE"]), (expected.shape[1], 3))
+            self.assertEqual((joined.train_speakers, joined.calibration), (["both", "s0", "s1"], {}))
+        with settings.override(N_MELS=64), self.assertRaisesRegex(ValueError, "differ in N_MELS, LSTM_HIDDEN_SIZE, BI"):
+            speaker_encoder.join_encoders([joined, speaker_encoder.SpeakerEncoder()])
 
     def test_embedding_does_not_depend_on_the_rest_of_the_batch(self) -> None:
         rng = np.random.default_rng(0)
@@ -938,42 +956,59 @@ class TrainingTest(ProjectTest):
         self.assertEqual(len(set(map(str, self.dir.glob("*.png")))), 3)
 
     def test_training_starts_from_initial_models_and_in_their_shape(self) -> None:
-        self.train(4, "a.pt", LSTM_HIDDEN_SIZE=6, N_MFCC=13)
-        self.train(4, "b.pt", LSTM_HIDDEN_SIZE=6, N_MFCC=13, SEED=1)
-        values = {"INITIAL_MODELS": f"{self.dir / 'a.pt'},{self.dir / 'b.pt'}", "LEARNING_RATE": 1e-8}
-        self.train(4, "joined.pt", **values)
-        joined, first, second = (self.weights(name) for name in ("joined.pt", "a.pt", "b.pt"))
-        for name, tensor in first.items():
-            torch.testing.assert_close(joined[name], tensor, atol=1e-6, rtol=0)
-        for name, tensor in second.items():
-            if "lstms" in name:
-                torch.testing.assert_close(joined[name.replace(".0.", ".1.")], tensor, atol=1e-6, rtol=0)
-        self.assertEqual(len(self.train(6, "joined.pt", **values)), 6)
+        for seed in (0, 1):
+            self.train(4, f"{seed}.pt", LSTM_HIDDEN_SIZE=6, N_MFCC=13, SEED=seed, NUM_VALIDATION_SPEAKERS=2)
+        paths = [str(self.dir / "0.pt"), str(self.dir / "1.pt")]
+        values = {"INITIAL_MODELS": ", ".join(paths), "LEARNING_RATE": 1e-8}
+        losses = self.train(4, "joined.pt", **values)
+        self.assertIn("No validation, which takes 10 speakers or more, some of them new", self.output.getvalue())
+        features = 30 * torch.randn(2, 20, 13)
+        expected = torch.cat([neural_net.load_encoder(path)(features) for path in paths], dim=1)
+        joined = neural_net.load_encoder(str(self.dir / "joined.pt"))
+        torch.testing.assert_close(joined(features), expected, atol=1e-5, rtol=0)
+        self.assertEqual(self.train(6, "joined.pt", **values)[:4], losses)
         with self.assertRaisesRegex(ValueError, "INITIAL_MODELS=.* and now INITIAL_MODELS="):
-            self.train(6, "joined.pt", **values | {"INITIAL_MODELS": f"{self.dir / 'b.pt'},{self.dir / 'a.pt'}"})
+            self.train(6, "joined.pt", **values | {"INITIAL_MODELS": ",".join(paths[::-1])})
 
-    def test_batches_of_one_corpus(self) -> None:
-        corpora = {"a-": range(0, 6), "b-": range(6, 12), "c-": range(12, 14)}
-        names = [f"{name}{number}" for name, numbers in corpora.items() for number in numbers]
-        store = types.SimpleNamespace(
-            speakers=names,
-            speech_seconds=np.where(np.arange(14) < 6, 20.0, 10.0),
-            corpus_of_speaker=np.array([name[:2] for name in names]),
-            utts_of_speaker=[np.array([number]) for number in range(14)],
-        )
-        drawn = {0.0: [], 1.0: []}
-        for share, batches in drawn.items():
-            with settings.override(ONE_CORPUS_BATCHES=share):
-                for seed in range(300):
-                    rng = np.random.default_rng(seed)
-                    weights = neural_net.draw_speaker_weights(store, rng)
-                    batch = dataset.draw_speaker_batch(store.utts_of_speaker, 4, 2, rng, weights)[:, 0]
-                    batches.append("".join(sorted(names[number][0] for number in batch)))
-        self.assertTrue({"aaaa", "bbbb"} <= set(drawn[1.0]) <= {"aaaa", "bbbb", "aacc", "abcc", "bbcc"})
-        # By what they say: 120 s, 60 s and 20 s.
-        self.assertAlmostEqual(drawn[1.0].count("aaaa") / 300, 0.6, delta=0.1)
-        self.assertAlmostEqual(drawn[1.0].count("bbbb") / 300, 0.3, delta=0.1)
-        self.assertGreater(len(set(drawn[0.0])), 5)
+    def test_initial_models_that_cannot_be_trained_on_are_refused(self) -> None:
+        self.train(4, "a.pt")
+        path = str(self.dir / "a.pt")
+        for saved in ("a.pt", "../" + self.dir.name + "/a.pt"):
+            with self.assertRaisesRegex(ValueError, "among INITIAL_MODELS"):
+                self.train(4, saved, INITIAL_MODELS=path)
+        with self.assertRaisesRegex(ValueError, "one model twice"):
+            self.train(4, "b.pt", INITIAL_MODELS=f"{path},{path}")
+        with settings.override(CEPSTRAL_MEAN_NORMALIZATION=True):
+            speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
+        with self.assertRaisesRegex(ValueError, "CEPSTRAL_MEAN_NORMALIZATION takes away"):
+            self.train(4, "b.pt", INITIAL_MODELS=path)
+        settings.typed_names.add("ENSEMBLE_SIZE")
+        self.addCleanup(settings.typed_names.clear)
+        with self.assertRaisesRegex(ValueError, "bring an ENSEMBLE_SIZE"):
+            settings.check(settings.all_settings() | {"INITIAL_MODELS": path})
+
+    def test_all_processes_draw_from_the_same_corpus(self) -> None:
+        for number in range(12):
+            self.write_audio(f"data/{'ab'[number % 2]}-{number}/0.wav", 2, seed=number)
+        spk_to_utts = dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
+        store = feature_store.open_store(spk_to_utts, (1.0, 1.1))
+        names = np.array(store.speakers)[store.speaker_of]
+        drawn = []
+        draw_crops = store.draw_crops
+        store.draw_crops = lambda utts, *more: drawn.append({names[utt][0] for utt in utts}) or draw_crops(utts, *more)
+        for share, expected in ((1.0, [{"a"}, {"b"}]), (0.0, [{"a", "b"}])):
+            drawn.clear()
+            with settings.override(ONE_CORPUS_BATCHES=share, BATCH_SIZE=8, UTTERANCES_PER_SPEAKER=2):
+                for step in range(10):
+                    for rank in (0, 1):
+                        with (
+                            unittest.mock.patch.object(parallel, "rank", lambda rank=rank: rank),
+                            unittest.mock.patch.object(parallel, "world_size", lambda: 2),
+                        ):
+                            neural_net.draw_batch(speaker_encoder.SpeakerEncoder(), store, None, step)
+            self.assertTrue(all(corpora in drawn for corpora in expected))
+            self.assertTrue(all(corpora in expected for corpora in drawn))
+            self.assertEqual(drawn[::2], drawn[1::2])
 
     def test_training_that_was_killed_ends_as_if_it_was_not(self) -> None:
         arguments = [
@@ -1561,7 +1596,7 @@ class ConditionsTest(ProjectTest):
         self.assertEqual(conditions.build_conditions(spk_to_utts)["b-telephone"], changed["b-telephone"])
 
     def test_ladder_has_rows_for_what_differs_from_the_course(self) -> None:
-        with settings.override(LSTM_HIDDEN_SIZE=64, SPEEDS=(1.0,), BI_LSTM=True):
+        with settings.override(LSTM_HIDDEN_SIZE=64, SPEEDS=(1.0,), BI_LSTM=True, ENSEMBLE_SIZE=2):
             rows = ladder.list_rows()
         self.assertEqual(rows["the course's recipe"], ladder.COURSE)
         self.assertNotIn("wider layers", rows)
