@@ -34,9 +34,10 @@ class SpeakerEncoder(nn.Module):
     """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
 
     Each LSTM of the ensemble reads the frames, normalised with the mean and deviation of the training data; its outputs
-    are aggregated by their mean or by taking the last one, and stand beside those of the others in the embedding. The
-    settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by `conditions.py`,
-    in `calibration`. `path` says where it was loaded from.
+    are aggregated by their mean or by taking the last one. Those of several stand side by side in the embedding, each
+    with length 1, so that the cosine similarity of two embeddings is the mean of theirs. The settings that shaped the
+    encoder stay with it in `settings`; so do decision thresholds measured by `conditions.py`, in `calibration`. `path`
+    says where it was loaded from.
     """
 
     feature_mean: torch.Tensor
@@ -71,10 +72,16 @@ class SpeakerEncoder(nn.Module):
         """Embed a batch; `num_frames` (batch,) says how many frames of each row count where rows are padded."""
         normalised = (features - self.feature_mean) / self.feature_std
         if num_frames is None:
-            return torch.cat([self.aggregate(lstm(normalised)[0]) for lstm in self.lstms], dim=1)
-        packed = nn.utils.rnn.pack_padded_sequence(normalised, num_frames.cpu(), batch_first=True, enforce_sorted=False)
-        of_lstms = [nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0] for lstm in self.lstms]
-        return torch.cat([self.aggregate(outputs, num_frames) for outputs in of_lstms], dim=1)
+            of_lstms = [self.aggregate(lstm(normalised)[0]) for lstm in self.lstms]
+        else:
+            packed = nn.utils.rnn.pack_padded_sequence(
+                normalised, num_frames.cpu(), batch_first=True, enforce_sorted=False
+            )
+            padded = [nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0] for lstm in self.lstms]
+            of_lstms = [self.aggregate(outputs, num_frames) for outputs in padded]
+        if len(of_lstms) == 1:
+            return of_lstms[0]
+        return torch.cat([nn.functional.normalize(own, dim=1) for own in of_lstms], dim=1)
 
     def aggregate(self, outputs: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
         """The mean of an LSTM's outputs (batch, frames, units) or the last one -> (batch, units)."""

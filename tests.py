@@ -765,7 +765,10 @@ class SpeakerEncoderTest(ProjectTest):
         with settings.override(ENSEMBLE_SIZE=3, BI_LSTM=True, LSTM_HIDDEN_SIZE=5):
             ensemble = speaker_encoder.SpeakerEncoder()
         self.assertEqual(ensemble.dimensions, 30)
-        expected = torch.cat([lstm(features)[0].mean(dim=1) for lstm in ensemble.lstms], dim=1)
+        each = [lstm(features)[0].mean(dim=1) for lstm in ensemble.lstms]
+        expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
+        cosines = [torch.nn.functional.cosine_similarity(own[:1], own[1:]) for own in (expected, *each)]
+        self.assertAlmostEqual(float(cosines[0]), float(sum(cosines[1:]) / 3), places=6)
         torch.testing.assert_close(ensemble(features), expected)
         torch.testing.assert_close(ensemble(features, num_frames)[0], expected[0])
         torch.testing.assert_close(ensemble(features, num_frames)[1], ensemble(features[1:, :20])[0])
@@ -784,7 +787,8 @@ class SpeakerEncoderTest(ProjectTest):
                 encoders[-1].feature_std *= 1 + torch.rand(40)
                 encoders[-1].train_speakers = [f"s{seed}", "both"]
                 encoders[-1].calibration = {"of": "each"}
-            expected = torch.cat([encoder(features).detach() for encoder in encoders], dim=1)
+            expected = [torch.nn.functional.normalize(encoders[0](features).detach()), encoders[1](features).detach()]
+            expected = torch.cat(expected, dim=1)
             joined = speaker_encoder.join_encoders(encoders)
             torch.testing.assert_close(joined(features), expected)
             self.assertEqual((joined.dimensions, joined.settings["ENSEMBLE_SIZE"]), (expected.shape[1], 3))
@@ -963,7 +967,8 @@ class TrainingTest(ProjectTest):
         losses = self.train(4, "joined.pt", **values)
         self.assertIn("No validation, which takes 10 speakers or more, some of them new", self.output.getvalue())
         features = 30 * torch.randn(2, 20, 13)
-        expected = torch.cat([neural_net.load_encoder(path)(features) for path in paths], dim=1)
+        each = [neural_net.load_encoder(path)(features) for path in paths]
+        expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
         joined = neural_net.load_encoder(str(self.dir / "joined.pt"))
         torch.testing.assert_close(joined(features), expected, atol=1e-5, rtol=0)
         self.assertEqual(self.train(6, "joined.pt", **values)[:4], losses)
