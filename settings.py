@@ -274,6 +274,7 @@ def check(values: dict) -> None:
             "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is among INITIAL_MODELS, and would be overwritten: choose another.",
         ),
         (len(set(initial)) < len(initial), "INITIAL_MODELS names one model twice."),
+        (bool(values["INITIAL_MODELS"]) and not initial, "INITIAL_MODELS={INITIAL_MODELS} names no model."),
         (
             bool(initial) and "ENSEMBLE_SIZE" in typed_names,
             "INITIAL_MODELS bring an ENSEMBLE_SIZE with them: leave it out.",

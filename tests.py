@@ -983,6 +983,8 @@ class TrainingTest(ProjectTest):
                 self.train(4, saved, INITIAL_MODELS=path)
         with self.assertRaisesRegex(ValueError, "one model twice"):
             self.train(4, "b.pt", INITIAL_MODELS=f"{path},{path}")
+        with self.assertRaisesRegex(ValueError, "names no model"):
+            settings.check(settings.all_settings() | {"INITIAL_MODELS": ", "})
         with settings.override(CEPSTRAL_MEAN_NORMALIZATION=True):
             speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
         with self.assertRaisesRegex(ValueError, "CEPSTRAL_MEAN_NORMALIZATION takes away"):
