@@ -1,4 +1,4 @@
-"""What the project withstands: `python3 stress.py`, in half an hour, on Linux or macOS.
+"""What the project withstands: `python3 stress.py`, in an hour at most, on Linux or macOS.
 
 Broken recordings, lists, models and databases, being killed at any moment, and large inputs in the memory of a laptop.
 `--quick` takes fewer files and kills, and leaves out the large inputs.
