@@ -7,8 +7,7 @@ from pathlib import Path
 
 import librosa
 import numpy as np
-import scipy.fft
-import scipy.ndimage
+import scipy  # Its parts are loaded at their first use.
 import soundfile
 import soxr
 import torch

@@ -4,7 +4,6 @@ import ast
 import concurrent.futures
 import contextlib
 import csv
-import functools
 import hashlib
 import http.server
 import importlib.metadata
@@ -31,6 +30,7 @@ import urllib.parse
 import urllib.request
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import librosa
@@ -80,7 +80,10 @@ def setUpModule() -> None:
 
 
 class ProjectTest(unittest.TestCase):
-    """Each test has a folder of its own, settings that are put back, and output that is kept from the screen."""
+    """Each test has a folder of its own, settings that are put back, and output that is kept from the screen.
+
+    `typed` are those settings for a script's command line. The features of the shared speakers are shared too.
+    """
 
     def setUp(self) -> None:
         stack = contextlib.ExitStack()
@@ -89,23 +92,25 @@ class ProjectTest(unittest.TestCase):
         self.output = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(
-            settings.override(
-                FEATURE_STORE_DIR=str(self.dir / "features"),
-                RESULTS_DIR=str(self.dir / "results"),
-                SAVED_MODEL_PATH=str(self.dir / "model.pt"),
-                DEVICE="cpu",
-                LSTM_HIDDEN_SIZE=8,
-                BATCH_SIZE=4,
-                SPEEDS=(1.0,),
-                SEQ_LEN=40,
-                START_OVER=False,
-                TRAIN_DATA_CSV="",
-                TEST_DATA_CSV="",
-                INITIAL_MODELS="",
-                ENSEMBLE_SIZE=1,
-            )
-        )
+        values = {
+            "FEATURE_STORE_DIR": str(corpus / "features"),
+            "RESULTS_DIR": str(self.dir / "results"),
+            "SAVED_MODEL_PATH": str(self.dir / "model.pt"),
+            "TRAIN_DATA_DIR": str(corpus / "train"),
+            "TEST_DATA_DIR": str(corpus / "test"),
+            "TRAIN_DATA_CSV": "",
+            "TEST_DATA_CSV": "",
+            "INITIAL_MODELS": "",
+            "START_OVER": False,
+            "DEVICE": "cpu",
+            "LSTM_HIDDEN_SIZE": 8,
+            "ENSEMBLE_SIZE": 1,
+            "BATCH_SIZE": 4,
+            "SPEEDS": (1.0,),
+            "SEQ_LEN": 40,
+        }
+        stack.enter_context(settings.override(**values))
+        self.typed = [f"{name}={settings.display(value)}" for name, value in values.items()]
 
     def write_audio(self, name: str, seconds: float = 1.0, rate: int = RATE, seed: int = 0, **options) -> str:
         """Write a noisy tone, whose samples differ with the seed."""
@@ -131,6 +136,16 @@ class ProjectTest(unittest.TestCase):
             timeout=120,
             **options,
         )
+
+    def run_here(self, main: Callable[[], None]) -> subprocess.CompletedProcess:
+        """Run a script's `main` in this process, which spares the seconds that the imports take."""
+        output, errors, code = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            try:
+                settings.run(main)
+            except SystemExit as ending:
+                code = ending.code
+        return subprocess.CompletedProcess(main, code, output.getvalue(), errors.getvalue())
 
 
 class SetUpTest(unittest.TestCase):
@@ -585,6 +600,10 @@ class AugmentationTest(ProjectTest):
 
 
 class FeatureStoreTest(ProjectTest):
+    def setUp(self) -> None:
+        super().setUp()
+        myconfig.FEATURE_STORE_DIR = str(self.dir / "features")  # Put back with all the others.
+
     def test_store_gives_the_features_of_every_speed(self) -> None:
         spk_to_utts = self.write_speakers()
         store = feature_store.open_store(spk_to_utts, (1.0, 1.1))
@@ -1018,27 +1037,18 @@ class TrainingTest(ProjectTest):
             self.assertEqual(drawn[::2], drawn[1::2])
 
     def test_training_that_was_killed_ends_as_if_it_was_not(self) -> None:
-        arguments = [
-            f"TRAIN_DATA_DIR={corpus / 'train'}",
-            "TRAINING_STEPS=40",
-            "SAVE_MODEL_FREQUENCY=10",
-            "LSTM_HIDDEN_SIZE=16",
-            "BATCH_SIZE=6",
-            "SPEEDS=1.0",
-            "DEVICE=cpu",
-            f"FEATURE_STORE_DIR={self.dir / 'features'}",
-        ]
-        undisturbed = self.run_script("neural_net.py", *arguments, "SAVED_MODEL_PATH=undisturbed.pt")
-        self.assertEqual((undisturbed.returncode, undisturbed.stderr), (0, ""))
-        command = [sys.executable, str(PROJECT_DIR / "neural_net.py"), *arguments, "SAVED_MODEL_PATH=killed.pt"]
+        self.train(20, "undisturbed.pt")
+        arguments = [*self.typed, "TRAINING_STEPS=20", "SAVE_MODEL_FREQUENCY=4", "SAVED_MODEL_PATH=killed.pt"]
+        command = [sys.executable, str(PROJECT_DIR / "neural_net.py"), *arguments]
         process = subprocess.Popen(command, cwd=self.dir, stdout=subprocess.DEVNULL)
         while not (self.dir / "killed.last.pt").exists() and process.poll() is None:
             time.sleep(0.01)
         process.kill()
         process.wait()
         last = torch.load(self.dir / "killed.last.pt", weights_only=True)
-        self.assertLess(len(last["losses"]), 40, "it was killed before its end")
-        again = self.run_script("neural_net.py", *arguments, "SAVED_MODEL_PATH=killed.pt")
+        self.assertLess(len(last["losses"]), 20, "it was killed before its end")
+        again = self.run_script("neural_net.py", *arguments)
+        self.assertEqual((again.returncode, again.stderr), (0, ""))
         self.assertIn("Continuing after step", again.stdout)
         for ending in ("pt", "last.pt"):
             self.assert_same_weights(f"undisturbed.{ending}", f"killed.{ending}")
@@ -1141,8 +1151,7 @@ class TrainingTest(ProjectTest):
 
     def test_a_second_training_of_one_model_is_refused(self) -> None:
         with safe_files.only_one_process(self.dir / "model.pt"):
-            arguments = [f"TRAIN_DATA_DIR={corpus / 'train'}", f"SAVED_MODEL_PATH={self.dir / 'model.pt'}"]
-            answer = self.run_script("neural_net.py", *arguments)
+            answer = self.run_script("neural_net.py", *self.typed)
         self.assertEqual(answer.returncode, 2)
         self.assertRegex(
             answer.stderr, f"^Error: another process, with the id {os.getpid()}, is writing .*model.pt.*\n$"
@@ -1151,32 +1160,35 @@ class TrainingTest(ProjectTest):
     @unittest.skipIf(os.name == "nt", "Windows has no limit for the size of files.")
     def test_a_full_disk_is_one_line_and_the_same_command_goes_on(self) -> None:
         """The disk is full for whatever is larger than a limit, first for features, then for the model."""
-        arguments = [f"TRAIN_DATA_DIR={corpus / 'train'}", "SAVED_MODEL_PATH=x.pt", "TRAINING_STEPS=2", "SPEEDS=1.0"]
-        arguments += ["LSTM_HIDDEN_SIZE=256", "BATCH_SIZE=2", "SEQ_LEN=20", "DEVICE=cpu"]
         import resource
 
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
         for kilobytes in (500, 5000, None):
-            limit = (1024 * kilobytes, 1024 * kilobytes) if kilobytes else (resource.RLIM_INFINITY,) * 2
-            set_limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
-            answer = self.run_script("neural_net.py", *arguments, preexec_fn=set_limit)
+            limit = (1024 * kilobytes, unlimited[1]) if kilobytes else unlimited
+            own = {"FEATURE_STORE_DIR": str(self.dir / "features"), "TRAINING_STEPS": 2, "LSTM_HIDDEN_SIZE": 256}
+            with settings.override(**own):
+                resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+                try:
+                    answer = self.run_here(neural_net.main)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
             left = sorted(path.name for path in self.dir.rglob("*") if path.is_file())
             self.assertFalse([name for name in left if name.endswith((".tmp", ".owner"))])
             if kilobytes:
                 self.assertEqual(answer.returncode, 2)
                 self.assertRegex(answer.stderr, r"^Error: there is no room .* the same command goes on.\n$")
-                self.assertNotIn("x.pt", left)
+                self.assertNotIn("model.pt", left)
         self.assertEqual((answer.returncode, answer.stderr), (0, ""))
-        self.assertEqual(neural_net.load_encoder(str(self.dir / "x.pt")).settings["LSTM_HIDDEN_SIZE"], 256)
+        self.assertEqual(neural_net.load_encoder(str(self.dir / "model.pt")).settings["LSTM_HIDDEN_SIZE"], 256)
 
     @unittest.skipIf(os.name == "nt", "Windows has no signals.")
     def test_stopped_twice_by_the_keyboard(self) -> None:
-        arguments = [f"TRAIN_DATA_DIR={corpus / 'train'}", "TRAINING_STEPS=100000", "SAVE_MODEL_FREQUENCY=1"]
-        arguments += ["LSTM_HIDDEN_SIZE=8", "BATCH_SIZE=2", "SEQ_LEN=20", "SPEEDS=1.0", "SAVED_MODEL_PATH=x.pt"]
-        command = [sys.executable, str(PROJECT_DIR / "neural_net.py"), *arguments, "DEVICE=cpu"]
+        arguments = [*self.typed, "TRAINING_STEPS=100000", "SAVE_MODEL_FREQUENCY=1"]
+        command = [sys.executable, str(PROJECT_DIR / "neural_net.py"), *arguments]
         with (self.dir / "errors.txt").open("w") as errors:
             run = subprocess.Popen(command, cwd=self.dir, stdout=subprocess.DEVNULL, stderr=errors)
         self.addCleanup(run.kill)
-        while not (self.dir / "x.pt").exists():
+        while not (self.dir / "model.pt").exists():
             self.assertIsNone(run.poll())
             time.sleep(0.05)
         # More than twice, because an interrupt is lost where Python cannot raise it, as while it collects garbage.
@@ -1187,11 +1199,9 @@ class TrainingTest(ProjectTest):
         self.assertIn(run.returncode, (130, -signal.SIGINT))  # The latter if Python itself is at its end already.
         _, end = (self.dir / "errors.txt").read_text().split("Stopped. ")
         self.assertEqual(end, "The same command continues from what is saved, if anything is.\n")
-        steps = len(torch.load(self.dir / "x.last.pt", weights_only=True)["losses"])
-        answer = self.run_script(
-            command[1], *arguments[:1], f"TRAINING_STEPS={steps + 1}", *arguments[2:], "DEVICE=cpu"
-        )
-        self.assertEqual((answer.returncode, answer.stderr), (0, ""))
+        steps = len(torch.load(self.dir / "model.last.pt", weights_only=True)["losses"])
+        self.assertEqual(len(self.train(steps + 1)), steps + 1)
+        self.assertIn(f"Continuing after step {steps}", self.output.getvalue())
 
     @unittest.skipIf(torch.cuda.is_available(), "there is a GPU")
     def test_a_device_that_is_not_there_is_an_error(self) -> None:
@@ -1325,22 +1335,16 @@ class ParallelTest(ProjectTest):
             for parameter, gradient in zip(encoder.parameters(), expected, strict=True):
                 torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 
-    def run_two_processes(self, *command: str) -> str:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *command]
-        answer = subprocess.run(launcher, cwd=self.dir, capture_output=True, text=True, timeout=120)
-        self.assertEqual(answer.returncode, 0, answer.stderr)
-        return answer.stdout
-
     @unittest.skipIf(os.name == "nt", "PyTorch for Windows may come without what torchrun needs")
-    def test_two_processes_give_the_gradient_of_the_joint_batch(self) -> None:
-        values = {"LSTM_HIDDEN_SIZE": 16, "BATCH_SIZE": 8, "DEVICE": "cpu", "MIXED_PRECISION": False}
-        values["FEATURE_STORE_DIR"] = str(self.dir / "features")
+    def test_two_processes_train_one_model_by_the_gradient_of_the_joint_batch(self) -> None:
         (self.dir / "rank.py").write_text(
             f"""
 import sys; sys.path.insert(0, {str(PROJECT_DIR)!r})
-import torch, dataset, feature_store, neural_net, parallel, settings, speaker_encoder
-with settings.override(**{values!r}), parallel.process_group():
-    store = feature_store.open_store(dataset.get_librispeech_spk_to_utts({str(corpus / "train")!r}))
+import torch, dataset, feature_store, myconfig, neural_net, parallel, settings, speaker_encoder
+settings.read_command_line("A test.")
+with parallel.process_group():
+    data = dataset.get_spk_to_utts("TRAIN")
+    store = feature_store.open_store(data)
     encoder = neural_net.get_speaker_encoder()
     with torch.no_grad():
         encoder.lstms[0].bias_ih_l0 += parallel.rank()  # Rank 0's weights must come to hold.
@@ -1350,15 +1354,20 @@ with settings.override(**{values!r}), parallel.process_group():
     (losses.mean() * parallel.world_size()).backward()
     gradients = [parameter.grad for parameter in encoder.parameters()]
     embeddings = torch.from_numpy(speaker_encoder.embed_store(encoder, store))
-    data = dataset.get_librispeech_spk_to_utts({str(corpus / "train")!r})
-    losses_of_training = [neural_net.train_network(data, steps, "model.pt") for steps in (2, 4)]
+    losses_of_training = neural_net.train_network(data, 2, myconfig.SAVED_MODEL_PATH)
     torch.save([crops, gradients, embeddings, losses, losses_of_training], f"{{parallel.rank()}}.pt")
+neural_net.main()
 """,
             encoding="utf-8",
         )
-        self.run_two_processes("rank.py")
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "rank.py", *self.typed]
+        launcher += ["MIXED_PRECISION=False", "TRAINING_STEPS=4"]
+        answer = subprocess.run(launcher, cwd=self.dir, capture_output=True, text=True, timeout=120)
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        for line in ("Continuing after step 2", "Step 4: loss", "The best model is"):
+            self.assertEqual(answer.stdout.count(line), 1)
         ranks = [torch.load(self.dir / f"{rank}.pt") for rank in (0, 1)]
-        with settings.override(**values):
+        with settings.override(MIXED_PRECISION=False):
             encoder = neural_net.get_speaker_encoder()
             store = feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(corpus / "train")))
             expected = self.gradients_of_one_process(encoder, torch.cat([crops for crops, *_ in ranks]))
@@ -1366,8 +1375,9 @@ with settings.override(**{values!r}), parallel.process_group():
         crops_of_rank = [crops.flatten(0, 1).flatten(1) for crops, *_ in ranks]
         self.assertTrue((torch.cdist(*crops_of_rank) > 0).all(), "the processes draw different crops")
         self.assertEqual(ranks[0][4], ranks[1][4])
-        self.assertEqual(ranks[0][4][0], ranks[0][4][1][:2], "the second training continues the first")
-        self.assertEqual(len(torch.load(self.dir / "model.last.pt", weights_only=True)["losses"]), 4)
+        losses_of_all_steps = torch.load(self.dir / "model.last.pt", weights_only=True)["losses"]
+        self.assertEqual(len(losses_of_all_steps), 4)
+        self.assertEqual(losses_of_all_steps[:2], ranks[0][4])
         for utt in range(0, len(store.files), 7):
             expected_features = feature_extraction.extract_features(store.files[utt])
             np.testing.assert_allclose(store.read(utt), expected_features, rtol=1e-3, atol=1e-3)
@@ -1375,16 +1385,7 @@ with settings.override(**{values!r}), parallel.process_group():
             for gradient, reference in zip(gradients, expected, strict=True):
                 torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
             torch.testing.assert_close(embeddings, torch.from_numpy(expected_embeddings))
-            self.assertEqual(len(losses), values["BATCH_SIZE"] * myconfig.UTTERANCES_PER_SPEAKER)
-
-    @unittest.skipIf(os.name == "nt", "PyTorch for Windows may come without what torchrun needs")
-    def test_two_processes_train_one_model(self) -> None:
-        arguments = [f"TRAIN_DATA_DIR={corpus / 'train'}", "SPEEDS=1.0", "SAVED_MODEL_PATH=model.pt", "DEVICE=cpu"]
-        arguments += ["FEATURE_STORE_DIR=features", "TRAINING_STEPS=4", "LSTM_HIDDEN_SIZE=16"]
-        output = self.run_two_processes(str(PROJECT_DIR / "neural_net.py"), *arguments)
-        self.assertEqual(output.count("The best model is model.pt."), 1)
-        self.assertEqual(output.count("Step 4: loss"), 1)
-        self.assertEqual(len(torch.load(self.dir / "model.last.pt", weights_only=True)["losses"]), 4)
+            self.assertEqual(len(losses), myconfig.BATCH_SIZE * myconfig.UTTERANCES_PER_SPEAKER)
 
 
 class EvaluationTest(ProjectTest):
@@ -1475,7 +1476,7 @@ class EvaluationTest(ProjectTest):
 
     def test_training_makes_the_eer_fall_well_below_that_of_an_untrained_network(self) -> None:
         train_data = dataset.get_librispeech_spk_to_utts(str(corpus / "train"))
-        values = {"LSTM_HIDDEN_SIZE": 64, "BATCH_SIZE": 24, "SEQ_LEN": 80, "NUM_VALIDATION_SPEAKERS": 0}
+        values = {"LSTM_HIDDEN_SIZE": 64, "BATCH_SIZE": 24, "NUM_VALIDATION_SPEAKERS": 0}
         with settings.override(**values, EVAL_TRIALS="all_pairs"):
             neural_net.train_network(train_data, 1, str(self.dir / "untrained.pt"))
             neural_net.train_network(train_data, 100, str(self.dir / "trained.pt"))
@@ -1515,21 +1516,19 @@ class EvaluationTest(ProjectTest):
 
     def test_the_last_line_is_the_courses(self) -> None:
         speaker_encoder.save_encoder(str(self.dir / "model.pt"), self.encoder)
-        arguments = [f"TEST_DATA_DIR={corpus / 'test'}", "SAVED_MODEL_PATH=model.pt", "NUM_EVAL_TRIPLETS=100"]
-        arguments += ["FEATURE_STORE_DIR=features", "DEVICE=cpu"]
-        answer = self.run_script("evaluation.py", *arguments)
+        answer = self.run_script("evaluation.py", *self.typed, "NUM_EVAL_TRIPLETS=100")
         self.assertEqual((answer.returncode, answer.stderr), (0, ""))
-        self.assertRegex(answer.stdout.splitlines()[-1], r"^eer_threshold = -?\d+\.\d+ eer = \d+\.\d+$")
-        self.assertEqual(
-            self.run_script("evaluation.py", *arguments).stdout.splitlines()[-1], answer.stdout.splitlines()[-1]
-        )
+        results = self.evaluate(NUM_EVAL_TRIPLETS=100)
+        expected = f"eer_threshold = {results['eer_threshold']:.6f} eer = {results['eer']:.6f}"
+        self.assertEqual(answer.stdout.splitlines()[-1], expected)
 
     def test_mistakes_end_in_one_sentence(self) -> None:
-        for script, arguments, word in (
-            ("evaluation.py", ["SAVED_MODEL_PATH=gone.pt"], "gone.pt"),
-            ("neural_net.py", ["TRAIN_DATA_CSV=gone.csv"], "gone.csv"),
+        for main, values, word in (
+            (evaluation.main, {"SAVED_MODEL_PATH": "gone.pt"}, "gone.pt"),
+            (neural_net.main, {"TRAIN_DATA_CSV": "gone.csv"}, "gone.csv"),
         ):
-            answer = self.run_script(script, *arguments)
+            with settings.override(**values):
+                answer = self.run_here(main)
             self.assertEqual(answer.returncode, 2)
             self.assertRegex(answer.stderr, f"^Error: .*{word}.*\n$")
 
@@ -1637,12 +1636,11 @@ class ConditionsTest(ProjectTest):
 
     def test_ladder_continues_and_ends_with_the_settings(self) -> None:
         rows = {"the course's recipe": (), "all of ours": tuple(ladder.COURSE)}
-        data = {"TRAIN_DATA_DIR": str(corpus / "train"), "TEST_DATA_DIR": str(corpus / "test")}
-        original = ladder.ROWS
-        self.addCleanup(setattr, ladder, "ROWS", original)
-        self.assertEqual({name for names in original.values() for name in names}, set(ladder.COURSE))
-        ladder.ROWS = rows
-        with settings.override(**data, UTTERANCES_PER_SPEAKER=2):
+        self.assertEqual({name for names in ladder.ROWS.values() for name in names}, set(ladder.COURSE))
+        for speaker in sorted((corpus / "test").iterdir())[:4]:
+            shutil.copytree(speaker, self.dir / "test" / speaker.name)
+        few = unittest.mock.patch.multiple(ladder, ROWS=rows, PROBES=1, PROBE_STEPS=(1, 4))
+        with few, settings.override(TEST_DATA_DIR=str(self.dir / "test"), UTTERANCES_PER_SPEAKER=2):
             table = ladder.climb(0.001, 1, "clean")
             model = self.dir / "results/ladder/all-of-ours-0.pt"
             self.assertEqual(speaker_encoder.load_encoder(str(model)).settings["LSTM_HIDDEN_SIZE"], 8)
@@ -1890,20 +1888,17 @@ class SpeakerIdTest(ProjectTest):
         self.database = str(self.dir / "speakers.db")
 
     def run_command(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Run a command in this process, which spares the seconds that the imports take."""
         arguments = [argument.replace("DIR", str(self.dir)) for argument in arguments]
         if arguments[0] not in ("list", "remove", "rename"):
             arguments += ["--model", self.model] if "--model" not in arguments else []
         if arguments[0] in ("list", "remove", "rename", "enrol", "identify") and "--db" not in arguments:
             arguments += ["--db", self.database]
-        output, errors = io.StringIO(), io.StringIO()
-        streams = contextlib.ExitStack()
-        streams.enter_context(contextlib.redirect_stdout(output))
-        streams.enter_context(contextlib.redirect_stderr(errors))
-        with streams, self.assertRaises(SystemExit) as ending:
+
+        def parse_and_run() -> None:
             speaker_id.options = speaker_id.build_parser().parse_args(arguments)
-            settings.run(speaker_id.main)
-        return subprocess.CompletedProcess(arguments, ending.exception.code, output.getvalue(), errors.getvalue())
+            speaker_id.main()
+
+        return self.run_here(parse_and_run)
 
     def test_thresholds_of_the_model(self) -> None:
         self.assertEqual(speaker_id.decision_for(self.encoder), (0.9999, 0.01, "a test"))
@@ -2315,9 +2310,9 @@ class DemoPageTest(ProjectTest):
         page.get_by_label("Play").locator("visible=true").first.wait_for()
 
     def record(self, page: "playwright.sync_api.Page") -> None:  # noqa: F821
-        """Record three seconds of what the microphone plays."""
+        """Record two seconds of what the microphone plays."""
         page.get_by_role("button", name="Record", exact=True).locator("visible=true").click()
-        page.wait_for_timeout(3000)
+        page.wait_for_timeout(2000)
         with page.expect_response(is_upload):
             page.get_by_role("button", name="Stop").locator("visible=true").first.click()
         page.get_by_label("Play").locator("visible=true").first.wait_for()
