@@ -7,10 +7,11 @@ project's own way is as good, with its features not extracted yet.
 
 import sys
 
+import script
 import settings
 
 if __name__ == "__main__":
-    parser = settings.OptionParser(description=__doc__)
+    parser = script.OptionParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     parser.add_argument("--minutes", type=float, default=0, help="of straightforward training to be caught up with")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
@@ -346,4 +347,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    script.run(main)

@@ -8,10 +8,11 @@ decision thresholds over all conditions into the model, for `speaker_id.py`.
 
 import sys
 
+import script
 import settings
 
 if __name__ == "__main__":
-    parser = settings.OptionParser(description=__doc__)
+    parser = script.OptionParser(description=__doc__)
     parser.add_argument(
         "--calibrate", metavar="TEXT", default="", help="what the test data are, as users shall read it"
     )
@@ -237,4 +238,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    script.run(main)

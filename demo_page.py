@@ -10,17 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import script
 import settings
 
 if __name__ == "__main__":
-    parser = settings.OptionParser(description=__doc__)
+    parser = script.OptionParser(description=__doc__)
     parser.add_argument("--model", default="", help="a model (default: the best pretrained one)")
     parser.add_argument("--db", default="", help="the database (default: that of speaker_id.py)")
     parser.add_argument("--port", type=int, default=7860, help="(default: 7860)")
     parser.add_argument("--address", default="127.0.0.1", help="another address lets others in (default: 127.0.0.1)")
     options = parser.parse_args()
     if importlib.util.find_spec("gradio") is None:
-        settings.fail("the page needs Gradio: pip3 install -r requirements-demo.txt.")
+        script.fail("the page needs Gradio: pip3 install -r requirements-demo.txt.")
 
 # Before gradio is imported: it asks for news of itself otherwise.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -201,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    script.run(main)

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 import safe_files
-import settings
+import script
 
 # MD5 of <part>.tar.gz, from md5sum.txt in OpenSLR's folder of LibriSpeech (Panayotov et al. 2015, CC BY 4.0).
 PARTS = {
@@ -175,7 +175,7 @@ def unpack_members(tar: tarfile.TarFile, folder: Path, most_bytes: int) -> None:
 
 def main() -> None:
     """Fetch the parts that the command line names, and print the settings to use them."""
-    parser = settings.OptionParser(description=__doc__)
+    parser = script.OptionParser(description=__doc__)
     parser.add_argument("parts", nargs="+", choices=PARTS, metavar="part", help=", ".join(PARTS))
     parser.add_argument("--folder", default="data", help="where LibriSpeech/ is put (default: data)")
     parser.add_argument("--mirror", default="main", help=f"{', '.join(MIRRORS)}, or an address (default: main)")
@@ -190,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    script.run(main)

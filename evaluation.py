@@ -4,6 +4,7 @@
 figures and one picture to RESULTS_DIR.
 """
 
+import script
 import settings
 
 if __name__ == "__main__":
@@ -322,4 +323,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    script.run(main)

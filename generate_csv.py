@@ -13,7 +13,7 @@ from pathlib import Path
 
 import dataset
 import safe_files
-import settings
+import script
 
 WILDCARDS = {"{speaker}": r"(?P<speaker>[^/]+?)", "{group}": r"(?P<group>[^/]+?)", "**": ".*", "*": "[^/]*"}
 
@@ -48,7 +48,7 @@ def list_recordings(folder: str, pattern: str) -> tuple[list[list[str]], int]:
 
 def main() -> None:
     """Write the CSV file that the command line asks for."""
-    parser = settings.OptionParser(description=__doc__)
+    parser = script.OptionParser(description=__doc__)
     parser.add_argument("folder")
     parser.add_argument("pattern")
     parser.add_argument("csv_file")
@@ -74,4 +74,4 @@ def path_from(start: Path, file: str) -> str:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    script.run(main)

@@ -7,10 +7,11 @@ say, so the ladder also explains your own changes of them.
 
 import sys
 
+import script
 import settings
 
 if __name__ == "__main__":
-    parser = settings.OptionParser(description=__doc__)
+    parser = script.OptionParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="of training for each row")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each row, whose errors are averaged")
     parser.add_argument("--condition", default="clean", help="that gets a column of its own, as ls-clean")
@@ -204,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    script.run(main)

@@ -4,6 +4,7 @@
 continues, and ends with the weights that an undisturbed run has.
 """
 
+import script
 import settings
 
 if __name__ == "__main__":
@@ -342,4 +343,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    script.run(main)

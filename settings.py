@@ -4,21 +4,17 @@ A script calls `read_command_line` before its slow imports, so that help and mis
 else reads `myconfig.NAME` at the moment it needs the value.
 """
 
-import argparse
 import contextlib
 import difflib
-import errno
 import inspect
-import io
 import os
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import myconfig
+import script
 
 # What a stored feature depends on, and what the shape of the encoder depends on. Both are saved inside a model.
 FEATURE_SETTINGS = ("N_MFCC", "N_FFT", "HOP_LENGTH", "N_MELS", "CEPSTRAL_MEAN_NORMALIZATION")
@@ -115,9 +111,6 @@ CHOICES = {
 LISTS = ("SPEEDS", "NOISE_SNR_DB")
 OPTIONAL_PATHS = ("TRAIN_DATA_CSV", "TEST_DATA_CSV", "INITIAL_MODELS", "NOISE_DIR", "TEST_NOISE_DIR")
 
-# What a full disk and limits of a user or a file are called.
-NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
-
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
 
@@ -130,54 +123,9 @@ def all_settings() -> dict:
     return {name: value for name, value in vars(myconfig).items() if name.isupper()}
 
 
-class OptionParser(argparse.ArgumentParser):
-    """The options of a script; a mistake in them is one line, as every mistake is."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        """End the script."""
-        fail(f"{message}. --help says more.")
-
-
-def fail(message: object) -> NoReturn:
-    """End the script with one line on the error stream and exit code 2."""
-    print(f"Error: {printable(str(message))}", file=sys.stderr)
-    sys.exit(2)
-
-
 def split_paths(paths: str) -> list[str]:
     """The paths of a setting that may have several, with commas between them."""
     return [path.strip() for path in paths.split(",") if path.strip()]
-
-
-def printable(text: str) -> str:
-    """The text with ends of lines and control characters, which the names of files may have, written as escapes."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; an error that a user can mend (ValueError, OSError) becomes one sentence."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # A file's name may have letters that the terminal lacks.
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        if getattr(error, "errno", None) in NO_ROOM:
-            fail(f"there is no room on the disk ({error}): make some, and the same command goes on.")
-        fail(error)
-    except KeyboardInterrupt:
-        # Threads end what they are at; who does not want to wait for that, stops once more.
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-        print("\nStopped. The same command continues from what is saved, if anything is.", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if isinstance(error, (MemoryError, RuntimeError)) and "memory" in f"{error!r}".lower():
-            fail("there is not enough memory: lower BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE.")
-        traceback.print_exc()
-        sys.exit(70)  # Python's own 1 may be an answer.
 
 
 def read_command_line(description: str) -> None:
@@ -193,7 +141,7 @@ def read_command_line(description: str) -> None:
             apply_override(argument)
         check(all_settings())
     except ValueError as error:
-        fail(error)
+        script.fail(error)
 
 
 def help_text(description: str) -> str:

@@ -10,27 +10,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import settings
+import script
 
 DEFAULT_MODEL = Path(__file__).with_name("saved_model") / "pretrained" / "lstm108x3.pt"
 DEFAULT_DATABASE = "speakers.db"
 NUM_SHOWN = 5
 
 
-def build_parser() -> settings.OptionParser:
+def build_parser() -> script.OptionParser:
     """The command line."""
-    parser = settings.OptionParser(description=__doc__)
+    parser = script.OptionParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    common = settings.OptionParser(add_help=False)
+    common = script.OptionParser(add_help=False)
     common.add_argument("--model", default=str(DEFAULT_MODEL), help="a model (default: the best pretrained one)")
     common.add_argument("--json", action="store_true", help="print JSON, for programs")
-    decision = settings.OptionParser(add_help=False)
+    decision = script.OptionParser(add_help=False)
     decision.add_argument("--far", type=float, default=0.01, help="false-accept rate of the threshold (default: 0.01)")
     decision.add_argument("--threshold", type=float, help="accept scores from here on, instead of --far")
-    database = settings.OptionParser(add_help=False)
+    database = script.OptionParser(add_help=False)
     database.add_argument("--db", default=DEFAULT_DATABASE, help=f"the database (default: {DEFAULT_DATABASE})")
 
-    def add(name: str, help: str, *parents: settings.OptionParser) -> settings.OptionParser:
+    def add(name: str, help: str, *parents: script.OptionParser) -> script.OptionParser:
         return commands.add_parser(name, help=help, description=help, parents=parents)
 
     command = add("verify", "Did the same person say both?", common, decision)
@@ -158,7 +158,7 @@ def show(answer: object, text: str) -> None:
 def warn(warnings: Sequence[tuple[str, str]]) -> None:
     """Print warnings on the error stream."""
     for file, words in warnings:
-        print(f"Warning: do not trust {settings.printable(file)}: {words}.", file=sys.stderr)
+        print(f"Warning: do not trust {script.printable(file)}: {words}.", file=sys.stderr)
 
 
 def run_verify(encoder: SpeakerEncoder) -> int:
@@ -205,9 +205,7 @@ def run_identify(encoder: SpeakerEncoder) -> int:
     for answer in answers:
         warn(answer["warnings"])
         ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"])
-        lines.append(
-            f"{settings.printable(answer['file'])}: {answer['speaker'] or speaker_database.UNKNOWN} ({ranking})"
-        )
+        lines.append(f"{script.printable(answer['file'])}: {answer['speaker'] or speaker_database.UNKNOWN} ({ranking})")
     show(answers, "\n".join([*lines, f"With {describe(decision)}."]))
     return 0 if any(answer["speaker"] for answer in answers) else 1
 
@@ -262,7 +260,7 @@ def run_timeline(encoder: SpeakerEncoder) -> int:
         return 0
     lines = []
     for file, turns in answers.items():
-        lines += [f"{settings.printable(file)}:"] if len(files) > 1 else []
+        lines += [f"{script.printable(file)}:"] if len(files) > 1 else []
         for turn in turns:
             score = "-" if turn.score is None else f"{turn.score:.3f}"
             lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {score}")
@@ -309,4 +307,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    script.run(main)

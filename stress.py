@@ -4,10 +4,11 @@ Broken recordings, lists, models and databases, being killed at any moment, and 
 `--quick` takes fewer files and kills, and leaves out the large inputs.
 """
 
+import script
 import settings
 
 if __name__ == "__main__":
-    parser = settings.OptionParser(description=__doc__)
+    parser = script.OptionParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer files and kills, no large inputs")
     options = parser.parse_args()
 
@@ -46,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    script.run(main)

@@ -56,6 +56,7 @@ import neural_net
 import parallel
 import recordings
 import safe_files
+import script
 import settings
 import speaker_database
 import speaker_encoder
@@ -127,9 +128,9 @@ class ProjectTest(unittest.TestCase):
                 self.write_audio(f"data/s{speaker}/u{utt}.wav", seconds, seed=10 * speaker + utt)
         return dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
 
-    def run_script(self, script: str, *arguments: str, **options) -> subprocess.CompletedProcess:
+    def run_script(self, name: str, *arguments: str, **options) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, str(PROJECT_DIR / script), *arguments],
+            [sys.executable, str(PROJECT_DIR / name), *arguments],
             cwd=self.dir,
             capture_output=True,
             text=True,
@@ -142,7 +143,7 @@ class ProjectTest(unittest.TestCase):
         output, errors, code = io.StringIO(), io.StringIO(), 0
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             try:
-                settings.run(main)
+                script.run(main)
             except SystemExit as ending:
                 code = ending.code
         return subprocess.CompletedProcess(main, code, output.getvalue(), errors.getvalue())
@@ -272,11 +273,11 @@ class SettingsTest(ProjectTest):
     def test_help_and_mistakes_answer_before_torch_is_loaded(self) -> None:
         (self.dir / "torch.py").write_text("raise SystemExit('torch was loaded')")
         environment = {**os.environ, "PYTHONPATH": str(self.dir)}
-        for script in ("neural_net.py", "evaluation.py"):
-            answer = self.run_script(script, "--help", env=environment)
+        for name in ("neural_net.py", "evaluation.py"):
+            answer = self.run_script(name, "--help", env=environment)
             self.assertEqual((answer.returncode, answer.stderr), (0, ""))
             self.assertIn("TRAINING_STEPS=", answer.stdout)
-            answer = self.run_script(script, "TRAINING_STEP=3", env=environment)
+            answer = self.run_script(name, "TRAINING_STEP=3", env=environment)
             self.assertEqual(answer.returncode, 2)
             self.assertEqual(answer.stderr.count("\n"), 1)
             self.assertIn("TRAINING_STEPS", answer.stderr)
@@ -1629,8 +1630,8 @@ class ConditionsTest(ProjectTest):
             conditions.calibrate(path, (labels[100:], np.linspace(0, 1, 120), labels, labels), "x")
 
     def test_settings_may_stand_before_and_after_options(self) -> None:
-        for script, option in (("conditions.py", "--calibrate"), ("ladder.py", "--minutes")):
-            result = self.run_script(script, "NUM_PROCESSES=1", option, "1", "DEVICE=none")
+        for name, option in (("conditions.py", "--calibrate"), ("ladder.py", "--minutes")):
+            result = self.run_script(name, "NUM_PROCESSES=1", option, "1", "DEVICE=none")
             self.assertEqual(result.returncode, 2)
             self.assertIn("DEVICE=none is not one of", result.stderr)
 

@@ -1,0 +1,59 @@
+"""How a script ends: with its answer, or with one sentence on what a user can mend."""
+
+import argparse
+import errno
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+# What a full disk and limits of a user or a file are called.
+NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main`; an error that a user can mend (ValueError, OSError) becomes one sentence."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A file's name may have letters that the terminal lacks.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        if getattr(error, "errno", None) in NO_ROOM:
+            fail(f"there is no room on the disk ({error}): make some, and the same command goes on.")
+        fail(error)
+    except KeyboardInterrupt:
+        # Threads end what they are at; who does not want to wait for that, stops once more.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        print("\nStopped. The same command continues from what is saved, if anything is.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if isinstance(error, (MemoryError, RuntimeError)) and "memory" in f"{error!r}".lower():
+            fail("there is not enough memory: lower BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE.")
+        traceback.print_exc()
+        sys.exit(70)  # Python's own 1 may be an answer.
+
+
+def fail(message: object) -> NoReturn:
+    """End the script with one line on the error stream and exit code 2."""
+    print(f"Error: {printable(str(message))}", file=sys.stderr)
+    sys.exit(2)
+
+
+def printable(text: str) -> str:
+    """The text with ends of lines and control characters, which the names of files may have, written as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+class OptionParser(argparse.ArgumentParser):
+    """The options of a script; a mistake in them is one line, as every mistake is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """End the script."""
+        fail(f"{message}. --help says more.")
