@@ -23,15 +23,18 @@ def save_models(
     encoder: SpeakerEncoder,
     optimizer: torch.optim.Optimizer,
     progress: TrainingProgress,
-    data_fingerprint: str,
+    origin: str,
 ) -> None:
-    """Save the last model as a checkpoint, then as the best one if it is, then the curves; one process does it."""
+    """Save the last model as a checkpoint, then as the best one if it is, then the curves; one process does it.
+
+    `origin` stands for the data and the initial models, and tells whether training may continue.
+    """
     if parallel.rank() > 0:
         return
     record = {
         "training_settings": training_settings(),
         "num_processes": parallel.world_size(),
-        "data_fingerprint": data_fingerprint,
+        "data_fingerprint": origin,
         **progress.state(),
     }
     save_encoder(checkpoint_path(saved_model), encoder, optimizer_state_dict=optimizer.state_dict(), **record)
@@ -73,17 +76,18 @@ def continue_from(
     encoder: SpeakerEncoder,
     optimizer: torch.optim.Optimizer,
     progress: TrainingProgress,
-    data_fingerprint: str,
+    origin: str,
 ) -> None:
-    """Take over the state of a checkpoint. Raises ValueError if it was made with other data, or is damaged."""
+    """Take over the state of a checkpoint. Raises ValueError if it has another origin, or is damaged."""
     path = checkpoint_path(saved_model)
     try:
-        if checkpoint["data_fingerprint"] != data_fingerprint:
-            raise ValueError(f"{path} was trained on other data. {REMEDY}")
+        if checkpoint["data_fingerprint"] != origin:
+            raise ValueError(f"{path} was trained on other data, or from other initial models. {REMEDY}")
         encoder.load_state_dict(checkpoint["encoder_state_dict"])
         optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
         progress.load_state(checkpoint)
-        if progress.is_best():  # It may have been killed before it saved this.
-            save_models(saved_model, encoder, optimizer, progress, data_fingerprint)
+        is_saved = Path(saved_model).exists() and read_model(saved_model).get("losses") == checkpoint["losses"]
+        if progress.is_best() and not is_saved:  # It was killed in between.
+            save_models(saved_model, encoder, optimizer, progress, origin)
     except (KeyError, TypeError, RuntimeError):
         raise ValueError(f"{path} is not a checkpoint of this version. {REMEDY}") from None

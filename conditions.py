@@ -27,7 +27,7 @@ import hashlib
 import inspect
 import io
 import json
-import re
+import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,7 +46,15 @@ import myconfig
 import parallel
 import safe_files
 from dataset import SpkToUtts
-from speaker_encoder import SpeakerEncoder, check_calibration, embed_store, load_encoder, read_model, write_model
+from speaker_encoder import (
+    SpeakerEncoder,
+    check_calibration,
+    embed_store,
+    load_encoder,
+    model_fingerprint,
+    read_model,
+    write_model,
+)
 
 SHORT_SECONDS = 1.6
 SNR_DB = (5.0, 15.0)
@@ -126,7 +134,7 @@ def build_conditions(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
             conditions[corpus + "noise"] = derive(usable, functools.partial(mix_with_noise, noise_files), noise_files)
         conditions[corpus + "telephone"] = derive(usable, telephone, [])
     for name, data in conditions.items():
-        write_csv(Path(myconfig.CONDITIONS_DIR) / f"{re.sub('[^a-zA-Z0-9._-]', '_', name)}.csv", data)
+        write_csv(Path(myconfig.CONDITIONS_DIR) / f"{urllib.parse.quote(name, safe='')}.csv", data)
     return conditions
 
 
@@ -205,16 +213,21 @@ def thresholds_at(trials: ScoredTrials, false_accept_rates: Sequence[float]) -> 
     return [float(thresholds[np.argmax(false_accept < rate + 1e-9)]) for rate in false_accept_rates]
 
 
-def calibrate(path: str, trials: ScoredTrials, source: str) -> None:
-    """Put the thresholds that trials give, and what these were, into a model's file. Raises ValueError if too few."""
-    model = read_model(path)
+def calibrate(encoder: SpeakerEncoder, trials: ScoredTrials, source: str) -> None:
+    """Put the thresholds that trials give, and what these were, into the file that the encoder was loaded from.
+
+    Raises ValueError if the trials are too few, or there is another model in the file by now.
+    """
+    if model_fingerprint(load_encoder(encoder.path)) != model_fingerprint(encoder):
+        raise ValueError(f"{encoder.path} has changed while it was measured: run the same command again.")
+    model = read_model(encoder.path)
     num_nontargets = int((trials[0] == 0).sum())
     rates = [rate for rate in CALIBRATED_RATES if rate * num_nontargets >= LEAST_ERRORS]
     if not rates:
         raise ValueError(f"{num_nontargets} non-target trials are too few for thresholds: take more recordings.")
     calibration = {"false_accept_rates": rates, "thresholds": thresholds_at(trials, rates), "source": source}
     model["calibration"] = check_calibration(calibration)
-    write_model(path, model)
+    write_model(encoder.path, model)
 
 
 def main() -> None:
@@ -234,7 +247,7 @@ def main() -> None:
         counts = f"{num_speakers} | {num_targets:,}, {len(labels) - num_targets:,}"
         print(f"| {name} | {counts} | {eer_with_interval(trials)} | {at} |")
     if options.calibrate:
-        calibrate(myconfig.SAVED_MODEL_PATH, scored["all of these"], options.calibrate)
+        calibrate(encoder, scored["all of these"], options.calibrate)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
                 if "\0" in "".join(row) or (has_bytes(row[0]) and not has_bytes("".join(row[1:2]))):
                     raise ValueError(f"{place}: the list is not in UTF-8.")
                 if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
-                    raise ValueError(f"{place}: expected `speaker,path`, found {','.join(row)!r}.")
+                    raise ValueError(f"{place}: expected `speaker,path`, found {','.join(row)[:80]!r}.")
                 speaker, utt = row[0].strip(), str(Path(csv_path).parent / row[1].strip())
                 group = row[2].strip() if len(row) == 3 else ""
                 if not os.path.isfile(utt):  # noqa: PTH113 - pathlib raises OSError for a path that is too long.

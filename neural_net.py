@@ -8,7 +8,7 @@ import script
 import settings
 
 if __name__ == "__main__":
-    settings.read_command_line(__doc__)
+    settings.read_command_line(__doc__, settings.check_training)
 
 import contextlib
 import math
@@ -26,7 +26,14 @@ import myconfig
 import parallel
 import safe_files
 from checkpoint import continue_from, read_checkpoint, save_models
-from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, join_encoders, load_encoder
+from speaker_encoder import (
+    SpeakerEncoder,
+    embed_features,
+    get_speaker_encoder,
+    join_encoders,
+    load_encoder,
+    model_fingerprint,
+)
 from training_progress import TrainingProgress
 
 __all__ = ["SpeakerEncoder", "load_encoder"]  # Also to be found here.
@@ -111,7 +118,7 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
     initial_models = [load_encoder(path) for path in settings.split_paths(myconfig.INITIAL_MODELS)]
     encoder = join_encoders(initial_models) if initial_models else get_speaker_encoder()
     with settings.override(**encoder.settings):
-        settings.check(settings.all_settings())
+        settings.check_training(settings.all_settings())
         return train_encoder(encoder, spk_to_utts, num_steps, saved_model)
 
 
@@ -137,8 +144,9 @@ def train_encoder(
         set_normalisation(encoder, store)
     optimizer = torch.optim.Adam(encoder.parameters())
     progress = TrainingProgress(num_steps)
+    origin = store.fingerprint() + (model_fingerprint(encoder) if myconfig.INITIAL_MODELS else "")
     if checkpoint and saved_model:
-        continue_from(checkpoint, saved_model, encoder, optimizer, progress, store.fingerprint())
+        continue_from(checkpoint, saved_model, encoder, optimizer, progress, origin)
     network = parallel.replicate(encoder)
 
     batches = draw_batches(encoder, store, noise_store, range(len(progress.losses), num_steps))
@@ -155,7 +163,7 @@ def train_encoder(
         if (step + 1) % myconfig.SAVE_MODEL_FREQUENCY == 0 or step + 1 == num_steps:
             progress.validate(validation_eer(encoder, validation_store, noise_store))
             if saved_model:
-                save_models(saved_model, encoder, optimizer, progress, store.fingerprint())
+                save_models(saved_model, encoder, optimizer, progress, origin)
     return progress.losses
 
 

@@ -24,6 +24,8 @@ def run(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         if getattr(error, "errno", None) in NO_ROOM:
             fail(f"there is no room on the disk ({error}): make some, and the same command goes on.")
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            fail(f"{error.filename}: {error.strerror.lower()}.")
         fail(error)
     except KeyboardInterrupt:
         # Threads end what they are at; who does not want to wait for that, stops once more.

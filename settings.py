@@ -9,7 +9,7 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def split_paths(paths: str) -> list[str]:
     return [path.strip() for path in paths.split(",") if path.strip()]
 
 
-def read_command_line(description: str) -> None:
+def read_command_line(description: str, *more_checks: Callable[[dict], None]) -> None:
     """Apply the `NAME=value` arguments to `myconfig`, answer `--help`, and check all settings; exits on a mistake."""
     if int(os.environ.get("RANK", "0")) > 0:  # Of the processes that torchrun starts, the first one speaks for all.
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the script ends.
@@ -139,8 +139,9 @@ def read_command_line(description: str) -> None:
     try:
         for argument in arguments:
             apply_override(argument)
-        check(all_settings())
-    except ValueError as error:
+        for check_values in (check, *more_checks):
+            check_values(all_settings())
+    except (ValueError, OSError) as error:
         script.fail(error)
 
 
@@ -204,25 +205,48 @@ def allowed_values(name: str) -> str:
 
 
 def check(values: dict) -> None:
-    """Check all settings, alone and against each other. Raises ValueError."""
+    """Check all settings, alone and against each other, but for those of `check_training`. Raises ValueError."""
     for name in (*LIMITS, *CHOICES):
         if name not in values:
             raise ValueError(f"{name} is missing in myconfig.py.")
     check_model(values)
-    initial = [Path(path).resolve() for path in split_paths(values["INITIAL_MODELS"])]
-    saved = Path(values["SAVED_MODEL_PATH"]).resolve()
     refuse = [
         (not values["SAVED_MODEL_PATH"].endswith(".pt"), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must end in .pt."),
+        (Path(values["SAVED_MODEL_PATH"]).is_dir(), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is a folder."),
+        (
+            0 < values["EVAL_THRESHOLD_STEP"] < 1e-5,
+            "EVAL_THRESHOLD_STEP={EVAL_THRESHOLD_STEP} is too fine a sweep; 0 is exact.",
+        ),
+        (
+            values["EVAL_TRIALS"] not in ("triplets", "all_pairs") and not Path(values["EVAL_TRIALS"]).is_file(),
+            "EVAL_TRIALS={EVAL_TRIALS} is neither triplets nor all_pairs nor the path of a trial list.",
+        ),
+    ]
+    raise_first(refuse, values)
+
+
+def check_training(values: dict) -> None:
+    """Check against each other the settings that matter in training alone. Raises ValueError."""
+    initial = split_paths(values["INITIAL_MODELS"])
+    saved = values["SAVED_MODEL_PATH"]
+    files, own_files = (
+        {os.path.realpath(path) for path in paths} for paths in (initial, (saved, f"{saved[:-3]}.last.pt"))
+    )
+    refuse = [
         (
             values["SAVED_MODEL_PATH"].endswith(".last.pt"),
             "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must not end in .last.pt, the ending of checkpoints.",
         ),
         (
-            saved in initial or saved.with_suffix(".last.pt") in initial,
+            bool(files & own_files),
             "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is among INITIAL_MODELS, and would be overwritten: choose another.",
         ),
-        (len(set(initial)) < len(initial), "INITIAL_MODELS names one model twice."),
+        (len(files) < len(initial), "INITIAL_MODELS names one model twice."),
         (bool(values["INITIAL_MODELS"]) and not initial, "INITIAL_MODELS={INITIAL_MODELS} names no model."),
+        (
+            not all(map(os.path.isfile, files)),
+            "INITIAL_MODELS={INITIAL_MODELS} must be paths of models, with commas between them.",
+        ),
         (
             bool(initial) and "ENSEMBLE_SIZE" in typed_names,
             "INITIAL_MODELS bring an ENSEMBLE_SIZE with them: leave it out.",
@@ -257,14 +281,6 @@ def check(values: dict) -> None:
             and values["SPECAUG_TIME_MASK_MAX_WIDTH"] > values["SEQ_LEN"] * (1 - values["SEQ_LEN_JITTER"]),
             "SPECAUG_TIME_MASK_MAX_WIDTH={SPECAUG_TIME_MASK_MAX_WIDTH} is more than the shortest crop, "
             "SEQ_LEN * (1 - SEQ_LEN_JITTER).",
-        ),
-        (
-            0 < values["EVAL_THRESHOLD_STEP"] < 1e-5,
-            "EVAL_THRESHOLD_STEP={EVAL_THRESHOLD_STEP} is too fine a sweep; 0 is exact.",
-        ),
-        (
-            values["EVAL_TRIALS"] not in ("triplets", "all_pairs") and not Path(values["EVAL_TRIALS"]).is_file(),
-            "EVAL_TRIALS={EVAL_TRIALS} is neither triplets nor all_pairs nor the path of a trial list.",
         ),
     ]
     raise_first(refuse, values)

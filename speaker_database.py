@@ -142,8 +142,8 @@ def check_model(connection: sqlite3.Connection, model: Model) -> bool:
     row = connection.execute("SELECT fingerprint, dimensions, path FROM model").fetchone()
     if row and row[:2] != model[:2]:
         raise ValueError(
-            f"the database has embeddings of another model: use --model {row[2]} (its fingerprint is {row[0]}), or "
-            "another --db."
+            f"the database has embeddings of another model, which was {row[2]} (fingerprint {row[0]}): name that one "
+            "with --model, or enrol anew with another --db."
         )
     return row is not None
 

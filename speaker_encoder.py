@@ -219,13 +219,18 @@ def write_model(path: str, model: dict) -> None:
 
 
 def read_model(path: str) -> dict:
-    """Read a model file without running code in it. Raises ValueError if it is missing, damaged or no model."""
+    """Read a model file without running code in it. Raises ValueError if it is missing, damaged or no model.
+
+    Raises OSError if it may not be read.
+    """
     if not Path(path).is_file():
         raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct the path.")
     try:
         if not holds_only_weights(path):
             raise ValueError
         model = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
     except Exception:  # A damaged or hostile file can make the unpickler raise anything.
         raise ValueError(
             f"{path} is not a model (of PyTorch 1.6 or newer), or is damaged, or holds more than weights."

@@ -105,6 +105,7 @@ def read_overrides(path: Path) -> None:
             for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
                 settings.apply_override(line)
             settings.check(settings.all_settings())
+            settings.check_training(settings.all_settings())
     finally:
         settings.typed_names.clear()
 

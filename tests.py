@@ -258,9 +258,11 @@ class SettingsTest(ProjectTest):
             {"SPECAUG_TRAINING": True, "SPECAUG_TIME_MASK_MAX_WIDTH": 30, "SEQ_LEN_JITTER": 0.5},
         ]
         settings.check(settings.all_settings())
+        settings.check_training(settings.all_settings())
         for values in cases:
             with self.subTest(**values), settings.override(**values), self.assertRaises(ValueError):
                 settings.check(settings.all_settings())
+                settings.check_training(settings.all_settings())
 
     def test_every_setting_is_checked_and_explained(self) -> None:
         lines = settings.help_text("A script.").splitlines()
@@ -994,6 +996,9 @@ class TrainingTest(ProjectTest):
         self.assertEqual(self.train(6, "joined.pt", **values)[:4], losses)
         with self.assertRaisesRegex(ValueError, "INITIAL_MODELS=.* and now INITIAL_MODELS="):
             self.train(6, "joined.pt", **values | {"INITIAL_MODELS": ",".join(paths[::-1])})
+        self.train(4, "0.pt", LSTM_HIDDEN_SIZE=6, N_MFCC=13, SEED=2, NUM_VALIDATION_SPEAKERS=2, START_OVER=True)
+        with self.assertRaisesRegex(ValueError, "from other initial models"):
+            self.train(6, "joined.pt", **values)
 
     def test_initial_models_that_cannot_be_trained_on_are_refused(self) -> None:
         self.train(4, "a.pt")
@@ -1004,7 +1009,9 @@ class TrainingTest(ProjectTest):
         with self.assertRaisesRegex(ValueError, "one model twice"):
             self.train(4, "b.pt", INITIAL_MODELS=f"{path},{path}")
         with self.assertRaisesRegex(ValueError, "names no model"):
-            settings.check(settings.all_settings() | {"INITIAL_MODELS": ", "})
+            settings.check_training(settings.all_settings() | {"INITIAL_MODELS": ", "})
+        with self.assertRaisesRegex(ValueError, "a, b.pt must be paths of models, with commas"):
+            settings.check_training(settings.all_settings() | {"INITIAL_MODELS": "a, b.pt"})
         with settings.override(CEPSTRAL_MEAN_NORMALIZATION=True):
             speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
         with self.assertRaisesRegex(ValueError, "CEPSTRAL_MEAN_NORMALIZATION takes away"):
@@ -1012,7 +1019,8 @@ class TrainingTest(ProjectTest):
         settings.typed_names.add("ENSEMBLE_SIZE")
         self.addCleanup(settings.typed_names.clear)
         with self.assertRaisesRegex(ValueError, "bring an ENSEMBLE_SIZE"):
-            settings.check(settings.all_settings() | {"INITIAL_MODELS": path})
+            settings.check_training(settings.all_settings() | {"INITIAL_MODELS": path})
+        settings.check(settings.all_settings() | {"INITIAL_MODELS": path, "SAVED_MODEL_PATH": path})
 
     def test_all_processes_draw_from_the_same_corpus(self) -> None:
         for number in range(12):
@@ -1061,6 +1069,10 @@ class TrainingTest(ProjectTest):
         with contextlib.redirect_stdout(io.StringIO()) as output:
             self.train(4)
         self.assertIn("Already trained for 4 steps", output.getvalue())
+        model = speaker_encoder.read_model(str(self.dir / "model.pt"))
+        speaker_encoder.write_model(str(self.dir / "model.pt"), model | {"calibration": {"as": "measured"}})
+        self.train(4)
+        self.assertEqual(speaker_encoder.read_model(str(self.dir / "model.pt"))["calibration"], {"as": "measured"})
         with self.assertRaisesRegex(ValueError, "LEARNING_RATE=0.002, and now LEARNING_RATE=0.01. Add START_OVER=true"):
             self.train(8, LEARNING_RATE=0.01)
         self.assertEqual((self.dir / "model.last.pt").read_bytes(), before)
@@ -1625,10 +1637,15 @@ class ConditionsTest(ProjectTest):
         speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
         for num_nontargets, expected in ((3000, [0.01, 0.02, 0.05, 0.1, 0.2]), (200, [0.2])):
             labels = np.repeat([0, 1], [num_nontargets, 20])
-            conditions.calibrate(path, (labels, np.random.default_rng(0).normal(labels, 1), labels, labels), "x")
+            encoder = speaker_encoder.load_encoder(path)
+            conditions.calibrate(encoder, (labels, np.random.default_rng(0).normal(labels, 1), labels, labels), "x")
             self.assertEqual(speaker_encoder.load_encoder(path).calibration["false_accept_rates"], expected)
         with self.assertRaisesRegex(ValueError, "100 non-target trials are too few"):
-            conditions.calibrate(path, (labels[100:], np.linspace(0, 1, 120), labels, labels), "x")
+            conditions.calibrate(encoder, (labels[100:], np.linspace(0, 1, 120), labels, labels), "x")
+        with settings.override(SEED=1):
+            speaker_encoder.save_encoder(path, speaker_encoder.get_speaker_encoder())
+        with self.assertRaisesRegex(ValueError, "has changed while it was measured"):
+            conditions.calibrate(encoder, (labels, np.linspace(0, 1, 220), labels, labels), "x")
 
     def test_settings_may_stand_before_and_after_options(self) -> None:
         for name, option in (("conditions.py", "--calibrate"), ("ladder.py", "--minutes")):
@@ -1810,7 +1827,7 @@ class SpeakerDatabaseTest(ProjectTest):
             ("ann", (2,), {}, "enrolled already: use --more"),
             ("bob", (2,), {"more": True}, "no 'bob' to add to"),
             ("bob", (2, 1), {}, "same recording as 1.wav of 'ann'"),
-            ("bob", (2,), {"model": other_model}, "use --model model.pt"),
+            ("bob", (2,), {"model": other_model}, r"which was model.pt \(fingerprint abc\): name that one"),
             (" ", (2,), {}, "is not a name"),
             ("Unknown", (2,), {}, "is not a name"),
             ("b\nb", (2,), {}, "is not a name"),
