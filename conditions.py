@@ -32,7 +32,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import scipy.signal
+import scipy
 import soundfile
 import soxr
 from tqdm import tqdm

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 import numpy as np
-import scipy  # Its parts are loaded at their first use: scipy.signal takes a second.
+import scipy  # Its parts are loaded at their first use, which spares most scripts a second.
 import soundfile
 from tqdm import tqdm
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import librosa
 import numpy as np
-import scipy  # Its parts are loaded at their first use.
+import scipy  # Its parts are loaded at their first use, which spares scripts that have the features already a second.
 import soundfile
 import soxr
 import torch

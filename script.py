@@ -1,4 +1,4 @@
-"""How a script ends: with its answer, or with one sentence on what a user can mend."""
+"""What scripts share: their options, and an end with the answer or with one sentence on what a user can mend."""
 
 import argparse
 import errno
@@ -12,6 +12,17 @@ from typing import Any, NoReturn
 
 # What a full disk and limits of a user or a file are called.
 NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
+
+
+class OptionParser(argparse.ArgumentParser):
+    """The options of a script; a mistake in them is one line, as every mistake is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """End the script."""
+        fail(f"{message}. --help says more.")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -48,14 +59,3 @@ def fail(message: object) -> NoReturn:
 def printable(text: str) -> str:
     """The text with ends of lines and control characters, which the names of files may have, written as escapes."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-class OptionParser(argparse.ArgumentParser):
-    """The options of a script; a mistake in them is one line, as every mistake is."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        """End the script."""
-        fail(f"{message}. --help says more.")

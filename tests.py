@@ -72,6 +72,7 @@ RATE = feature_extraction.SAMPLE_RATE
 def setUpModule() -> None:
     """Synthesise the speakers that many tests share, in a folder that goes away with them."""
     global corpus
+    parallel.prepare_process()  # As scripts do, whose results are compared with those of this process.
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     unittest.addModuleCleanup(folder.cleanup)
     corpus = Path(folder.name)
@@ -83,7 +84,7 @@ def setUpModule() -> None:
 class ProjectTest(unittest.TestCase):
     """Each test has a folder of its own, settings that are put back, and output that is kept from the screen.
 
-    `typed` are those settings for a script's command line. The features of the shared speakers are shared too.
+    `typed` are those settings for a script's command line. Features are kept where the shared speakers are.
     """
 
     def setUp(self) -> None:
@@ -141,11 +142,14 @@ class ProjectTest(unittest.TestCase):
     def run_here(self, main: Callable[[], None]) -> subprocess.CompletedProcess:
         """Run a script's `main` in this process, which spares the seconds that the imports take."""
         output, errors, code = io.StringIO(), io.StringIO(), 0
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        streams = contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors)
+        with streams[0], streams[1], unittest.mock.patch.object(signal, "signal"):
             try:
                 script.run(main)
             except SystemExit as ending:
                 code = ending.code
+        if code == 130:  # The tests are to be stopped.
+            raise KeyboardInterrupt
         return subprocess.CompletedProcess(main, code, output.getvalue(), errors.getvalue())
 
 
@@ -1175,16 +1179,16 @@ class TrainingTest(ProjectTest):
         """The disk is full for whatever is larger than a limit, first for features, then for the model."""
         import resource
 
-        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        own = {"FEATURE_STORE_DIR": str(self.dir / "features"), "TRAINING_STEPS": 2, "LSTM_HIDDEN_SIZE": 256}
         for kilobytes in (500, 5000, None):
-            limit = (1024 * kilobytes, unlimited[1]) if kilobytes else unlimited
-            own = {"FEATURE_STORE_DIR": str(self.dir / "features"), "TRAINING_STEPS": 2, "LSTM_HIDDEN_SIZE": 256}
+            limit = (1024 * kilobytes, before[1]) if kilobytes else before
             with settings.override(**own):
                 resource.setrlimit(resource.RLIMIT_FSIZE, limit)
                 try:
                     answer = self.run_here(neural_net.main)
                 finally:
-                    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+                    resource.setrlimit(resource.RLIMIT_FSIZE, before)
             left = sorted(path.name for path in self.dir.rglob("*") if path.is_file())
             self.assertFalse([name for name in left if name.endswith((".tmp", ".owner"))])
             if kilobytes:
@@ -1213,8 +1217,10 @@ class TrainingTest(ProjectTest):
         _, end = (self.dir / "errors.txt").read_text().split("Stopped. ")
         self.assertEqual(end, "The same command continues from what is saved, if anything is.\n")
         steps = len(torch.load(self.dir / "model.last.pt", weights_only=True)["losses"])
-        self.assertEqual(len(self.train(steps + 1)), steps + 1)
-        self.assertIn(f"Continuing after step {steps}", self.output.getvalue())
+        with settings.override(TRAINING_STEPS=steps + 1):
+            answer = self.run_here(neural_net.main)
+        self.assertEqual((answer.returncode, answer.stderr), (0, ""))
+        self.assertIn(f"Continuing after step {steps}.", answer.stdout)
 
     @unittest.skipIf(torch.cuda.is_available(), "there is a GPU")
     def test_a_device_that_is_not_there_is_an_error(self) -> None:
@@ -1348,11 +1354,18 @@ class ParallelTest(ProjectTest):
             for parameter, gradient in zip(encoder.parameters(), expected, strict=True):
                 torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 
+    def run_two_processes(self, *command: str) -> str:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *command, *self.typed]
+        launcher += [f"FEATURE_STORE_DIR={self.dir / 'features'}"]
+        answer = subprocess.run(launcher, cwd=self.dir, capture_output=True, text=True, timeout=120)
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        return answer.stdout
+
     @unittest.skipIf(os.name == "nt", "PyTorch for Windows may come without what torchrun needs")
     def test_two_processes_train_one_model_by_the_gradient_of_the_joint_batch(self) -> None:
         (self.dir / "rank.py").write_text(
             f"""
-import contextlib, sys; sys.path.insert(0, {str(PROJECT_DIR)!r})
+import sys; sys.path.insert(0, {str(PROJECT_DIR)!r})
 import torch, dataset, feature_store, myconfig, neural_net, parallel, settings, speaker_encoder
 settings.read_command_line("A test.")
 with parallel.process_group():
@@ -1363,25 +1376,22 @@ with parallel.process_group():
         encoder.lstms[0].bias_ih_l0 += parallel.rank()  # Rank 0's weights must come to hold.
     network = parallel.replicate(encoder)
     crops = neural_net.draw_batch(encoder, store, None, 3)
-    losses = neural_net.get_triplet_losses(parallel.gather(neural_net.embed_batch(network, crops)))
+    with settings.override(MIXED_PRECISION=False):
+        losses = neural_net.get_triplet_losses(parallel.gather(neural_net.embed_batch(network, crops)))
     (losses.mean() * parallel.world_size()).backward()
     gradients = [parameter.grad for parameter in encoder.parameters()]
     embeddings = torch.from_numpy(speaker_encoder.embed_store(encoder, store))
     losses_of_training = neural_net.train_network(data, 2, myconfig.SAVED_MODEL_PATH)
     torch.save([crops, gradients, embeddings, losses, losses_of_training], f"{{parallel.rank()}}.pt")
-    parallel.process_group = contextlib.nullcontext  # This one serves for `main` too.
-    neural_net.main()
 """,
             encoding="utf-8",
         )
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "rank.py", *self.typed]
-        launcher += ["MIXED_PRECISION=False", "TRAINING_STEPS=4"]
-        answer = subprocess.run(launcher, cwd=self.dir, capture_output=True, text=True, timeout=120)
-        self.assertEqual(answer.returncode, 0, answer.stderr)
-        for line in ("Continuing after step 2", "Step 4: loss", "The best model is"):
-            self.assertEqual(answer.stdout.count(line), 1)
+        self.run_two_processes("rank.py")
         ranks = [torch.load(self.dir / f"{rank}.pt") for rank in (0, 1)]
-        with settings.override(MIXED_PRECISION=False):
+        output = self.run_two_processes(str(PROJECT_DIR / "neural_net.py"), "TRAINING_STEPS=4")
+        for line in ("Continuing after step 2.", "Step 4: loss", f"The best model is {myconfig.SAVED_MODEL_PATH}."):
+            self.assertEqual(output.count(line), 1)
+        with settings.override(MIXED_PRECISION=False, FEATURE_STORE_DIR=str(self.dir / "features")):
             encoder = neural_net.get_speaker_encoder()
             store = feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(corpus / "train")))
             expected = self.gradients_of_one_process(encoder, torch.cat([crops for crops, *_ in ranks]))
@@ -1537,12 +1547,10 @@ class EvaluationTest(ProjectTest):
         self.assertEqual(answer.stdout.splitlines()[-1], expected)
 
     def test_mistakes_end_in_one_sentence(self) -> None:
-        for main, values, word in (
-            (evaluation.main, {"SAVED_MODEL_PATH": "gone.pt"}, "gone.pt"),
-            (neural_net.main, {"TRAIN_DATA_CSV": "gone.csv"}, "gone.csv"),
-        ):
-            with settings.override(**values):
-                answer = self.run_here(main)
+        with settings.override(TRAIN_DATA_CSV="gone.csv"):
+            trained = self.run_here(neural_net.main)
+        evaluated = self.run_script("evaluation.py", "SAVED_MODEL_PATH=gone.pt")
+        for answer, word in ((trained, "gone.csv"), (evaluated, "gone.pt")):
             self.assertEqual(answer.returncode, 2)
             self.assertRegex(answer.stderr, f"^Error: .*{word}.*\n$")
 
