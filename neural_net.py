@@ -342,7 +342,8 @@ def main() -> None:
     parallel.prepare_process()
     spk_to_utts = dataset.get_spk_to_utts("TRAIN")
     num_utts = sum(map(len, spk_to_utts.values()))
-    print(f"Training data: {len(spk_to_utts)} speakers, {num_utts} utterances.", flush=True)
+    names = ", ".join([*list(spk_to_utts)[:2], "..."])  # They show whether the right folder was meant.
+    print(f"Training data: {len(spk_to_utts)} speakers ({names}), {num_utts} utterances.", flush=True)
     with parallel.process_group(), contextlib.ExitStack() as locks:
         if parallel.rank() == 0:
             locks.enter_context(safe_files.only_one_process(myconfig.SAVED_MODEL_PATH))
