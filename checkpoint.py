@@ -7,7 +7,8 @@ import torch
 import myconfig
 import parallel
 import settings
-from speaker_encoder import SpeakerEncoder, read_model, save_encoder
+from feature_store import FeatureStore
+from speaker_encoder import SpeakerEncoder, model_fingerprint, read_model, save_encoder
 from training_progress import TrainingProgress
 
 REMEDY = "Add START_OVER=true to train from the first step, or choose another SAVED_MODEL_PATH."
@@ -25,10 +26,7 @@ def save_models(
     progress: TrainingProgress,
     origin: str,
 ) -> None:
-    """Save the last model as a checkpoint, then as the best one if it is, then the curves; one process does it.
-
-    `origin` stands for the data and the initial models, and tells whether training may continue.
-    """
+    """Save the last model as a checkpoint, then as the best one if it is, then the curves; one process does it."""
     if parallel.rank() > 0:
         return
     record = {
@@ -41,6 +39,11 @@ def save_models(
     if progress.is_best():
         save_encoder(saved_model, encoder, **record)
     progress.plot(Path(saved_model).with_suffix(".png"))
+
+
+def find_origin(encoder: SpeakerEncoder, store: FeatureStore) -> str:
+    """A hash of the data, and of the initial models if there are any; with another one training does not continue."""
+    return store.fingerprint() + (model_fingerprint(encoder) if myconfig.INITIAL_MODELS else "")
 
 
 def training_settings() -> dict:

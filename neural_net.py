@@ -25,15 +25,8 @@ import metrics
 import myconfig
 import parallel
 import safe_files
-from checkpoint import continue_from, read_checkpoint, save_models
-from speaker_encoder import (
-    SpeakerEncoder,
-    embed_features,
-    get_speaker_encoder,
-    join_encoders,
-    load_encoder,
-    model_fingerprint,
-)
+from checkpoint import continue_from, find_origin, read_checkpoint, save_models
+from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, join_encoders, load_encoder
 from training_progress import TrainingProgress
 
 __all__ = ["SpeakerEncoder", "load_encoder"]  # Also to be found here.
@@ -144,7 +137,7 @@ def train_encoder(
         set_normalisation(encoder, store)
     optimizer = torch.optim.Adam(encoder.parameters())
     progress = TrainingProgress(num_steps)
-    origin = store.fingerprint() + (model_fingerprint(encoder) if myconfig.INITIAL_MODELS else "")
+    origin = find_origin(encoder, store)
     if checkpoint and saved_model:
         continue_from(checkpoint, saved_model, encoder, optimizer, progress, origin)
     network = parallel.replicate(encoder)
