@@ -3,7 +3,6 @@
 import argparse
 import errno
 import io
-import os
 import signal
 import sys
 import traceback
@@ -30,6 +29,7 @@ def run(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A file's name may have letters that the terminal lacks.
             stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGINT, interrupt)
     try:
         main()
     except (ValueError, OSError) as error:
@@ -39,8 +39,6 @@ def run(main: Callable[[], None]) -> None:
             fail(f"{error.filename}: {error.strerror.lower()}.")
         fail(error)
     except KeyboardInterrupt:
-        # Threads end what they are at; who does not want to wait for that, stops once more.
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
         print("\nStopped. The same command continues from what is saved, if anything is.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
@@ -48,6 +46,12 @@ def run(main: Callable[[], None]) -> None:
             fail("there is not enough memory: lower BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE.")
         traceback.print_exc()
         sys.exit(70)  # Python's own 1 may be an answer.
+
+
+def interrupt(*_: object) -> NoReturn:
+    """Stop the script; who does not want to wait until its threads have ended what they are at, stops once more."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def fail(message: object) -> NoReturn:
