@@ -111,6 +111,7 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
     initial_models = [load_encoder(path) for path in settings.split_paths(myconfig.INITIAL_MODELS)]
     encoder = join_encoders(initial_models) if initial_models else get_speaker_encoder()
     with settings.override(**encoder.settings):
+        settings.check(settings.all_settings())
         settings.check_training(settings.all_settings())
         return train_encoder(encoder, spk_to_utts, num_steps, saved_model)
 

@@ -129,7 +129,10 @@ def split_paths(paths: str) -> list[str]:
 
 
 def read_command_line(description: str, *more_checks: Callable[[dict], None]) -> None:
-    """Apply the `NAME=value` arguments to `myconfig`, answer `--help`, and check all settings; exits on a mistake."""
+    """Apply the `NAME=value` arguments to `myconfig`, answer `--help`, and check all settings; exits on a mistake.
+
+    `more_checks`, such as `check_training`, come after `check`.
+    """
     if int(os.environ.get("RANK", "0")) > 0:  # Of the processes that torchrun starts, the first one speaks for all.
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the script ends.
     arguments = sys.argv[1:]
@@ -228,17 +231,15 @@ def check(values: dict) -> None:
 def check_training(values: dict) -> None:
     """Check against each other the settings that matter in training alone. Raises ValueError."""
     initial = split_paths(values["INITIAL_MODELS"])
-    saved = values["SAVED_MODEL_PATH"]
-    files, own_files = (
-        {os.path.realpath(path) for path in paths} for paths in (initial, (saved, f"{saved[:-3]}.last.pt"))
-    )
+    files = {os.path.realpath(path) for path in initial}
+    saved = os.path.realpath(values["SAVED_MODEL_PATH"])
     refuse = [
         (
             values["SAVED_MODEL_PATH"].endswith(".last.pt"),
             "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must not end in .last.pt, the ending of checkpoints.",
         ),
         (
-            bool(files & own_files),
+            bool(files & {saved, str(Path(saved).with_suffix(".last.pt"))}),
             "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is among INITIAL_MODELS, and would be overwritten: choose another.",
         ),
         (len(files) < len(initial), "INITIAL_MODELS names one model twice."),

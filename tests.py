@@ -1016,6 +1016,11 @@ class TrainingTest(ProjectTest):
             settings.check_training(settings.all_settings() | {"INITIAL_MODELS": ", "})
         with self.assertRaisesRegex(ValueError, "a, b.pt must be paths of models, with commas"):
             settings.check_training(settings.all_settings() | {"INITIAL_MODELS": "a, b.pt"})
+        for number in (1, 16):
+            with settings.override(ENSEMBLE_SIZE=number, LSTM_HIDDEN_SIZE=1):
+                speaker_encoder.save_encoder(str(self.dir / f"{number}.pt"), speaker_encoder.SpeakerEncoder())
+        with self.assertRaisesRegex(ValueError, "ENSEMBLE_SIZE=17"):
+            self.train(4, "b.pt", INITIAL_MODELS=f"{self.dir / '1.pt'},{self.dir / '16.pt'}")
         with settings.override(CEPSTRAL_MEAN_NORMALIZATION=True):
             speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
         with self.assertRaisesRegex(ValueError, "CEPSTRAL_MEAN_NORMALIZATION takes away"):
