@@ -13,11 +13,11 @@ import settings
 
 if __name__ == "__main__":
     parser = script.OptionParser(description=__doc__)
-    parser.add_argument(
-        "--calibrate", metavar="TEXT", default="", help="what the test data are, as users shall read it"
-    )
+    parser.add_argument("--calibrate", metavar="TEXT", default="", help="what the test data are, as users will read it")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
     options = parser.parse_intermixed_args()
+    if "=" in options.calibrate:
+        parser.error(f"--calibrate {options.calibrate}: that is a setting; say first what the test data are")
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
 
@@ -213,9 +213,10 @@ def thresholds_at(trials: ScoredTrials, false_accept_rates: Sequence[float]) -> 
     return [float(thresholds[np.argmax(false_accept < rate + 1e-9)]) for rate in false_accept_rates]
 
 
-def calibrate(encoder: SpeakerEncoder, trials: ScoredTrials, source: str) -> None:
+def calibrate(encoder: SpeakerEncoder, trials: ScoredTrials, source: str) -> list[float]:
     """Put the thresholds that trials give, and what these were, into the file that the encoder was loaded from.
 
+    Returns the false-accept rates for which the trials are enough.
     Raises ValueError if the trials are too few, or there is another model in the file by now.
     """
     if model_fingerprint(load_encoder(encoder.path)) != model_fingerprint(encoder):
@@ -228,6 +229,7 @@ def calibrate(encoder: SpeakerEncoder, trials: ScoredTrials, source: str) -> Non
     calibration = {"false_accept_rates": rates, "thresholds": thresholds_at(trials, rates), "source": source}
     model["calibration"] = check_calibration(calibration)
     write_model(encoder.path, model)
+    return rates
 
 
 def main() -> None:
@@ -237,7 +239,10 @@ def main() -> None:
     conditions = build_conditions(dataset.get_spk_to_utts("TEST"))
     scored = score_conditions(encoder, conditions)
     scored["all of these"] = pool(scored)
-    print("| condition | speakers | trials: target, non-target | EER in % (95 % interval) | thresholds |")
+    print(
+        "| condition | speakers | trials: target, non-target | EER in % (95 % interval) | "
+        "thresholds at EER, FAR 1 %, FAR 0.1 % |"
+    )
     print("|---|---|---|---|---|")
     for name, trials in scored.items():
         labels, _, enrol, test = trials
@@ -247,7 +252,8 @@ def main() -> None:
         counts = f"{num_speakers} | {num_targets:,}, {len(labels) - num_targets:,}"
         print(f"| {name} | {counts} | {eer_with_interval(trials)} | {at} |")
     if options.calibrate:
-        calibrate(encoder, scored["all of these"], options.calibrate)
+        rates = calibrate(encoder, scored["all of these"], options.calibrate)
+        print(f"{encoder.path} has thresholds for false-accept rates from {min(rates):g} to {max(rates):g} now.")
 
 
 if __name__ == "__main__":

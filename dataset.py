@@ -14,6 +14,7 @@ import soundfile
 
 import demo_data
 import myconfig
+import settings
 
 SpkToUtts = dict[str, list[str]]
 
@@ -36,6 +37,10 @@ def get_spk_to_utts(part: str) -> SpkToUtts:
     csv_path = getattr(myconfig, f"{part}_DATA_CSV")
     data_dir = getattr(myconfig, f"{part}_DATA_DIR")
     if csv_path:
+        if f"{part}_DATA_DIR" in settings.typed_names:
+            raise ValueError(
+                f"{part}_DATA_CSV={csv_path} is used instead of the folder: add {part}_DATA_CSV= to use it."
+            )
         return get_csv_spk_to_utts(csv_path)
     if Path(data_dir) in (demo_data.TRAIN_DIR, demo_data.TEST_DIR):
         demo_data.build_if_missing()

@@ -84,7 +84,10 @@ def draw_triplet_trials(store: feature_store.FeatureStore, num_triplets: int) ->
     """
     utts_of_speaker = [utts for utts in store.utts_of_speaker if len(utts) > 1]
     if len(utts_of_speaker) < 2:
-        raise ValueError(f"{len(utts_of_speaker)} test speakers have two utterances or more, and trials need two such.")
+        raise ValueError(
+            f"{len(utts_of_speaker)} test speakers have two utterances or more, and triplets need two such; one is "
+            "enough for EVAL_TRIALS=all_pairs."
+        )
     if len(utts_of_speaker) < len(store.speakers):
         print(f"Left out: {len(store.speakers) - len(utts_of_speaker)} speakers with a single utterance.")
     triplets = dataset.draw_triplets(utts_of_speaker, num_triplets, np.random.default_rng(myconfig.SEED))

@@ -46,7 +46,11 @@ def decode(audio_file: str) -> Iterator[tuple[int, np.ndarray]]:
                 if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
                     raise ValueError(f"{audio_file} has samples that are not numbers, or far too large.")
                 yield file.samplerate, block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+    except soundfile.LibsndfileError:  # Its own words can be that the file does not exist.
+        raise ValueError(
+            f"{audio_file} cannot be decoded: it is no audio in a format known here, or damaged."
+        ) from None
+    except (OSError, TypeError) as error:
         raise ValueError(f"{audio_file} cannot be decoded: {error}") from None
 
 

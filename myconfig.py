@@ -1,6 +1,6 @@
 """The settings of the whole system: plain values, each with its meaning, unit and reason.
 
-Edit them here, or override any of them for one run on the command line of every script:
+Edit them here, or override any of them for one run on the command line of the scripts that train and evaluate:
 `python3 neural_net.py TRAINING_STEPS=200 TRAIN_DATA_CSV=my.csv`.
 Paths count from the folder in which the command is typed.
 """

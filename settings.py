@@ -9,7 +9,7 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,8 @@ CHOICES = {
 
 # Settings that are lists of numbers, and paths that may be empty.
 LISTS = ("SPEEDS", "NOISE_SNR_DB")
+DATA_PATHS = ("TRAIN_DATA_DIR", "TEST_DATA_DIR", "FEATURE_STORE_DIR", "CONDITIONS_DIR", "RESULTS_DIR")
+PATHS = (*DATA_PATHS, "SAVED_MODEL_PATH", "EVAL_TRIALS")
 OPTIONAL_PATHS = ("TRAIN_DATA_CSV", "TEST_DATA_CSV", "INITIAL_MODELS", "NOISE_DIR", "TEST_NOISE_DIR")
 
 TRUE_WORDS = ("true", "yes", "on", "1")
@@ -175,14 +177,19 @@ def apply_override(argument: str) -> None:
     """Set one setting from `NAME=value`, typed as its default is. Raises ValueError."""
     name, equals, text = argument.partition("=")
     known = all_settings()
-    if name not in known:
-        nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"there is no setting {name!r}.{hint} --help lists all settings.")
+    check_name(name, known)
     if not equals:
         raise ValueError(f"{name} needs a value: {name}={display(known[name])}, for example.")
     setattr(myconfig, name, parse_value(name, text, known[name]))
     typed_names.add(name)
+
+
+def check_name(name: str, known: Collection[str]) -> None:
+    """Raise ValueError, with the nearest name of a setting, for a name that is none."""
+    if name not in known:
+        nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(f"there is no setting {name!r}.{hint} --help lists all settings.")
 
 
 def parse_value(name: str, text: str, default: Any) -> object:
@@ -209,9 +216,11 @@ def allowed_values(name: str) -> str:
 
 def check(values: dict) -> None:
     """Check all settings, alone and against each other, but for those of `check_training`. Raises ValueError."""
-    for name in (*LIMITS, *CHOICES):
-        if name not in values:
-            raise ValueError(f"{name} is missing in myconfig.py.")
+    known = (*LIMITS, *CHOICES, *PATHS, *OPTIONAL_PATHS)
+    if missing := set(known) - values.keys():
+        raise ValueError(f"{min(missing)} is missing in myconfig.py.")
+    for name in values:
+        check_name(name, known)
     check_model(values)
     refuse = [
         (not values["SAVED_MODEL_PATH"].endswith(".pt"), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must end in .pt."),
@@ -243,10 +252,9 @@ def check_training(values: dict) -> None:
             "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is among INITIAL_MODELS, and would be overwritten: choose another.",
         ),
         (len(files) < len(initial), "INITIAL_MODELS names one model twice."),
-        (bool(values["INITIAL_MODELS"]) and not initial, "INITIAL_MODELS={INITIAL_MODELS} names no model."),
         (
-            not all(map(os.path.isfile, files)),
-            "INITIAL_MODELS={INITIAL_MODELS} must be paths of models, with commas between them.",
+            bool(values["INITIAL_MODELS"]) and not (files and all(map(os.path.isfile, files))),
+            "INITIAL_MODELS={INITIAL_MODELS}: there is no such file, or no comma between two.",
         ),
         (
             bool(initial) and "ENSEMBLE_SIZE" in typed_names,

@@ -101,7 +101,9 @@ def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> No
 def clean_name(name: str) -> str:
     """A name without spaces around it. Raises ValueError for one that could not be printed, or is nobody's."""
     cleaned = name.strip()
-    if not cleaned or not cleaned.isprintable() or cleaned.lower() == UNKNOWN:
+    if cleaned.lower() == UNKNOWN:
+        raise ValueError(f"{name!r} is what strangers are called: choose another name.")
+    if not cleaned or not cleaned.isprintable():
         raise ValueError(f"{name!r} is not a name that can be given.")
     return cleaned
 
@@ -158,10 +160,11 @@ def remove(connection: sqlite3.Connection, name: str) -> None:
 def rename(connection: sqlite3.Connection, old: str, new: str) -> None:
     """Give a speaker another name. Raises ValueError if the old one is unknown or the new one exists."""
     new = clean_name(new)
+    if not is_enrolled(connection, old):
+        raise ValueError(f"there is no {old!r} in the database.")
     if is_enrolled(connection, new):
         raise ValueError(f"{new!r} is enrolled already.")
-    if not connection.execute("UPDATE recordings SET speaker = ? WHERE speaker = ?", (new, old)).rowcount:
-        raise ValueError(f"there is no {old!r} in the database.")
+    connection.execute("UPDATE recordings SET speaker = ? WHERE speaker = ?", (new, old))
 
 
 def list_speakers(connection: sqlite3.Connection) -> list[tuple[str, int, float, str]]:

@@ -55,7 +55,7 @@ def build_parser() -> script.OptionParser:
     command = add("embed", "Write the embeddings of recordings to a file.", common)
     command.add_argument("files", nargs="+")
     command.add_argument("--out", default="embeddings.npz", help="an .npz or .csv file (default: embeddings.npz)")
-    command = add("map", "Draw recordings as points, alike voices near to each other.", common)
+    command = add("map", "Draw recordings as points, similar voices near to each other.", common)
     command.add_argument("files", nargs="+")
     command.add_argument("--out", default="map.png", help="the picture (default: map.png)")
     return parser
@@ -103,7 +103,10 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
         raise ValueError("the model knows no threshold: use conditions.py --calibrate on test data, or --threshold.")
     rates, thresholds = encoder.calibration["false_accept_rates"], encoder.calibration["thresholds"]
     if not min(rates) <= far <= max(rates):
-        raise ValueError(f"--far {far:g}: the model knows thresholds from {min(rates):g} to {max(rates):g}.")
+        raise ValueError(
+            f"--far {far:g}: the model has thresholds for false-accept rates from {min(rates):g} to {max(rates):g}, "
+            "and lower ones take more test data."
+        )
     at = float(np.interp(np.log(far), np.log(rates), thresholds))
     return Decision(at, far, encoder.calibration["source"])
 
