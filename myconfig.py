@@ -107,7 +107,7 @@ SEQ_LEN_JITTER = 0.6
 
 # The training data at other speeds, each speed making a new speaker out of every speaker: 1.1 is 10 % faster and
 # higher. Must include 1.0.
-SPEEDS = (0.9, 1.0, 1.1)
+SPEEDS = (0.8, 0.9, 1.0, 1.1, 1.2)
 
 # Number of optimiser steps.
 TRAINING_STEPS = 1000
