@@ -48,7 +48,7 @@ def decode(audio_file: str) -> Iterator[tuple[int, np.ndarray]]:
                 yield file.samplerate, block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
     except soundfile.LibsndfileError:  # Its own words can be that the file does not exist.
         raise ValueError(
-            f"{audio_file} cannot be decoded: it is no audio in a format known here, or damaged."
+            f"{audio_file} cannot be decoded: it is damaged, no audio in a format known here, or may not be read."
         ) from None
     except (OSError, TypeError) as error:
         raise ValueError(f"{audio_file} cannot be decoded: {error}") from None

@@ -107,7 +107,7 @@ CHOICES = {
     "MIXED_PRECISION": (False, True),
 }
 
-# Settings that are lists of numbers, and paths that may be empty.
+# Settings that are lists of numbers, paths, and paths that may be empty.
 LISTS = ("SPEEDS", "NOISE_SNR_DB")
 DATA_PATHS = ("TRAIN_DATA_DIR", "TEST_DATA_DIR", "FEATURE_STORE_DIR", "CONDITIONS_DIR", "RESULTS_DIR")
 PATHS = (*DATA_PATHS, "SAVED_MODEL_PATH", "EVAL_TRIALS")
