@@ -16,7 +16,7 @@ if __name__ == "__main__":
     parser.add_argument("--calibrate", metavar="TEXT", default="", help="what the test data are, as users will read it")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
     options = parser.parse_intermixed_args()
-    if "=" in options.calibrate:
+    if options.calibrate.partition("=")[0] in settings.all_settings():
         parser.error(f"--calibrate {options.calibrate}: that is a setting; say first what the test data are")
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)

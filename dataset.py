@@ -37,9 +37,9 @@ def get_spk_to_utts(part: str) -> SpkToUtts:
     csv_path = getattr(myconfig, f"{part}_DATA_CSV")
     data_dir = getattr(myconfig, f"{part}_DATA_DIR")
     if csv_path:
-        if f"{part}_DATA_DIR" in settings.typed_names:
+        if f"{part}_DATA_DIR" in settings.typed_names and f"{part}_DATA_CSV" not in settings.typed_names:
             raise ValueError(
-                f"{part}_DATA_CSV={csv_path} is used instead of the folder: add {part}_DATA_CSV= to use it."
+                f"{part}_DATA_CSV={csv_path} is used instead of the folder: add {part}_DATA_CSV= to use the folder."
             )
         return get_csv_spk_to_utts(csv_path)
     if Path(data_dir) in (demo_data.TRAIN_DIR, demo_data.TEST_DIR):

@@ -104,8 +104,8 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
     rates, thresholds = encoder.calibration["false_accept_rates"], encoder.calibration["thresholds"]
     if not min(rates) <= far <= max(rates):
         raise ValueError(
-            f"--far {far:g}: the model has thresholds for false-accept rates from {min(rates):g} to {max(rates):g}, "
-            "and lower ones take more test data."
+            f"--far {far:g}: the model has thresholds for false-accept rates from {min(rates):g} to {max(rates):g}; "
+            "lower rates take more test data."
         )
     at = float(np.interp(np.log(far), np.log(rates), thresholds))
     return Decision(at, far, encoder.calibration["source"])
