@@ -46,9 +46,10 @@ def decode(audio_file: str) -> Iterator[tuple[int, np.ndarray]]:
                 if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
                     raise ValueError(f"{audio_file} has samples that are not numbers, or far too large.")
                 yield file.samplerate, block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-    except soundfile.LibsndfileError:  # Its own words can be that the file does not exist.
+    except soundfile.LibsndfileError as error:  # It says of some damaged files that they do not exist.
         raise ValueError(
-            f"{audio_file} cannot be decoded: it is damaged, no audio in a format known here, or may not be read."
+            f"{audio_file} cannot be decoded: it is damaged, or no audio in a format known here "
+            f"(libsndfile: {error.error_string.rstrip('.')})."
         ) from None
     except (OSError, TypeError) as error:
         raise ValueError(f"{audio_file} cannot be decoded: {error}") from None

@@ -330,6 +330,9 @@ class DatasetTest(ProjectTest):
             settings.apply_override(f"TEST_DATA_DIR={self.dir}")
             with self.assertRaisesRegex(ValueError, "TEST_DATA_CSV=list.csv is used instead"):
                 dataset.get_spk_to_utts("TEST")
+            settings.apply_override("TEST_DATA_CSV=typed.csv")
+            with self.assertRaisesRegex(ValueError, "no .*typed.csv|typed.csv .*not"):
+                dataset.get_spk_to_utts("TEST")
 
     def read_csv(self, content: bytes) -> dict[str, list[str]]:
         (self.dir / "list.csv").write_bytes(content)
@@ -1667,7 +1670,8 @@ class ConditionsTest(ProjectTest):
         for num_nontargets, expected in ((3000, [0.01, 0.02, 0.05, 0.1, 0.2]), (200, [0.2])):
             labels = np.repeat([0, 1], [num_nontargets, 20])
             encoder = speaker_encoder.load_encoder(path)
-            conditions.calibrate(encoder, (labels, np.random.default_rng(0).normal(labels, 1), labels, labels), "x")
+            trials = labels, np.random.default_rng(0).normal(labels, 1), labels, labels
+            self.assertEqual(conditions.calibrate(encoder, trials, "x"), expected)
             self.assertEqual(speaker_encoder.load_encoder(path).calibration["false_accept_rates"], expected)
         with self.assertRaisesRegex(ValueError, "100 non-target trials are too few"):
             conditions.calibrate(encoder, (labels[100:], np.linspace(0, 1, 120), labels, labels), "x")
@@ -1954,7 +1958,7 @@ class SpeakerIdTest(ProjectTest):
         between = speaker_id.decision_for(self.encoder, 0.05).threshold
         self.assertTrue(0.9 < between < 0.9999)
         self.assertEqual(speaker_id.decision_for(self.encoder, threshold=0.3)[:2], (0.3, None))
-        with self.assertRaisesRegex(ValueError, "from 0.01 to 0.2"):
+        with self.assertRaisesRegex(ValueError, "from 0.01 to 0.2; lower rates take more test data"):
             speaker_id.decision_for(self.encoder, 0.5)
         self.encoder.calibration = {}
         with self.assertRaisesRegex(ValueError, "--calibrate"):
