@@ -20,8 +20,9 @@ if __name__ == "__main__":
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
 
+import contextlib
+import io
 import json
-import math
 import re
 import time
 from pathlib import Path
@@ -37,7 +38,7 @@ import parallel
 import safe_files
 from checkpoint import training_settings
 from dataset import SpkToUtts
-from speaker_encoder import SpeakerEncoder, load_encoder
+from speaker_encoder import SpeakerEncoder, get_speaker_encoder, load_encoder
 
 # The course's recipe, where it differs from the settings.
 COURSE = {
@@ -85,23 +86,29 @@ ROWS = {
     "SpecAugment": ("SPECAUG_TRAINING",),
 }
 
-PROBE_STEPS = (10, 40)
-PROBES = 4
+PROBE_SECONDS = 5
+PROBES = 2
 
 
 def steps_in(seconds: float, spk_to_utts: SpkToUtts) -> int:
     """How many steps of training this machine does in that time, with the present settings.
 
-    Each probe is timed several times and the shortest time counts, because other programs can only lengthen it.
+    A probe has as many steps as take PROBE_SECONDS, and is timed several times. The shortest time counts, because other
+    programs can only lengthen it; what one step alone takes is the start and the end of a training.
     """
-    neural_net.train_network(spk_to_utts, 1)  # Extracts the features, if need be.
-    shortest = dict.fromkeys(PROBE_STEPS, math.inf)
-    for num_steps in PROBE_STEPS * PROBES:
+
+    def time_training(num_steps: int) -> float:
         start = time.perf_counter()
-        neural_net.train_network(spk_to_utts, num_steps)
-        shortest[num_steps] = min(shortest[num_steps], time.perf_counter() - start)
-    fewer, more = PROBE_STEPS
-    return max(1, round(seconds * (more - fewer) / max(shortest[more] - shortest[fewer], 1e-3)))
+        with contextlib.redirect_stdout(io.StringIO()):
+            neural_net.train_network(spk_to_utts, num_steps)
+        return time.perf_counter() - start
+
+    neural_net.train_network(spk_to_utts, 1)  # Extracts the features, if need be.
+    num_steps = 10
+    while time_training(num_steps) < PROBE_SECONDS:
+        num_steps *= 2
+    shortest, around_it = (min(time_training(steps) for _ in range(PROBES)) for steps in (num_steps, 1))
+    return max(1, round(seconds * (num_steps - 1) / max(shortest - around_it, 1e-3)))
 
 
 def list_rows() -> dict[str, dict]:
@@ -129,6 +136,7 @@ def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float) -> int:
         plan = {"minutes": minutes, "utterances": sum(map(len, spk_to_utts.values())), **training_settings()}
         plan = json.loads(json.dumps(plan))  # Tuples become lists.
         if not path.exists():
+            print(f"Measuring the steps of a row: {row}.", flush=True)
             steps = steps_in(60 * minutes, spk_to_utts)
             safe_files.write_text(path, json.dumps({**plan, "steps": steps}))
     planned = json.loads(path.read_text())
@@ -161,20 +169,28 @@ def with_interval(eers: np.ndarray, sign: str = "") -> str:
     return f"{eers[0]:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 
+def score(encoder: SpeakerEncoder, tested: dict[str, SpkToUtts], condition: str) -> np.ndarray:
+    """EERs in %, each followed by its replicates: of one condition, of all pooled, and the mean of all's own EERs."""
+    scored = conditions.score_conditions(encoder, tested)
+    if condition not in scored:
+        raise ValueError(f"--condition {condition}: there are {', '.join(scored)}.")
+    each = {name: replicates(trials) for name, trials in scored.items()}
+    return np.array([each[condition], replicates(conditions.pool(scored)), np.mean(list(each.values()), axis=0)])
+
+
 def climb(minutes: float, seeds: int, condition: str) -> list[str]:
     """Train and score row after row; returns the lines of the table. Raises ValueError for an unknown condition."""
-    train_data, test_data = dataset.get_spk_to_utts("TRAIN"), dataset.get_spk_to_utts("TEST")
-    tested = conditions.build_conditions(test_data)
-    if condition not in tested:
-        raise ValueError(f"--condition {condition}: there are {', '.join(tested)}.")
-    table = [
-        f"| row | steps | EER in %, {condition} | EER in %, all conditions | change | significant |",
-        "|---|---|---|---|---|---|",
-    ]
     if myconfig.INITIAL_MODELS:
         raise ValueError("a ladder begins with new networks: leave INITIAL_MODELS empty.")
     if seeds < 1:
         raise ValueError(f"--seeds {seeds}: at least one training is needed.")
+    train_data = dataset.get_spk_to_utts("TRAIN")
+    tested = conditions.build_conditions(dataset.get_spk_to_utts("TEST"))
+    score(get_speaker_encoder(), tested, condition)  # If that cannot be done, it is said before hours of training.
+    table = [
+        f"| row | steps | EER in %, {condition} | all pooled | mean of all | its change | significant |",
+        "|---|---|---|---|---|---|---|",
+    ]
     rows = list_rows()
     # All measured before the first is trained, so that no row suffers from what else the machine does later.
     num_steps = {row: plan_row(row, train_data, minutes) for row in rows}
@@ -183,17 +199,15 @@ def climb(minutes: float, seeds: int, condition: str) -> list[str]:
         eers = []
         for seed in range(myconfig.SEED, myconfig.SEED + seeds):
             print(f"Row {number + 1} of {len(rows)}: {row}, seed {seed}.", flush=True)
-            encoder = train_row(row, seed, train_data, num_steps[row])
-            scored = conditions.score_conditions(encoder, tested)
-            eers.append([replicates(scored[condition]), replicates(conditions.pool(scored))])
-        shown, pooled = np.mean(eers, axis=0)
+            eers.append(score(train_row(row, seed, train_data, num_steps[row]), tested, condition))
+        *_, mean = eers_of_row = np.mean(eers, axis=0)
         change, significant = "", ""
         if above is not None:
-            low, high = metrics.central_95_percent((pooled - above)[1:])
-            change, significant = with_interval(pooled - above, "+"), "no" if low <= 0 <= high else "yes"
-        above = pooled
-        figures = f"{num_steps[row]:,} | {with_interval(shown)} | {with_interval(pooled)} | {change} | {significant}"
-        table.append(f"| {number + 1}. {row} | {figures} |")
+            low, high = metrics.central_95_percent((mean - above)[1:])
+            change, significant = with_interval(mean - above, "+"), "no" if low <= 0 <= high else "yes"
+        above = mean
+        figures = [f"{num_steps[row]:,}", *map(with_interval, eers_of_row), change, significant]
+        table.append(f"| {number + 1}. {row} | {' | '.join(figures)} |")
     return table
 
 

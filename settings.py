@@ -241,7 +241,9 @@ def check_training(values: dict) -> None:
     """Check against each other the settings that matter in training alone. Raises ValueError."""
     initial = split_paths(values["INITIAL_MODELS"])
     files = {os.path.realpath(path) for path in initial}
+    missing = [path for path in initial or [values["INITIAL_MODELS"]] if not Path(path).is_file()]
     saved = os.path.realpath(values["SAVED_MODEL_PATH"])
+    disturbed = values["DISTURBED_BATCHES"] * max(values[f"{name}_PROB"] for name in ("ROOM", "NOISE", "NARROW_BAND"))
     refuse = [
         (
             values["SAVED_MODEL_PATH"].endswith(".last.pt"),
@@ -252,10 +254,7 @@ def check_training(values: dict) -> None:
             "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is among INITIAL_MODELS, and would be overwritten: choose another.",
         ),
         (len(files) < len(initial), "INITIAL_MODELS names one model twice."),
-        (
-            bool(values["INITIAL_MODELS"]) and not (files and all(map(os.path.isfile, files))),
-            "INITIAL_MODELS={INITIAL_MODELS}: there is no such file, or no comma between two.",
-        ),
+        (any(missing), "INITIAL_MODELS: there is no file {missing!r}; commas stand between paths."),
         (
             bool(initial) and "ENSEMBLE_SIZE" in typed_names,
             "INITIAL_MODELS bring an ENSEMBLE_SIZE with them: leave it out.",
@@ -271,13 +270,7 @@ def check_training(values: dict) -> None:
             "NOISE_SNR_DB must be two numbers, the least and the most.",
         ),
         (
-            values["CEPSTRAL_MEAN_NORMALIZATION"]
-            and (
-                values["GAIN_AUGMENTATION_DB"] > 0
-                or values["DISTURBED_BATCHES"]
-                * max(values[f"{name}_PROB"] for name in ("ROOM", "NOISE", "NARROW_BAND"))
-                > 0
-            ),
+            values["CEPSTRAL_MEAN_NORMALIZATION"] and max(disturbed, values["GAIN_AUGMENTATION_DB"]) > 0,
             "CEPSTRAL_MEAN_NORMALIZATION takes away the levels that gains, rooms, noise and narrow bands work on: set "
             "DISTURBED_BATCHES=0 GAIN_AUGMENTATION_DB=0.",
         ),
@@ -292,7 +285,7 @@ def check_training(values: dict) -> None:
             "SEQ_LEN * (1 - SEQ_LEN_JITTER).",
         ),
     ]
-    raise_first(refuse, values)
+    raise_first(refuse, values | {"missing": missing[0] if missing else ""})
 
 
 def check_model(values: dict) -> None:

@@ -1030,8 +1030,8 @@ class TrainingTest(ProjectTest):
                 self.train(4, saved, INITIAL_MODELS=path)
         with self.assertRaisesRegex(ValueError, "one model twice"):
             self.train(4, "b.pt", INITIAL_MODELS=f"{path},{path}")
-        for paths in (", ", "a, b.pt", f"{path},b.pt"):
-            with self.assertRaisesRegex(ValueError, f"INITIAL_MODELS={paths}: there is no such file"):
+        for paths, missing in ((", ", ", "), ("a b.pt", "a b.pt"), (f"{path}, b.pt, a.pt", "b.pt")):
+            with self.assertRaisesRegex(ValueError, f"there is no file '{missing}'"):
                 settings.check_training(settings.all_settings() | {"INITIAL_MODELS": paths})
         for number in (1, 16):
             with settings.override(ENSEMBLE_SIZE=number, LSTM_HIDDEN_SIZE=1):
@@ -1681,17 +1681,22 @@ class ConditionsTest(ProjectTest):
             conditions.calibrate(encoder, (labels, np.linspace(0, 1, 220), labels, labels), "x")
 
     def test_settings_may_stand_before_and_after_options(self) -> None:
-        for name, option in (("conditions.py", "--calibrate"), ("ladder.py", "--minutes")):
-            result = self.run_script(name, "NUM_PROCESSES=1", option, "1", "DEVICE=none")
+        cases = {
+            ("conditions.py", "NUM_PROCESSES=1", "--calibrate", "1", "DEVICE=none"): "DEVICE=none is not one of",
+            ("ladder.py", "NUM_PROCESSES=1", "--minutes", "1", "DEVICE=none"): "DEVICE=none is not one of",
+            ("conditions.py", "--calibrate", "DEVICE=cpu"): "that is a setting",
+        }
+        for arguments, message in cases.items():
+            result = self.run_script(*arguments)
             self.assertEqual(result.returncode, 2)
-            self.assertIn("DEVICE=none is not one of", result.stderr)
+            self.assertIn(message, result.stderr)
 
     def test_ladder_continues_and_ends_with_the_settings(self) -> None:
         rows = {"the course's recipe": (), "all of ours": tuple(ladder.COURSE)}
         self.assertEqual({name for names in ladder.ROWS.values() for name in names}, set(ladder.COURSE))
         for speaker in sorted((corpus / "test").iterdir())[:4]:
             shutil.copytree(speaker, self.dir / "test" / speaker.name)
-        few = unittest.mock.patch.multiple(ladder, ROWS=rows, PROBES=1, PROBE_STEPS=(1, 4))
+        few = unittest.mock.patch.multiple(ladder, ROWS=rows, PROBES=1, PROBE_SECONDS=0)
         with few, settings.override(TEST_DATA_DIR=str(self.dir / "test"), UTTERANCES_PER_SPEAKER=2):
             table = ladder.climb(0.001, 1, "clean")
             model = self.dir / "results/ladder/all-of-ours-0.pt"
@@ -1700,10 +1705,20 @@ class ConditionsTest(ProjectTest):
             self.assertEqual(course.settings["LSTM_HIDDEN_SIZE"], 64)
             self.assertFalse(course.settings["FRAME_AGGREGATION_MEAN"])
             self.assertEqual(ladder.climb(0.001, 1, "clean"), table)
+            tested = conditions.build_conditions(dataset.get_spk_to_utts("TEST"))
+            scored = conditions.score_conditions(speaker_encoder.load_encoder(str(model)), tested)
             with self.assertRaisesRegex(ValueError, "a row of other minutes"):
                 ladder.climb(0.002, 1, "clean")
             with self.assertRaisesRegex(ValueError, "there are clean, 1.6s, noise, telephone"):
                 ladder.climb(0.001, 1, "loud")
+        eers = {}
+        for name, trials in (scored | {"pooled": conditions.pool(scored)}).items():
+            false_accepts, true_accepts, _ = sklearn.metrics.roc_curve(*trials[:2])
+            nearest = np.argmin(np.abs(1 - true_accepts - false_accepts))
+            eers[name] = 50 * (1 - true_accepts + false_accepts)[nearest]
+        expected = eers["clean"], eers.pop("pooled"), np.mean(list(eers.values()))
+        shown = [float(cell.split()[0]) for cell in table[3].split("|")[3:6]]
+        np.testing.assert_allclose(shown, expected, atol=0.2)
         self.assertEqual(len(table), 4)
         self.assertRegex(table[3], r"^\| 2. all of ours \| \d+ \| [\d.]+ \([\d.]+ to [\d.]+\) .*(yes|no) \|$")
 
