@@ -148,7 +148,8 @@ def spec_augment(crops: torch.Tensor, fill: torch.Tensor, rng: np.random.Generat
     """Mask a band of coefficients and a stretch of frames in some of the crops (batch, frames, N_MFCC).
 
     `fill` (N_MFCC,) is written into the masks: the features' mean, so that a mask says nothing.
-    Source: Park et al. 2019, "SpecAugment", equations in section 2, without time warping.
+    Source: Park et al. 2019, "SpecAugment", section 2, without time warping, and with coefficients of the cepstrum in
+    the place of mel bands.
     """
     batch, num_frames, num_coefficients = crops.shape
     frequency_mask = draw_masks(

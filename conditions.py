@@ -62,7 +62,8 @@ TELEPHONE_RATE = 8000
 TELEPHONE_BAND_HZ = (300, 3400)
 
 # The false-accept rates for which a model keeps thresholds, and the false accepts that the test data must have at each:
-# from 30 on, a rate is known roughly (Doddington et al. 2000, "The NIST speaker recognition evaluation").
+# with 30 a rate is known roughly (Doddington et al. 2000, "The NIST speaker recognition evaluation") if the trials are
+# independent, which those of few speakers are not, so that it is the least.
 CALIBRATED_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 LEAST_ERRORS = 30
 

@@ -142,7 +142,8 @@ def compute_mfcc(samples: np.ndarray) -> np.ndarray:
     """Samples -> float32 (frames, N_MFCC), the transpose of `librosa.feature.mfcc` with the settings' window and hop.
 
     One frame every HOP_LENGTH samples, centred there, zeros beyond the ends; decibels of the mel power, floored 80 dB
-    below the loudest band of the recording; orthonormal DCT (Davis and Mermelstein 1980).
+    below the loudest band of the recording; orthonormal DCT. After Davis and Mermelstein 1980, "Comparison of
+    parametric representations for monosyllabic word recognition"; the mel scale is Slaney's, not that of HTK.
     """
     window, mel_groups, cosines = mfcc_matrices(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)
     half = myconfig.N_FFT // 2

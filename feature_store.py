@@ -1,9 +1,9 @@
 """Every audio file decoded once: the features of a data set on disk, memory-mapped.
 
 A store is a folder with two files that only ever grow at their end. `features.f16` holds frame after frame, N_MFCC
-float16 values each (1,000 hours are 9 GB). `index.jsonl` has one line per audio file, written after its frames: path,
-size and time of change, then where its frames start at each speed, or why it was skipped. Frames without a line, and
-half a line, are what an interrupted build leaves; nobody reads them, and the file is decoded again.
+float16 values each (1,000 hours are 9 GB at each speed). `index.jsonl` has one line per audio file, written after its
+frames: path, size and time of change, then where its frames start at each speed, or why it was skipped. Frames without
+a line, and half a line, are what an interrupted build leaves; nobody reads them, and the file is decoded again.
 """
 
 import contextlib

@@ -156,10 +156,10 @@ def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int) -> Sp
 
 
 def replicates(trials: conditions.ScoredTrials) -> np.ndarray:
-    """The EER in %, then that of each bootstrap replicate; the same draws of speakers for every row."""
+    """The EER in %, then that of each bootstrap replicate; the same draws of the same speakers, whatever the row."""
     labels, scores, enrol, test = trials
     eer, _ = metrics.equal_error_rate(*metrics.error_rates(labels, scores))
-    rng = np.random.default_rng(myconfig.SEED)
+    rng = np.random.default_rng([myconfig.SEED, *np.union1d(enrol, test)])
     return 100 * np.append(eer, metrics.bootstrap_eers(labels, scores, enrol, test, rng))
 
 

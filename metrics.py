@@ -112,7 +112,8 @@ def bootstrap_eers(
 
     Trials that share a speaker are not independent, so speakers are drawn with replacement rather than trials: a
     non-target trial counts as often as the product of how often its two speakers were drawn, a target trial as often
-    as its speaker. Source: Owen 2007, "The pigeonhole bootstrap". Raises ValueError for fewer than 3 speakers.
+    as its speaker. After Owen 2007, "The pigeonhole bootstrap", with one draw for both sides of a trial. Raises
+    ValueError for fewer than 3 speakers.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     _, speakers = np.unique([enrol_speakers, test_speakers], return_inverse=True)

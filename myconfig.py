@@ -30,7 +30,8 @@ FEATURE_STORE_DIR = "data/features"
 # Number of mel-frequency cepstral coefficients in a frame.
 N_MFCC = 40
 
-# Window of the Fourier transform, in samples at 16 kHz: 2048 is 128 ms, librosa's default.
+# Window of the Fourier transform, in samples at 16 kHz: 2048 is 128 ms, librosa's default. The 20 to 30 ms that are
+# usual for speech follow the vocal tract more closely; this long, the MFCCs also tell of the pitch.
 N_FFT = 2048
 
 # Samples from one frame to the next: 512 is 32 ms, librosa's default, 31 frames a second.

@@ -186,7 +186,7 @@ def describe(decision: Decision) -> str:
     """The threshold in words."""
     if decision.false_accept_rate is None:
         return f"threshold {decision.threshold:.3f} as given"
-    rate = f"{100 * decision.false_accept_rate:.3g} % of different speakers score higher"
+    rate = f"{100 * decision.false_accept_rate:.3g} % of pairs of different speakers score higher"
     return f"threshold {decision.threshold:.3f} ({rate}, measured on {decision.source})"
 
 
