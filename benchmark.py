@@ -15,7 +15,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     parser.add_argument("--minutes", type=float, default=0, help="of straightforward training to be caught up with")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
 
@@ -48,8 +48,7 @@ from speaker_encoder import SpeakerEncoder, embed_store
 ENCODERS = {"2 x 64": (True, 64), "128": (False, 128), "2 x 128": (True, 128), "256": (False, 256)}
 COURSE_LEARNING_RATE = 0.0001
 COURSE_BATCH_SIZE = 8
-NUM_TRIPLETS = 10000
-NUM_TRIALS = 10**6
+NUM_TRIPLETS, NUM_TRIALS = 10**4, 10**6
 
 # -------------------------------- The straightforward way -------------------------------
 
@@ -187,7 +186,8 @@ def mfcc_rows(files: list[str]) -> list[Row]:
     clip = np.random.default_rng(0).normal(0, 0.1, 4 * feature_extraction.SAMPLE_RATE).astype(np.float32)
     rate, threads = feature_extraction.SAMPLE_RATE, parallel.thread_pool(myconfig.NUM_PROCESSES)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # In the processes, which would get in each other's way.
-    with multiprocessing.get_context("spawn").Pool(myconfig.NUM_PROCESSES) as processes:
+    pool = multiprocessing.get_context("spawn").Pool
+    with pool(myconfig.NUM_PROCESSES, settings.apply_override, [f"N_MFCC={myconfig.N_MFCC}"]) as processes:
         of_files = median_seconds(
             lambda: processes.map(straightforward_features, files, chunksize=8),
             lambda: list(threads.map(feature_extraction.extract_features, files)),
@@ -273,7 +273,7 @@ def network_rows() -> list[Row]:
         roofline = 3 * num_weights * crops[..., 0].numel() * product / len(matrix) ** 3
         what, share = f"step of an LSTM of 3 x {name} units", f"{roofline / float32:.0%}"
         rows.append((f"float32 {what}, against matrix products", show_seconds(roofline), show_seconds(float32), share))
-        if neural_net.use_bfloat16(torch.device("cpu")):
+        if parallel.use_bfloat16(torch.device("cpu")):
             rows.append(compare(f"bfloat16 {what}, against float32", float32, bfloat16))
     return rows
 

@@ -41,9 +41,17 @@ def save_models(
     progress.plot(Path(saved_model).with_suffix(".png"))
 
 
-def find_origin(encoder: SpeakerEncoder, store: FeatureStore) -> str:
-    """A hash of the data, and of the initial models if there are any; with another one training does not continue."""
-    return store.fingerprint() + (model_fingerprint(encoder) if myconfig.INITIAL_MODELS else "")
+def remove_models(saved_model: str) -> None:
+    """Remove what START_OVER forgets, so that the next training does not continue from it; one process does it."""
+    if parallel.rank() == 0:
+        for path in (checkpoint_path(saved_model), saved_model):
+            Path(path).unlink(missing_ok=True)
+
+
+def find_origin(encoder: SpeakerEncoder, store: FeatureStore, noise_store: FeatureStore | None) -> str:
+    """A fingerprint of the data, the noise, and the initial models; with another one training does not continue."""
+    noise = noise_store.fingerprint() if noise_store else ""
+    return store.fingerprint() + noise + (model_fingerprint(encoder) if myconfig.INITIAL_MODELS else "")
 
 
 def training_settings() -> dict:

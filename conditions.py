@@ -31,6 +31,7 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import filelock
 import numpy as np
 import scipy
 import soundfile
@@ -123,26 +124,36 @@ def build_conditions(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
         corpora.setdefault(dataset.get_corpus(speaker), {})[speaker] = utts
     noises = dataset.get_noises(myconfig.TEST_NOISE_DIR)
     noise_files = feature_store.open_store(noises).files if noises else []
+    Path(myconfig.CONDITIONS_DIR).mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(Path(myconfig.CONDITIONS_DIR) / "build.lock"):  # Others wait, then find all of it there.
+        conditions = derive_all(corpora, noise_files)
+        for name, data in conditions.items():
+            write_csv(Path(myconfig.CONDITIONS_DIR) / f"{urllib.parse.quote(name, safe='')}.csv", data)
+    return conditions
+
+
+def derive_all(corpora: dict[str, SpkToUtts], noise_files: Sequence[str]) -> dict[str, SpkToUtts]:
+    """Condition -> its data set, of each corpus."""
     conditions = {}
     for corpus, data in corpora.items():
         conditions[corpus + "clean"] = data
         store = feature_store.open_store(data)
-        usable = {speaker: [utt for utt in utts if utt in set(store.files)] for speaker, utts in data.items()}
+        readable = set(store.files)
+        usable = {speaker: [utt for utt in utts if utt in readable] for speaker, utts in data.items()}
         long_frames = LONG_SECONDS * feature_extraction.SAMPLE_RATE / myconfig.HOP_LENGTH
         if np.median(store.num_frames) > long_frames:
             conditions[f"{corpus}{SHORT_SECONDS}s"] = derive(usable, cut_short, [])
         if noise_files:
             conditions[corpus + "noise"] = derive(usable, functools.partial(mix_with_noise, noise_files), noise_files)
         conditions[corpus + "telephone"] = derive(usable, telephone, [])
-    for name, data in conditions.items():
-        write_csv(Path(myconfig.CONDITIONS_DIR) / f"{urllib.parse.quote(name, safe='')}.csv", data)
     return conditions
 
 
 def derive(spk_to_utts: SpkToUtts, change: Change, other_files: Sequence[str]) -> SpkToUtts:
     """Write a changed copy of each utterance, as FLAC, unless it is there; its name is a hash of what it is made of."""
     made_by = inspect.getsource(change.func if isinstance(change, functools.partial) else change)
-    made_of = [made_by, SHORT_SECONDS, SNR_DB, TELEPHONE_BAND_HZ, myconfig.SEED]
+    made_by += inspect.getsource(mu_law)
+    made_of = [made_by, SHORT_SECONDS, SNR_DB, TELEPHONE_RATE, TELEPHONE_BAND_HZ, myconfig.SEED]
     made_of += [[file, feature_store.file_state(file)] for file in other_files]
     derived: SpkToUtts = {}
     utts = [(speaker, utt) for speaker, utts in spk_to_utts.items() for utt in utts]

@@ -61,7 +61,7 @@ def get_noises(noise_dir: str) -> SpkToUtts:
 def get_librispeech_spk_to_utts(data_dir: str) -> SpkToUtts:
     """Collect the audio files of a folder <speaker>/**/<file>, LibriSpeech's layout. Raises ValueError if empty."""
     spk_to_utts = {}
-    for speaker_dir in sorted(path for path in Path(data_dir).iterdir() if path.is_dir()):
+    for speaker_dir in sorted(path for path in Path(data_dir).iterdir() if path.is_dir() and path.name[0] != "."):
         if utts := find_audio_files(speaker_dir):
             spk_to_utts[speaker_dir.name] = utts
     if not spk_to_utts:

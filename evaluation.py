@@ -212,13 +212,19 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         "num_utterances": len(store.files),
         "eer_within_groups": eer_by_group(labels, scores, group_of[enrol], group_of[test]),
         "seconds": time.perf_counter() - start,
-        "settings": {**settings.all_settings(), **encoder.settings},
+        "settings": {**evaluation_settings(), **encoder.settings},
     }
     if parallel.rank() == 0:
         safe_files.write_text(results_dir / "results.json", json.dumps(results, indent=2) + "\n")
         write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
         plot_evaluation(results_dir / "results.png", labels, scores, sweep, results)
     return results
+
+
+def evaluation_settings() -> dict:
+    """The settings on which an evaluation can depend, so not those of training."""
+    only_training = {*settings.TRAINING_SETTINGS, "TRAINING_STEPS"} - {"SEED", "SEQ_LEN"}
+    return {name: value for name, value in settings.all_settings().items() if name not in only_training}
 
 
 def eer_by_group(

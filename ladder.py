@@ -23,6 +23,7 @@ if __name__ == "__main__":
 import contextlib
 import io
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -150,7 +151,8 @@ def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float) -> int:
 def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int) -> SpeakerEncoder:
     """Train the model of a row, or what is left of it."""
     path = str(row_path(row, f"-{seed}.pt"))
-    with settings.override(**list_rows()[row], SEED=seed, SAVED_MODEL_PATH=path):
+    overridden = settings.override(**list_rows()[row], SEED=seed, SAVED_MODEL_PATH=path)
+    with overridden, safe_files.only_one_process(path):
         neural_net.train_network(spk_to_utts, num_steps, path)
         return load_encoder(path)
 
@@ -182,8 +184,8 @@ def climb(minutes: float, seeds: int, condition: str) -> list[str]:
     """Train and score row after row; returns the lines of the table. Raises ValueError for an unknown condition."""
     if myconfig.INITIAL_MODELS:
         raise ValueError("a ladder begins with new networks: leave INITIAL_MODELS empty.")
-    if seeds < 1:
-        raise ValueError(f"--seeds {seeds}: at least one training is needed.")
+    if seeds < 1 or not 0 < minutes < math.inf:
+        raise ValueError(f"--minutes {minutes:g} --seeds {seeds}: at least one training of some time is needed.")
     train_data = dataset.get_spk_to_utts("TRAIN")
     tested = conditions.build_conditions(dataset.get_spk_to_utts("TEST"))
     score(get_speaker_encoder(), tested, condition)  # If that cannot be done, it is said before hours of training.

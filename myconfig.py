@@ -70,7 +70,7 @@ SAVED_MODEL_PATH = "saved_model/saved_model.pt"
 # with commas between their paths, become an ensemble. They bring their shape with them.
 INITIAL_MODELS = ""
 
-# Forget the checkpoint and train from the first step.
+# Forget the checkpoint and train from the first step. To continue this training, leave it out again.
 START_OVER = False
 
 # Which triplets the loss is made of: "batch_hard" takes for every embedding of the batch the farthest of its own
@@ -123,7 +123,7 @@ LEARNING_RATE_SCHEDULE = "cosine"
 # Steps between two checkpoints, which are also when the validation EER is measured.
 SAVE_MODEL_FREQUENCY = 100
 
-# Training speakers set aside to measure the validation EER; a fifth of all speakers at most.
+# Training speakers set aside to measure the validation EER; a fifth of all speakers at most, and 0 for no validation.
 NUM_VALIDATION_SPEAKERS = 24
 
 # Shift each training crop's MFCCs by a random channel, as another microphone and room would, so that the encoder does

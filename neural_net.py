@@ -25,7 +25,7 @@ import metrics
 import myconfig
 import parallel
 import safe_files
-from checkpoint import continue_from, find_origin, read_checkpoint, save_models
+from checkpoint import continue_from, find_origin, read_checkpoint, remove_models, save_models
 from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, join_encoders, load_encoder
 from training_progress import TrainingProgress
 
@@ -122,10 +122,9 @@ def train_encoder(
     """The same for this encoder, which has the settings' shape."""
     train_data, validation_data = set_validation_speakers_aside(spk_to_utts, encoder.train_speakers)
     encoder.train_speakers = sorted({*encoder.train_speakers, *train_data})
-    checkpoint = None
-    if saved_model and not myconfig.START_OVER:
-        checkpoint = read_checkpoint(saved_model, encoder.train_speakers) if parallel.rank() == 0 else None
-        checkpoint = parallel.gather_objects(checkpoint)[0]
+    is_reader = not myconfig.START_OVER and parallel.rank() == 0
+    checkpoint = read_checkpoint(saved_model, encoder.train_speakers) if saved_model and is_reader else None
+    checkpoint = parallel.gather_objects(checkpoint)[0]
     store = feature_store.open_store(train_data, myconfig.SPEEDS)
     validation_store = feature_store.open_store(validation_data) if validation_data else None
     noises = dataset.get_noises(myconfig.NOISE_DIR)
@@ -138,9 +137,11 @@ def train_encoder(
         set_normalisation(encoder, store)
     optimizer = torch.optim.Adam(encoder.parameters())
     progress = TrainingProgress(num_steps)
-    origin = find_origin(encoder, store)
+    origin = find_origin(encoder, store, noise_store)
     if checkpoint and saved_model:
         continue_from(checkpoint, saved_model, encoder, optimizer, progress, origin)
+    elif saved_model:
+        remove_models(saved_model)
     network = parallel.replicate(encoder)
 
     batches = draw_batches(encoder, store, noise_store, range(len(progress.losses), num_steps))
@@ -171,8 +172,9 @@ def set_validation_speakers_aside(
     candidates = [speaker for speaker in spk_to_utts if len(spk_to_utts[speaker]) > 1 and speaker not in known_speakers]
     number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), len(spk_to_utts) // 5)
     if number < 2:
+        asked = f"{myconfig.NUM_VALIDATION_SPEAKERS} of {len(spk_to_utts)} speakers are asked for"
         print(
-            "No validation, which takes 10 speakers or more, some of them new: the best model is the last.", flush=True
+            f"No validation: {asked}, {len(candidates)} can serve, a fifth may. The best model is the last.", flush=True
         )
         return spk_to_utts, {}
     print(f"Set aside for validation: {number} speakers.", flush=True)
@@ -256,7 +258,7 @@ def embed_batch(network: nn.Module, crops: torch.Tensor) -> torch.Tensor:
     """Embed (speakers or triplets, utterances, frames, N_MFCC) -> float32 (..., utterances, dimensions)."""
 
     def embed(rows: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(crops.device.type, torch.bfloat16, enabled=use_bfloat16(crops.device)):
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=parallel.use_bfloat16(crops.device)):
             return network(rows).float()
 
     rows = crops.flatten(0, 1)
@@ -297,15 +299,6 @@ def learning_rate(step: int, num_steps: int) -> float:
     return myconfig.LEARNING_RATE * (1 + math.cos(math.pi * (step - warmup_steps) / (num_steps - warmup_steps))) / 2
 
 
-def use_bfloat16(device: torch.device) -> bool:
-    """Whether to train in bfloat16: where MIXED_PRECISION allows it and the processor has instructions for it."""
-    if device.type == "cuda":
-        return myconfig.MIXED_PRECISION and torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    has_bfloat16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return myconfig.MIXED_PRECISION and has_bfloat16
-
-
 def validation_eer(
     encoder: SpeakerEncoder,
     store: feature_store.FeatureStore | None,
@@ -335,8 +328,8 @@ def main() -> None:
     """Train on the training data of the settings and draw the curves beside the model."""
     parallel.prepare_process()
     spk_to_utts = dataset.get_spk_to_utts("TRAIN")
-    num_utts = sum(map(len, spk_to_utts.values()))
     names = ", ".join([*list(spk_to_utts)[:2], "..."])  # They show whether the right folder was meant.
+    num_utts = sum(map(len, spk_to_utts.values()))
     print(f"Training data: {len(spk_to_utts)} speakers ({names}), {num_utts} utterances.", flush=True)
     with parallel.process_group(), contextlib.ExitStack() as locks:
         if parallel.rank() == 0:

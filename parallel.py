@@ -93,6 +93,17 @@ def get_device() -> torch.device:
     return torch.device(name)
 
 
+def use_bfloat16(device: torch.device) -> bool:
+    """Whether to train in bfloat16: where MIXED_PRECISION allows it and the processor has instructions for it."""
+    if device.type == "cuda":
+        return myconfig.MIXED_PRECISION and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not myconfig.MIXED_PRECISION:
+        return False
+    if not hasattr(torch.cpu, "get_capabilities"):  # Older versions of PyTorch know it, but keep it to themselves.
+        return torch.cpu._is_avx512_bf16_supported()
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
     """Join the processes that torchrun has started, if it has, for the length of a `with` block."""

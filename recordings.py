@@ -38,15 +38,15 @@ def expand_files(names: Sequence[str]) -> list[str]:
     """The audio files that names, folders and patterns stand for. Raises ValueError for one that stands for none."""
     files = []
     for name in names:
-        if Path(name).is_dir():
-            found = dataset.find_audio_files(name)
-        elif Path(name).exists():
-            found = [name]
-        else:
-            matches = [match for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]  # noqa: PTH207
-            found = [match for match in matches if Path(match).suffix.lower() in dataset.AUDIO_SUFFIXES]
+        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+        found = []
+        for match in matches:
+            if Path(match).is_dir():
+                found += dataset.find_audio_files(match)
+            elif match == name or Path(match).suffix.lower() in dataset.AUDIO_SUFFIXES:
+                found.append(match)
         if not found:
-            raise ValueError(f"{name} has no audio files." if Path(name).is_dir() else f"{name} does not exist.")
+            raise ValueError(f"{name} has no audio files." if matches else f"{name} does not exist.")
         files += found
     return list(dict.fromkeys(files))
 
@@ -55,7 +55,8 @@ def hear(encoder: SpeakerEncoder, files: Sequence[str]) -> list[Heard]:
     """Embed recordings. Raises ValueError for one that cannot be used."""
     heard = []
     pool = parallel.thread_pool(myconfig.NUM_PROCESSES)
-    with settings.override(**encoder.settings), tqdm(total=len(files), desc="Listening", disable=None) as progress:
+    whole = settings.override(**encoder.settings, USE_FULL_SEQUENCE_INFERENCE=True)
+    with whole, tqdm(total=len(files), desc="Listening", disable=None) as progress:
         for start in range(0, len(files), CHUNK_FILES):
             chunk = files[start : start + CHUNK_FILES]
             features, seconds, digests, faults = zip(*pool.map(listen, chunk), strict=True)
@@ -106,7 +107,7 @@ def write_embeddings(path: str, heard: Sequence[Heard]) -> None:
     """Write `embeddings` (recordings, dimensions) and `files` as .npz, or rows `file,number,number,...` as .csv."""
     files = [one.recording.file for one in heard]
     embeddings = np.stack([one.recording.embedding for one in heard])
-    if path.endswith(".npz"):
+    if path.lower().endswith(".npz"):
         with safe_files.replace_when_whole(path) as file:
             np.savez(file, embeddings=embeddings, files=np.array(files))
         return

@@ -43,7 +43,10 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
     except Exception as error:
         if isinstance(error, (MemoryError, RuntimeError)) and "memory" in f"{error!r}".lower():
-            fail("there is not enough memory: lower BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE.")
+            fail(
+                "there is not enough memory: take fewer or shorter recordings at a time, or in training lower "
+                "BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE."
+            )
         traceback.print_exc()
         sys.exit(70)  # Python's own 1 may be an answer.
 

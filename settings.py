@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import myconfig
 import script
@@ -174,13 +173,13 @@ def display(value: object) -> str:
 
 
 def apply_override(argument: str) -> None:
-    """Set one setting from `NAME=value`, typed as its default is. Raises ValueError."""
+    """Set one setting from `NAME=value`. Raises ValueError."""
     name, equals, text = argument.partition("=")
     known = all_settings()
     check_name(name, known)
     if not equals:
         raise ValueError(f"{name} needs a value: {name}={display(known[name])}, for example.")
-    setattr(myconfig, name, parse_value(name, text, known[name]))
+    setattr(myconfig, name, parse_value(name, text))
     typed_names.add(name)
 
 
@@ -192,14 +191,15 @@ def check_name(name: str, known: Collection[str]) -> None:
         raise ValueError(f"there is no setting {name!r}.{hint} --help lists all settings.")
 
 
-def parse_value(name: str, text: str, default: Any) -> object:
-    """`text` as a value of the type of `default`. Raises ValueError."""
+def parse_value(name: str, text: str) -> object:
+    """`text` as a value of the type that CHOICES, LIMITS and LISTS give a setting. Raises ValueError."""
     try:
-        if isinstance(default, bool):
+        if CHOICES.get(name) == (False, True):
             return (FALSE_WORDS + TRUE_WORDS).index(text.lower()) >= len(FALSE_WORDS)
-        if isinstance(default, tuple):
-            return tuple(type(default[0])(item) for item in text.split(","))
-        return type(default)(text)
+        if name not in LIMITS:
+            return text
+        number = type(LIMITS[name][0])
+        return tuple(map(number, text.split(","))) if name in LISTS else number(text)
     except ValueError:
         raise ValueError(f"{name}={text} is not {allowed_values(name)}.") from None
 
@@ -210,7 +210,7 @@ def allowed_values(name: str) -> str:
         return "one of " + ", ".join(map(str, CHOICES[name]))
     low, high = LIMITS[name]
     kind = "a whole number" if isinstance(low, int) else "a number"
-    kind = "a list of numbers, each" if name in LISTS else kind
+    kind = "a list of numbers (in myconfig.py a tuple), each" if name in LISTS else kind
     return f"{kind} from {low} to {high}"
 
 

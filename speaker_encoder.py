@@ -26,6 +26,9 @@ INFERENCE_FRAMES = 16384
 MODEL_TYPES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 MODEL_TYPES |= {f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool")}
 
+# The most that this pickle may be; a training of a million steps makes ten megabytes.
+MAX_PICKLE_BYTES = 2**26
+
 # Frames of a store that are held in memory at once.
 CHUNK_FRAMES = 10**6
 
@@ -243,8 +246,8 @@ def read_model(path: str) -> dict:
 def holds_only_weights(path: str) -> bool:
     """Whether a file is what `torch.save` writes for a model, before anything in it is unpacked.
 
-    It must not unpack to more than its own size, nor build anything but tensors and dicts: even the harmless types
-    that PyTorch allows could fill the memory. Raises an exception for a file that is no archive.
+    It must not unpack to more than its own size, nor build many things, nor any but tensors, lists and dicts: even the
+    harmless types that PyTorch allows could fill the memory. Raises an exception for a file that is no archive.
     """
     with Path(path).open("rb") as file:
         starts_as_archive = file.read(4) == b"PK\x03\x04"
@@ -253,9 +256,13 @@ def holds_only_weights(path: str) -> bool:
         [pickle] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if not starts_as_archive or unpacks_to > Path(path).stat().st_size:
             return False
-        opcodes = list(pickletools.genops(archive.read(pickle)))
-    types = {argument for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"}
-    return types <= MODEL_TYPES and not {"STACK_GLOBAL", "INST"} & {opcode.name for opcode, *_ in opcodes}
+        if archive.getinfo(pickle).file_size > MAX_PICKLE_BYTES:
+            return False
+        opcodes = pickletools.genops(archive.read(pickle))
+        return all(
+            argument in MODEL_TYPES if opcode.name == "GLOBAL" else opcode.name not in ("STACK_GLOBAL", "INST")
+            for opcode, argument, _ in opcodes
+        )
 
 
 def check_shapes(weights: dict[str, torch.Tensor], path: str) -> None:

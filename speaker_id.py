@@ -69,6 +69,7 @@ import numpy as np
 
 import parallel
 import safe_files
+import settings
 import speaker_database
 import speaker_timeline
 import voice_map
@@ -100,7 +101,10 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
             raise ValueError(f"--threshold {threshold:g} is not between -1 and 1, as scores are.")
         return Decision(threshold, None, "given")
     if not encoder.calibration:
-        raise ValueError("the model knows no threshold: use conditions.py --calibrate on test data, or --threshold.")
+        raise ValueError(
+            "the model knows no threshold: conditions.py --calibrate finds some on test data; or give speaker_id.py a "
+            "--threshold."
+        )
     rates, thresholds = encoder.calibration["false_accept_rates"], encoder.calibration["thresholds"]
     if not min(rates) <= far <= max(rates):
         raise ValueError(
@@ -174,10 +178,14 @@ def run_verify(encoder: SpeakerEncoder) -> int:
     return 0 if answer["same"] else 1
 
 
+def check_ending(path: str, *endings: str) -> None:
+    """Raise ValueError for a file to be written with another ending, which may be that of somebody's recording."""
+    if not path.lower().endswith(endings):
+        raise ValueError(f"--out {path} must end in {' or '.join(endings)}.")
+
+
 def save_figure(path: str, figure: matplotlib.figure.Figure) -> None:
-    """Write a picture as PNG. Raises ValueError for another ending, which may be that of somebody's recording."""
-    if not path.lower().endswith(".png"):
-        raise ValueError(f"--out {path} must end in .png.")
+    """Write a picture as PNG."""
     with safe_files.replace_when_whole(path) as file:
         figure.savefig(file, format="png")
 
@@ -243,6 +251,7 @@ def run_rename() -> int:
 
 def run_timeline(encoder: SpeakerEncoder) -> int:
     """The command `timeline`."""
+    check_ending(options.out, ".png")
     if options.rttm and options.json:
         raise ValueError("choose one of --rttm and --json.")
     files = expand_files(options.files)
@@ -273,8 +282,7 @@ def run_timeline(encoder: SpeakerEncoder) -> int:
 
 def run_embed(encoder: SpeakerEncoder) -> int:
     """The command `embed`."""
-    if not options.out.endswith((".npz", ".csv")):
-        raise ValueError(f"--out {options.out} must end in .npz or .csv.")
+    check_ending(options.out, ".npz", ".csv")
     heard = hear(encoder, expand_files(options.files))
     warn(list_warnings(heard))
     write_embeddings(options.out, heard)
@@ -284,6 +292,7 @@ def run_embed(encoder: SpeakerEncoder) -> int:
 
 def run_map(encoder: SpeakerEncoder) -> int:
     """The command `map`."""
+    check_ending(options.out, ".png")
     heard = hear(encoder, expand_files(options.files))
     warn(list_warnings(heard))
     speakers = voice_map.name_speakers([one.recording.file for one in heard])
@@ -303,6 +312,7 @@ def main() -> None:
         "embed": run_embed,
         "map": run_map,
     }
+    settings.check_model(settings.all_settings())  # Those of myconfig.py, which are not looked at before.
     without_model = {"list": run_list, "remove": run_remove, "rename": run_rename}
     if options.command in without_model:
         sys.exit(without_model[options.command]())

@@ -20,7 +20,9 @@ from speaker_encoder import SpeakerEncoder, embed_features
 
 WINDOW_SECONDS = 1.6
 STEP_SECONDS = 0.4
-BLOCK_STEPS = 150
+
+# A multiple of the samples of which speech is found, so that none are lost between blocks.
+BLOCK_STEPS = feature_extraction.SPEECH_FRAME_SAMPLES
 
 # A window with less speech than this is silence.
 LEAST_SPEECH_SHARE = 0.3
@@ -62,7 +64,7 @@ def find_timeline(
 
     Needs the memory of a minute or two of audio. Raises ValueError for a file that cannot be used.
     """
-    with settings.override(**encoder.settings):
+    with settings.override(**encoder.settings, USE_FULL_SEQUENCE_INFERENCE=True):
         blocks = list(embed_windows(encoder, recording))
         window_seconds, step_seconds = window_samples() / SAMPLE_RATE, step_samples() / SAMPLE_RATE
     *arrays, num_clipped = zip(*blocks, strict=True)

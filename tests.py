@@ -221,6 +221,9 @@ class SettingsTest(ProjectTest):
                 settings.apply_override(argument)
                 value = getattr(myconfig, argument.split("=")[0])
                 self.assertEqual((value, type(value)), (expected, type(expected)))
+        with settings.override(GAIN_AUGMENTATION_DB=0):  # As it may be written in myconfig.py.
+            settings.apply_override("GAIN_AUGMENTATION_DB=2.5")
+            self.assertEqual(myconfig.GAIN_AUGMENTATION_DB, 2.5)
         settings.typed_names.clear()
 
     def test_mistakes_are_named(self) -> None:
@@ -309,6 +312,7 @@ class SettingsTest(ProjectTest):
 class DatasetTest(ProjectTest):
     def test_folders_give_speakers_and_sorted_files(self) -> None:
         names = ["b/2/y.FLAC", "b/1/z.wav", "a b/é ü/x 'q.ogg", "b/notes.txt", "b/.hidden.wav", "loose.wav"]
+        names.append(".trash/a.wav")
         for name in names:
             path = self.dir / "data" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -965,7 +969,11 @@ class SpeakerEncoderTest(ProjectTest):
             old.write((self.dir / "good.pt").read_bytes())
         names = {"expanded": "more than the file holds", "claimed": "shape", "bomb": "damaged", "bytes": "more than"}
         names["old"] = "1.6 or newer"
-        with unittest.mock.patch.object(torch.nn.LSTM, "reset_parameters", self.refuse_memory):
+        torch.save({"encoder_state_dict": small, "more": [None] * 10**5}, self.dir / "many.pt")
+        self.assertEqual(neural_net.load_encoder(str(self.dir / "many.pt")).dimensions, 8)
+        names["many"] = "more than weights"
+        few = unittest.mock.patch.object(speaker_encoder, "MAX_PICKLE_BYTES", 10**5)
+        with few, unittest.mock.patch.object(torch.nn.LSTM, "reset_parameters", self.refuse_memory):
             for name, message in names.items():
                 with self.subTest(name), self.assertRaisesRegex(ValueError, message):
                     neural_net.load_encoder(str(self.dir / f"{name}.pt"))
@@ -1009,7 +1017,7 @@ class TrainingTest(ProjectTest):
         paths = [str(self.dir / "0.pt"), str(self.dir / "1.pt")]
         values = {"INITIAL_MODELS": ", ".join(paths), "LEARNING_RATE": 1e-8}
         losses = self.train(4, "joined.pt", **values)
-        self.assertIn("No validation, which takes 10 speakers or more, some of them new", self.output.getvalue())
+        self.assertIn("are asked for, 0 can serve", self.output.getvalue())
         features = 30 * torch.randn(2, 20, 13)
         each = [neural_net.load_encoder(path)(features) for path in paths]
         expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
@@ -1109,6 +1117,17 @@ class TrainingTest(ProjectTest):
         self.assertEqual(more[:4], losses)
         self.assertEqual(len(more), 8)
         self.assertEqual(len(self.train(4, START_OVER=True)), 4)
+        killed = unittest.mock.patch.object(neural_net, "save_models", side_effect=KeyboardInterrupt)
+        with killed, self.assertRaises(KeyboardInterrupt):
+            self.train(8, START_OVER=True)
+        self.assertEqual(list(self.dir.glob("*.pt")), [])
+
+    def test_training_does_not_continue_with_other_noise(self) -> None:
+        self.write_audio("noise/rain/a.wav", 2.0)
+        self.train(4, NOISE_DIR=str(self.dir / "noise"))
+        self.write_audio("noise/rain/a.wav", 3.0)
+        with self.assertRaisesRegex(ValueError, "was trained on other data"):
+            self.train(8, NOISE_DIR=str(self.dir / "noise"))
 
     def test_best_model_has_the_lowest_validation_eer(self) -> None:
         self.train(20, LEARNING_RATE=0.01)
@@ -1482,7 +1501,8 @@ class EvaluationTest(ProjectTest):
         self.assertEqual((results["num_speakers"], results["num_utterances"]), (12, 144))
         saved = json.loads((self.dir / "results/results.json").read_text())
         self.assertEqual(saved["eer"], results["eer"])
-        self.assertEqual(saved["settings"]["N_MFCC"], 40)
+        self.assertEqual((saved["settings"]["N_MFCC"], saved["settings"]["SEED"]), (40, 0))
+        self.assertNotIn("BATCH_SIZE", saved["settings"])
         self.assertTrue(saved["eer_ci95"][0] < saved["eer"] < saved["eer_ci95"][1])
         self.assertEqual((self.dir / "results/results.png").read_bytes()[:4], b"\x89PNG")
         self.assertEqual(self.evaluate(EVAL_TRIALS="all_pairs")["eer"], results["eer"])
@@ -1638,6 +1658,10 @@ class ConditionsTest(ProjectTest):
         before = changed_file.stat().st_mtime_ns
         self.assertEqual(conditions.build_conditions(spk_to_utts), built)
         self.assertEqual(changed_file.stat().st_mtime_ns, before)
+        shutil.rmtree(self.dir / "conditions")
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for again in pool.map(conditions.build_conditions, [spk_to_utts] * 4):
+                self.assertEqual(again, built)
         self.write_audio("a-2/1.wav", 4, seed=9)
         (self.dir / "a-1/0.wav").write_text("broken")
         changed = conditions.build_conditions(spk_to_utts)
@@ -1711,6 +1735,8 @@ class ConditionsTest(ProjectTest):
                 ladder.climb(0.002, 1, "clean")
             with self.assertRaisesRegex(ValueError, "there are clean, 1.6s, noise, telephone"):
                 ladder.climb(0.001, 1, "loud")
+            with self.assertRaisesRegex(ValueError, "--minutes -1"):
+                ladder.climb(-1, 1, "clean")
         eers = {}
         for name, trials in (scored | {"pooled": conditions.pool(scored)}).items():
             false_accepts, true_accepts, _ = sklearn.metrics.roc_curve(*trials[:2])
@@ -1764,10 +1790,11 @@ class RecordingsTest(ProjectTest):
     def test_files_folders_and_patterns(self) -> None:
         a, b = self.write_audio("x/a.wav"), self.write_audio("x/y/b.wav")
         (self.dir / "x/notes.txt").touch()
-        for names in ([str(self.dir / "x")], [str(self.dir / "x/**/*.wav")], [a, b, a]):
+        for names in ([str(self.dir / "x")], [str(self.dir / "x/**/*.wav")], [str(self.dir / "x/*")], [a, b, a]):
             self.assertEqual(recordings.expand_files(names), [a, b])
         (self.dir / "empty").mkdir()
-        for name, message in (("empty", "no audio files"), ("gone.wav", "does not exist"), ("*.ogg", "does not exist")):
+        cases = {"empty": "no audio files", "x/*.txt": "no audio files", "gone.wav": "not exist", "*.ogg": "not exist"}
+        for name, message in cases.items():
             with self.assertRaisesRegex(ValueError, message):
                 recordings.expand_files([str(self.dir / name)])
 
@@ -2131,10 +2158,10 @@ class TimelineTest(ProjectTest):
 
     def test_faults_of_a_recording(self) -> None:
         encoder = speaker_encoder.get_speaker_encoder()
-        loud = self.coloured(np.random.default_rng(0), 70 * RATE, 1)
+        loud = self.coloured(np.random.default_rng(0), 130 * RATE, 1)
         for samples, expected in (
             (loud, []),
-            (np.append(loud[: 5 * RATE], np.zeros(60 * RATE)), ["mostly silent, with 5.0 s of speech in 65.0 s"]),
+            (np.append(loud[: 5 * RATE], np.zeros(120 * RATE)), ["mostly silent, with 5.0 s of speech in 125.0 s"]),
             (np.zeros(3 * RATE), ["only 0.0 s of speech"]),
             (loud[:100], ["only 0.0 s of speech"]),
             (np.clip(30 * loud, -1, 1), ["clipped"]),
@@ -2150,9 +2177,18 @@ class TimelineTest(ProjectTest):
         white = rng.normal(0, 0.05, length)
         return white + sign * np.append(0, white[:-1])
 
+    def test_no_speech_is_lost_between_blocks(self) -> None:
+        soundfile.write(self.dir / "x.wav", self.coloured(np.random.default_rng(0), 300 * RATE, 1), RATE)
+        with settings.override(HOP_LENGTH=240):
+            blocks = list(
+                speaker_timeline.embed_windows(speaker_encoder.get_speaker_encoder(), str(self.dir / "x.wav"))
+            )
+        self.assertGreater(len(blocks), 2)
+        self.assertEqual(sum(len(levels) for _, levels, _ in blocks), 300 * RATE // 320)
+
     def test_recordings_of_all_lengths(self) -> None:
         encoder = speaker_encoder.get_speaker_encoder()
-        for seconds in (0.05, 0.5, 1.6, 1.7, 61.3):
+        for seconds in (0.05, 0.5, 1.6, 1.7, 123.3):
             path = self.write_audio("x.wav", seconds)
             [turn] = speaker_timeline.find_timeline(encoder, path, [], np.zeros((0, 8), np.float32), 0.5).turns
             self.assertEqual(turn.start, 0)
