@@ -172,9 +172,11 @@ def set_validation_speakers_aside(
     candidates = [speaker for speaker in spk_to_utts if len(spk_to_utts[speaker]) > 1 and speaker not in known_speakers]
     number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), len(spk_to_utts) // 5)
     if number < 2:
-        asked = f"{myconfig.NUM_VALIDATION_SPEAKERS} of {len(spk_to_utts)} speakers are asked for"
+        found = f"{len(candidates)} of {len(spk_to_utts)} speakers can serve, a fifth may"
         print(
-            f"No validation: {asked}, {len(candidates)} can serve, a fifth may. The best model is the last.", flush=True
+            f"No validation with NUM_VALIDATION_SPEAKERS={myconfig.NUM_VALIDATION_SPEAKERS}: {found}. "
+            "The best model is the last.",
+            flush=True,
         )
         return spk_to_utts, {}
     print(f"Set aside for validation: {number} speakers.", flush=True)

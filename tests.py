@@ -1017,7 +1017,7 @@ class TrainingTest(ProjectTest):
         paths = [str(self.dir / "0.pt"), str(self.dir / "1.pt")]
         values = {"INITIAL_MODELS": ", ".join(paths), "LEARNING_RATE": 1e-8}
         losses = self.train(4, "joined.pt", **values)
-        self.assertIn("are asked for, 0 can serve", self.output.getvalue())
+        self.assertIn("NUM_VALIDATION_SPEAKERS=24: 0 of 24 speakers can serve", self.output.getvalue())
         features = 30 * torch.randn(2, 20, 13)
         each = [neural_net.load_encoder(path)(features) for path in paths]
         expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
