@@ -197,7 +197,7 @@ def launch(page: gradio.Blocks, address: str, port: int | None, **more: Any) -> 
 def main() -> None:
     """Serve the page until it is stopped."""
     parallel.prepare_process()
-    settings.check_model(settings.all_settings())
+    settings.check_each(settings.all_settings())
     encoder = load_encoder(options.model or str(speaker_id.DEFAULT_MODEL))
     launch(build_page(encoder, options.db or speaker_id.DEFAULT_DATABASE), options.address, options.port)
 

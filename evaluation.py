@@ -223,7 +223,9 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
 
 def evaluation_settings() -> dict:
     """The settings on which an evaluation can depend, so not those of training."""
-    only_training = {*settings.TRAINING_SETTINGS, "TRAINING_STEPS"} - {"SEED", "SEQ_LEN"}
+    only_training = {*settings.TRAINING_SETTINGS, "TRAINING_STEPS", "SAVE_MODEL_FREQUENCY", "START_OVER"}
+    only_training |= {"TRAIN_DATA_DIR", "TRAIN_DATA_CSV"}
+    only_training -= {"SEED", "SEQ_LEN"}
     return {name: value for name, value in settings.all_settings().items() if name not in only_training}
 
 

@@ -88,7 +88,7 @@ ROWS = {
 }
 
 PROBE_SECONDS = 5
-PROBES = 2
+PROBES = 4
 
 
 def steps_in(seconds: float, spk_to_utts: SpkToUtts) -> int:
@@ -181,7 +181,7 @@ def score(encoder: SpeakerEncoder, tested: dict[str, SpkToUtts], condition: str)
 
 
 def climb(minutes: float, seeds: int, condition: str) -> list[str]:
-    """Train and score row after row; returns the lines of the table. Raises ValueError for an unknown condition."""
+    """Train and score row after row; returns the lines of the table. Raises ValueError for unusable options."""
     if myconfig.INITIAL_MODELS:
         raise ValueError("a ladder begins with new networks: leave INITIAL_MODELS empty.")
     if seeds < 1 or not 0 < minutes < math.inf:

@@ -70,7 +70,7 @@ SAVED_MODEL_PATH = "saved_model/saved_model.pt"
 # with commas between their paths, become an ensemble. They bring their shape with them.
 INITIAL_MODELS = ""
 
-# Forget the checkpoint and train from the first step. To continue this training, leave it out again.
+# Delete the model and its checkpoint, and train from the first step. To continue this training, leave it out again.
 START_OVER = False
 
 # Which triplets the loss is made of: "batch_hard" takes for every embedding of the batch the farthest of its own

@@ -214,14 +214,19 @@ def allowed_values(name: str) -> str:
     return f"{kind} from {low} to {high}"
 
 
-def check(values: dict) -> None:
-    """Check all settings, alone and against each other, but for those of `check_training`. Raises ValueError."""
+def check_each(values: dict) -> None:
+    """Check that these are all settings, and as `check_model` does. Raises ValueError."""
     known = (*LIMITS, *CHOICES, *PATHS, *OPTIONAL_PATHS)
     if missing := set(known) - values.keys():
         raise ValueError(f"{min(missing)} is missing in myconfig.py.")
     for name in values:
         check_name(name, known)
     check_model(values)
+
+
+def check(values: dict) -> None:
+    """Check all settings, alone and against each other, but for those of `check_training`. Raises ValueError."""
+    check_each(values)
     refuse = [
         (not values["SAVED_MODEL_PATH"].endswith(".pt"), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must end in .pt."),
         (Path(values["SAVED_MODEL_PATH"]).is_dir(), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is a folder."),

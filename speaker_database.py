@@ -1,8 +1,8 @@
 """Who is enrolled: a SQLite database of embeddings, which several processes may read and write at once.
 
 An embedding tells a person apart as a fingerprint does. The file is made readable by its owner only (on Windows, as its
-folder is), and what is removed is overwritten in it. All its embeddings come from one model; those of another one would
-be compared in vain.
+folder is), and what is removed is overwritten in the file. All its embeddings come from one model; those of another one
+would be compared in vain.
 """
 
 import contextlib

@@ -312,7 +312,7 @@ def main() -> None:
         "embed": run_embed,
         "map": run_map,
     }
-    settings.check_model(settings.all_settings())  # Those of myconfig.py, which are not looked at before.
+    settings.check_each(settings.all_settings())  # Those of myconfig.py, which are not looked at before.
     without_model = {"list": run_list, "remove": run_remove, "rename": run_rename}
     if options.command in without_model:
         sys.exit(without_model[options.command]())
