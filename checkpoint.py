@@ -8,7 +8,8 @@ import myconfig
 import parallel
 import settings
 from feature_store import FeatureStore
-from speaker_encoder import SpeakerEncoder, model_fingerprint, read_model, save_encoder
+from model_file import read_model
+from speaker_encoder import SpeakerEncoder, model_fingerprint, save_encoder
 from training_progress import TrainingProgress
 
 REMEDY = "Add START_OVER=true to train from the first step, or choose another SAVED_MODEL_PATH."

@@ -47,15 +47,8 @@ import myconfig
 import parallel
 import safe_files
 from dataset import SpkToUtts
-from speaker_encoder import (
-    SpeakerEncoder,
-    check_calibration,
-    embed_store,
-    load_encoder,
-    model_fingerprint,
-    read_model,
-    write_model,
-)
+from model_file import read_model, write_model
+from speaker_encoder import SpeakerEncoder, check_calibration, embed_store, load_encoder, model_fingerprint
 
 SHORT_SECONDS = 1.6
 SNR_DB = (5.0, 15.0)

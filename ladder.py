@@ -43,6 +43,7 @@ from speaker_encoder import SpeakerEncoder, get_speaker_encoder, load_encoder
 
 # The course's recipe, where it differs from the settings.
 COURSE = {
+    "DELTAS": False,
     "LSTM_HIDDEN_SIZE": 64,
     "BI_LSTM": False,
     "FRAME_AGGREGATION_MEAN": False,
@@ -83,6 +84,7 @@ ROWS = {
     "half of the batches undisturbed": ("DISTURBED_BATCHES",),
     "random gains": ("GAIN_AUGMENTATION_DB",),
     "batches of one corpus": ("ONE_CORPUS_BATCHES",),
+    "deltas": ("DELTAS",),
     "an ensemble": ("ENSEMBLE_SIZE",),
     "SpecAugment": ("SPECAUG_TRAINING",),
 }

@@ -45,6 +45,10 @@ CEPSTRAL_MEAN_NORMALIZATION = False
 
 # --------------------------------------- Encoder --------------------------------------
 
+# Let the LSTMs also read the deltas of each frame: by how much its MFCCs change from the frame before to the frame
+# after. A fixed microphone or room changes the MFCCs of all frames alike, so it does not show in them.
+DELTAS = True
+
 # Units of each LSTM layer, in each direction.
 LSTM_HIDDEN_SIZE = 128
 

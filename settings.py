@@ -17,8 +17,8 @@ import script
 
 # What a stored feature depends on, and what the shape of the encoder depends on. Both are saved inside a model.
 FEATURE_SETTINGS = ("N_MFCC", "N_FFT", "HOP_LENGTH", "N_MELS", "CEPSTRAL_MEAN_NORMALIZATION")
-ENCODER_SETTINGS = ("LSTM_HIDDEN_SIZE", "LSTM_NUM_LAYERS", "BI_LSTM", "FRAME_AGGREGATION_MEAN", "ENSEMBLE_SIZE")
-MODEL_SETTINGS = FEATURE_SETTINGS + ENCODER_SETTINGS
+SHAPE_SETTINGS = ("DELTAS", "LSTM_HIDDEN_SIZE", "LSTM_NUM_LAYERS", "BI_LSTM", "FRAME_AGGREGATION_MEAN", "ENSEMBLE_SIZE")
+MODEL_SETTINGS = FEATURE_SETTINGS + SHAPE_SETTINGS
 
 # On these the trained weights depend too, so a checkpoint is only continued with the same ones.
 TRAINING_SETTINGS = MODEL_SETTINGS + (
@@ -95,6 +95,7 @@ LIMITS = {
 
 CHOICES = {
     "CEPSTRAL_MEAN_NORMALIZATION": (False, True),
+    "DELTAS": (False, True),
     "BI_LSTM": (False, True),
     "FRAME_AGGREGATION_MEAN": (False, True),
     "START_OVER": (False, True),
@@ -338,8 +339,7 @@ def is_within_limits(name: str, value: object) -> bool:
 def override(**values: object) -> Iterator[None]:
     """Settings that hold inside a `with` block: a model's own, or those of a test. Raises ValueError if unknown."""
     before = all_settings()
-    unknown = set(values) - set(before)
-    if unknown:
+    if unknown := set(values) - set(before):
         raise ValueError(f"there is no setting {sorted(unknown)[0]!r}.")
     try:
         for name, value in values.items():

@@ -1,10 +1,7 @@
 """The speaker encoder: from features to an embedding, and encoders on disk."""
 
 import hashlib
-import io
 import json
-import pickletools
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,18 +13,11 @@ import feature_extraction
 import feature_store
 import myconfig
 import parallel
-import safe_files
 import settings
+from model_file import read_model, write_model
 
 # Frames in a batch at inference, padding included.
 INFERENCE_FRAMES = 16384
-
-# What the pickle in a model's file may build.
-MODEL_TYPES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
-MODEL_TYPES |= {f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool")}
-
-# The most that this pickle may be; a training of a million steps makes ten megabytes.
-MAX_PICKLE_BYTES = 2**26
 
 # Frames of a store that are held in memory at once.
 CHUNK_FRAMES = 10**6
@@ -36,11 +26,11 @@ CHUNK_FRAMES = 10**6
 class SpeakerEncoder(nn.Module):
     """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
 
-    Each LSTM of the ensemble reads the frames, normalised with the mean and deviation of the training data; its outputs
-    are aggregated by their mean or by taking the last one. Those of several stand side by side in the embedding, each
-    with length 1, so that the cosine similarity of two embeddings is the mean of theirs. The settings that shaped the
-    encoder stay with it in `settings`; so do decision thresholds measured by `conditions.py`, in `calibration`. `path`
-    says where it was loaded from.
+    Each LSTM of the ensemble reads the frames, normalised with the mean and deviation of the training data, and their
+    deltas; its outputs are aggregated by their mean or by taking the last one. Those of several stand side by side in
+    the embedding, each with length 1, so that the cosine similarity of two embeddings is the mean of theirs. The
+    settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by `conditions.py`,
+    in `calibration`. `path` says where it was loaded from.
     """
 
     feature_mean: torch.Tensor
@@ -56,7 +46,7 @@ class SpeakerEncoder(nn.Module):
         self.register_buffer("feature_std", torch.ones(myconfig.N_MFCC))
         self.lstms = nn.ModuleList(
             nn.LSTM(
-                input_size=myconfig.N_MFCC,
+                input_size=(2 if myconfig.DELTAS else 1) * myconfig.N_MFCC,
                 hidden_size=myconfig.LSTM_HIDDEN_SIZE,
                 num_layers=myconfig.LSTM_NUM_LAYERS,
                 bidirectional=myconfig.BI_LSTM,
@@ -74,6 +64,8 @@ class SpeakerEncoder(nn.Module):
     def forward(self, features: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
         """Embed a batch; `num_frames` (batch,) says how many frames of each row count where rows are padded."""
         normalised = (features - self.feature_mean) / self.feature_std
+        if self.settings["DELTAS"]:
+            normalised = append_deltas(normalised, num_frames)
         if num_frames is None:
             of_lstms = [self.aggregate(lstm(normalised)[0]) for lstm in self.lstms]
         else:
@@ -93,6 +85,18 @@ class SpeakerEncoder(nn.Module):
         if self.settings["FRAME_AGGREGATION_MEAN"]:  # The outputs of padding are zero.
             return outputs.sum(dim=1) / num_frames[:, None].to(outputs.device)
         return outputs[torch.arange(len(outputs)), num_frames - 1]
+
+
+def append_deltas(frames: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
+    """Append to each frame (batch, frames, N) the one after it minus the one before it -> (batch, frames, 2 N).
+
+    The first frame and the last one, of which `num_frames` (batch,) tells where rows are padded, get zeros.
+    """
+    deltas = torch.zeros_like(frames)
+    deltas[:, 1:-1] = frames[:, 2:] - frames[:, :-2]
+    if num_frames is not None:
+        deltas[torch.arange(len(frames)), num_frames - 1] = 0
+    return torch.cat([frames, deltas], dim=2)
 
 
 def get_speaker_encoder(load_from: str = "") -> SpeakerEncoder:
@@ -127,13 +131,14 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
 def renormalise(encoder: SpeakerEncoder, other: SpeakerEncoder) -> None:
     """Change the LSTMs of an encoder so that they give the same with features that are normalised as the other's.
 
-    W (x - m) / s + b = W' (x - m') / s' + b' for W' = W s' / s and b' = b + W (m' - m) / s.
+    W (x - m) / s + b = W' (x - m') / s' + b' for W' = W s' / s and b' = b + W (m' - m) / s; deltas have no mean.
     """
     for name, weight in encoder.lstms.named_parameters():
         if "weight_ih_l0" in name:
             bias = encoder.lstms.get_parameter(name.replace("weight", "bias"))
-            bias.add_(weight @ ((other.feature_mean - encoder.feature_mean) / encoder.feature_std))
-            weight.mul_(other.feature_std / encoder.feature_std)
+            num_mfcc = len(encoder.feature_mean)
+            bias.add_(weight[:, :num_mfcc] @ ((other.feature_mean - encoder.feature_mean) / encoder.feature_std))
+            weight.view(len(weight), -1, num_mfcc).mul_(other.feature_std / encoder.feature_std)
 
 
 def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> np.ndarray:
@@ -190,8 +195,9 @@ def embed_store(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> n
 
 def model_fingerprint(encoder: SpeakerEncoder) -> str:
     """A hash of all of a model that embeddings depend on: its weights and settings."""
-    # A single LSTM has no number here, as before there were ensembles, so that databases of that time stay of use.
-    shape = {name: value for name, value in encoder.settings.items() if (name, value) != ("ENSEMBLE_SIZE", 1)}
+    # Without what later settings added, it is that of the time before them, so that databases of then stay of use.
+    later = {"ENSEMBLE_SIZE": 1, "DELTAS": False}
+    shape = {name: value for name, value in encoder.settings.items() if later.get(name) != value}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.replace("lstms.0.", "lstm.").encode() + tensor.cpu().numpy().tobytes())
@@ -211,58 +217,6 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
         **more,
     }
     write_model(path, model)
-
-
-def write_model(path: str, model: dict) -> None:
-    """Write a model's file. Raises OSError if the disk is full or read-only."""
-    content = io.BytesIO()  # Of a full disk torch.save itself would say nothing that helps.
-    torch.save(model, content)
-    with safe_files.replace_when_whole(path) as file:
-        file.write(content.getbuffer())
-
-
-def read_model(path: str) -> dict:
-    """Read a model file without running code in it. Raises ValueError if it is missing, damaged or no model.
-
-    Raises OSError if it may not be read.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct the path.")
-    try:
-        if not holds_only_weights(path):
-            raise ValueError
-        model = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise
-    except Exception:  # A damaged or hostile file can make the unpickler raise anything.
-        raise ValueError(
-            f"{path} is not a model (of PyTorch 1.6 or newer), or is damaged, or holds more than weights."
-        ) from None
-    if not isinstance(model, dict) or not isinstance(model.get("encoder_state_dict"), dict):
-        raise ValueError(f"{path} is a PyTorch file but has no speaker encoder in it.")
-    return model
-
-
-def holds_only_weights(path: str) -> bool:
-    """Whether a file is what `torch.save` writes for a model, before anything in it is unpacked.
-
-    It must not unpack to more than its own size, nor build many things, nor any but tensors, lists and dicts: even the
-    harmless types that PyTorch allows could fill the memory. Raises an exception for a file that is no archive.
-    """
-    with Path(path).open("rb") as file:
-        starts_as_archive = file.read(4) == b"PK\x03\x04"
-    with zipfile.ZipFile(path) as archive:
-        unpacks_to = sum(member.file_size for member in archive.infolist())
-        [pickle] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if not starts_as_archive or unpacks_to > Path(path).stat().st_size:
-            return False
-        if archive.getinfo(pickle).file_size > MAX_PICKLE_BYTES:
-            return False
-        opcodes = pickletools.genops(archive.read(pickle))
-        return all(
-            argument in MODEL_TYPES if opcode.name == "GLOBAL" else opcode.name not in ("STACK_GLOBAL", "INST")
-            for opcode, argument, _ in opcodes
-        )
 
 
 def check_shapes(weights: dict[str, torch.Tensor], path: str) -> None:
@@ -289,6 +243,7 @@ def classic_settings(weights: dict) -> dict:
         "HOP_LENGTH": 512,
         "N_MELS": 128,
         "CEPSTRAL_MEAN_NORMALIZATION": False,
+        "DELTAS": False,
         "LSTM_HIDDEN_SIZE": units // 4,
         "LSTM_NUM_LAYERS": num_layers,
         "BI_LSTM": "lstms.0.weight_ih_l0_reverse" in weights,

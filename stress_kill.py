@@ -15,7 +15,7 @@ import torch
 
 import demo_data
 import speaker_database
-from speaker_encoder import read_model
+from model_file import read_model
 
 PROJECT_DIR = Path(__file__).resolve().parent
 NUM_SPEAKERS = 12

@@ -51,6 +51,7 @@ import feature_store
 import generate_csv
 import ladder
 import metrics
+import model_file
 import myconfig
 import neural_net
 import parallel
@@ -798,7 +799,7 @@ class SpeakerEncoderTest(ProjectTest):
     def test_embedding_aggregates_the_lstm_outputs_of_normalised_features(self) -> None:
         for bidirectional in (False, True):
             for mean in (False, True):
-                with settings.override(BI_LSTM=bidirectional, FRAME_AGGREGATION_MEAN=mean):
+                with settings.override(DELTAS=False, BI_LSTM=bidirectional, FRAME_AGGREGATION_MEAN=mean):
                     encoder = speaker_encoder.SpeakerEncoder()
                     encoder.feature_mean += 3
                     encoder.feature_std *= 2
@@ -808,9 +809,24 @@ class SpeakerEncoderTest(ProjectTest):
                     torch.testing.assert_close(encoder(features), expected)
                     self.assertEqual(encoder.dimensions, expected.shape[1])
 
+    def test_an_lstm_also_reads_by_how_much_normalised_features_change_around_a_frame(self) -> None:
+        encoder, lengths = speaker_encoder.SpeakerEncoder(), [6, 1, 4, 2, 3]
+        encoder.feature_mean += 3
+        encoder.feature_std *= 2
+        features = torch.randn(len(lengths), max(lengths), 40)
+        padded = encoder(features, torch.tensor(lengths)).detach()
+        for row, embedding, length in zip(features, padded, lengths, strict=True):
+            normalised = (row[:length].numpy() - 3) / 2
+            deltas = np.zeros((length, 40), np.float32)
+            for frame in range(1, length - 1):
+                deltas[frame] = normalised[frame + 1] - normalised[frame - 1]
+            outputs = encoder.lstms[0](torch.from_numpy(np.hstack([normalised, deltas])))[0].detach()
+            torch.testing.assert_close(embedding, outputs.mean(dim=0))
+            torch.testing.assert_close(encoder(row[None, :length])[0].detach(), outputs.mean(dim=0))
+
     def test_an_ensemble_puts_the_embeddings_of_different_lstms_together(self) -> None:
         features, num_frames = torch.randn(2, 30, 40), torch.tensor([30, 20])
-        with settings.override(ENSEMBLE_SIZE=3, BI_LSTM=True, LSTM_HIDDEN_SIZE=5):
+        with settings.override(ENSEMBLE_SIZE=3, DELTAS=False, BI_LSTM=True, LSTM_HIDDEN_SIZE=5):
             ensemble = speaker_encoder.SpeakerEncoder()
         self.assertEqual(ensemble.dimensions, 30)
         each = [lstm(features)[0].mean(dim=1) for lstm in ensemble.lstms]
@@ -826,10 +842,10 @@ class SpeakerEncoderTest(ProjectTest):
 
     def test_joined_encoders_are_an_ensemble_of_their_lstms(self) -> None:
         features = 3 * torch.randn(3, 20, 40)
-        for bidirectional in (False, True):
+        for values in ({"DELTAS": False}, {"BI_LSTM": True}):
             encoders = []
             for seed in (0, 1):
-                with settings.override(SEED=seed, LSTM_HIDDEN_SIZE=6, ENSEMBLE_SIZE=seed + 1, BI_LSTM=bidirectional):
+                with settings.override(SEED=seed, LSTM_HIDDEN_SIZE=6, ENSEMBLE_SIZE=seed + 1, **values):
                     encoders.append(neural_net.get_speaker_encoder())
                 encoders[-1].feature_mean += torch.rand(40)
                 encoders[-1].feature_std *= 1 + torch.rand(40)
@@ -912,6 +928,17 @@ class SpeakerEncoderTest(ProjectTest):
             torch.testing.assert_close(encoder(features), classic.lstm(features)[0].mean(dim=1))
             self.assertEqual(encoder.settings["HOP_LENGTH"], 512)
 
+    def test_a_model_of_the_time_before_deltas_stays_what_it_is(self) -> None:
+        with settings.override(DELTAS=False):
+            encoder = speaker_encoder.SpeakerEncoder()
+        now = speaker_encoder.model_fingerprint(encoder)
+        del encoder.settings["DELTAS"]
+        self.assertEqual(speaker_encoder.model_fingerprint(encoder), now)
+        speaker_encoder.save_encoder(str(self.dir / "before.pt"), encoder)
+        loaded = neural_net.load_encoder(str(self.dir / "before.pt"))
+        self.assertIs(loaded.settings["DELTAS"], False)
+        self.assertEqual(loaded.lstms[0].input_size, 40)
+
     def test_unusable_models_are_refused_in_a_sentence(self) -> None:
         encoder = speaker_encoder.SpeakerEncoder()
         speaker_encoder.save_encoder(str(self.dir / "good.pt"), encoder)
@@ -969,10 +996,12 @@ class SpeakerEncoderTest(ProjectTest):
             old.write((self.dir / "good.pt").read_bytes())
         names = {"expanded": "more than the file holds", "claimed": "shape", "bomb": "damaged", "bytes": "more than"}
         names["old"] = "1.6 or newer"
-        torch.save({"encoder_state_dict": small, "more": [None] * 10**5}, self.dir / "many.pt")
+        shape = speaker_encoder.SpeakerEncoder().settings
+        many = {"encoder_state_dict": small, "settings": shape, "more": [None] * 10**5}
+        torch.save(many, self.dir / "many.pt")
         self.assertEqual(neural_net.load_encoder(str(self.dir / "many.pt")).dimensions, 8)
         names["many"] = "more than weights"
-        few = unittest.mock.patch.object(speaker_encoder, "MAX_PICKLE_BYTES", 10**5)
+        few = unittest.mock.patch.object(model_file, "MAX_PICKLE_BYTES", 10**5)
         with few, unittest.mock.patch.object(torch.nn.LSTM, "reset_parameters", self.refuse_memory):
             for name, message in names.items():
                 with self.subTest(name), self.assertRaisesRegex(ValueError, message):
@@ -1103,10 +1132,10 @@ class TrainingTest(ProjectTest):
         with contextlib.redirect_stdout(io.StringIO()) as output:
             self.train(4)
         self.assertIn("Already trained for 4 steps", output.getvalue())
-        model = speaker_encoder.read_model(str(self.dir / "model.pt"))
-        speaker_encoder.write_model(str(self.dir / "model.pt"), model | {"calibration": {"as": "measured"}})
+        model = model_file.read_model(str(self.dir / "model.pt"))
+        model_file.write_model(str(self.dir / "model.pt"), model | {"calibration": {"as": "measured"}})
         self.train(4)
-        self.assertEqual(speaker_encoder.read_model(str(self.dir / "model.pt"))["calibration"], {"as": "measured"})
+        self.assertEqual(model_file.read_model(str(self.dir / "model.pt"))["calibration"], {"as": "measured"})
         with self.assertRaisesRegex(ValueError, "LEARNING_RATE=0.002, and now LEARNING_RATE=0.01. Add START_OVER=true"):
             self.train(8, LEARNING_RATE=0.01)
         self.assertEqual((self.dir / "model.last.pt").read_bytes(), before)

@@ -1,0 +1,69 @@
+"""The file of a model: written whole or not at all, and read without running any code in it."""
+
+import io
+import pickletools
+import zipfile
+from pathlib import Path
+
+import torch
+
+import safe_files
+
+# What the pickle in a model's file may build.
+MODEL_TYPES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+MODEL_TYPES |= {f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool")}
+
+# The most that this pickle may be; a training of a million steps makes ten megabytes.
+MAX_PICKLE_BYTES = 2**26
+
+
+def write_model(path: str, model: dict) -> None:
+    """Write a model's file. Raises OSError if the disk is full or read-only."""
+    content = io.BytesIO()  # Of a full disk torch.save itself would say nothing that helps.
+    torch.save(model, content)
+    with safe_files.replace_when_whole(path) as file:
+        file.write(content.getbuffer())
+
+
+def read_model(path: str) -> dict:
+    """Read a model file without running code in it. Raises ValueError if it is missing, damaged or no model.
+
+    Raises OSError if it may not be read.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct the path.")
+    try:
+        if not holds_only_weights(path):
+            raise ValueError
+        model = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except Exception:  # A damaged or hostile file can make the unpickler raise anything.
+        raise ValueError(
+            f"{path} is not a model (of PyTorch 1.6 or newer), or is damaged, or holds more than weights."
+        ) from None
+    if not isinstance(model, dict) or not isinstance(model.get("encoder_state_dict"), dict):
+        raise ValueError(f"{path} is a PyTorch file but has no speaker encoder in it.")
+    return model
+
+
+def holds_only_weights(path: str) -> bool:
+    """Whether a file is what `torch.save` writes for a model, before anything in it is unpacked.
+
+    It must not unpack to more than its own size, nor build many things, nor any but tensors, lists and dicts: even the
+    harmless types that PyTorch allows could fill the memory. Raises an exception for a file that is no archive.
+    """
+    with Path(path).open("rb") as file:
+        starts_as_archive = file.read(4) == b"PK\x03\x04"
+    with zipfile.ZipFile(path) as archive:
+        unpacks_to = sum(member.file_size for member in archive.infolist())
+        [pickle] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if not starts_as_archive or unpacks_to > Path(path).stat().st_size:
+            return False
+        if archive.getinfo(pickle).file_size > MAX_PICKLE_BYTES:
+            return False
+        opcodes = pickletools.genops(archive.read(pickle))
+        return all(
+            argument in MODEL_TYPES if opcode.name == "GLOBAL" else opcode.name not in ("STACK_GLOBAL", "INST")
+            for opcode, argument, _ in opcodes
+        )
