@@ -147,7 +147,7 @@ def uniform(rng: np.random.Generator, low: float, high: float, batch: int) -> to
 def spec_augment(crops: torch.Tensor, fill: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Mask a band of coefficients and a stretch of frames in some of the crops (batch, frames, N_MFCC).
 
-    `fill` (N_MFCC,) is written into the masks: the features' mean, so that a mask says nothing.
+    `fill` (N_MFCC,) is written into the masks: the features' mean, so that a mask says only where it is.
     Source: Park et al. 2019, "SpecAugment", section 2, without time warping, and with coefficients of the cepstrum in
     the place of mel bands.
     """

@@ -45,8 +45,8 @@ CEPSTRAL_MEAN_NORMALIZATION = False
 
 # --------------------------------------- Encoder --------------------------------------
 
-# Let the LSTMs also read the deltas of each frame: by how much its MFCCs change from the frame before to the frame
-# after. A fixed microphone or room changes the MFCCs of all frames alike, so it does not show in them.
+# Let the LSTMs also read the deltas of each frame: by how much the MFCCs change from the frame before to the frame
+# after. A fixed microphone shifts the MFCCs of all frames alike, so it hardly shows in them.
 DELTAS = True
 
 # Units of each LSTM layer, in each direction.

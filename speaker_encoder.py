@@ -26,11 +26,11 @@ CHUNK_FRAMES = 10**6
 class SpeakerEncoder(nn.Module):
     """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
 
-    Each LSTM of the ensemble reads the frames, normalised with the mean and deviation of the training data, and their
-    deltas; its outputs are aggregated by their mean or by taking the last one. Those of several stand side by side in
-    the embedding, each with length 1, so that the cosine similarity of two embeddings is the mean of theirs. The
-    settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by `conditions.py`,
-    in `calibration`. `path` says where it was loaded from.
+    Each LSTM of the ensemble reads the frames, normalised with the mean and deviation of the training data, and with
+    DELTAS how these change; its outputs are aggregated by their mean or by taking the last one. Those of several stand
+    side by side in the embedding, each with length 1, so that the cosine similarity of two embeddings is the mean of
+    theirs. The settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by
+    `conditions.py`, in `calibration`. `path` says where it was loaded from.
     """
 
     feature_mean: torch.Tensor
@@ -90,7 +90,8 @@ class SpeakerEncoder(nn.Module):
 def append_deltas(frames: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
     """Append to each frame (batch, frames, N) the one after it minus the one before it -> (batch, frames, 2 N).
 
-    The first frame and the last one, of which `num_frames` (batch,) tells where rows are padded, get zeros.
+    The first frame and the last one, of which `num_frames` (batch,) tells where rows are padded, get zeros. Source of
+    deltas: Furui 1986; these are plain differences, not his slopes of lines through several frames.
     """
     deltas = torch.zeros_like(frames)
     deltas[:, 1:-1] = frames[:, 2:] - frames[:, :-2]
@@ -195,7 +196,8 @@ def embed_store(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> n
 
 def model_fingerprint(encoder: SpeakerEncoder) -> str:
     """A hash of all of a model that embeddings depend on: its weights and settings."""
-    # Without what later settings added, it is that of the time before them, so that databases of then stay of use.
+    # Settings that came later do not count where they say what was always so before, and a single LSTM has no number,
+    # so that databases of that time stay of use.
     later = {"ENSEMBLE_SIZE": 1, "DELTAS": False}
     shape = {name: value for name, value in encoder.settings.items() if later.get(name) != value}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
