@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import script
 
-DEFAULT_MODEL = Path(__file__).with_name("saved_model") / "pretrained" / "lstm108x5.pt"
+DEFAULT_MODEL = Path(__file__).with_name("saved_model") / "pretrained" / "lstm104x5.pt"
 DEFAULT_DATABASE = "speakers.db"
 NUM_SHOWN = 5
 
