@@ -65,7 +65,10 @@ def read_checkpoint(saved_model: str, train_speakers: list[str]) -> dict | None:
     path = checkpoint_path(saved_model)
     if not Path(path).exists():
         if Path(saved_model).exists():
-            raise ValueError(f"{saved_model} exists, and {path} to continue its training does not. {REMEDY}")
+            raise ValueError(
+                f"{saved_model} exists, and {path} to continue its training does not. To train it on, name it as "
+                "INITIAL_MODELS and choose another SAVED_MODEL_PATH; START_OVER=true deletes it."
+            )
         return None
     checkpoint = read_model(path)
     try:

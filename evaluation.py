@@ -249,7 +249,10 @@ def warn_of_known_speakers(encoder: SpeakerEncoder, store: feature_store.Feature
     known = sorted(set(encoder.train_speakers) & set(store.speakers))
     if known:
         names = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
-        print(f"Warning: the model was trained on {len(known)} of the test speakers ({names}): the EER is too low.")
+        print(
+            f"Warning: the model was trained on {len(known)} of the test speakers ({names}): the EER is too low, "
+            "and so are the thresholds."
+        )
 
 
 def write_scores(path: Path, files: Sequence[str], trials: Trials, scores: np.ndarray) -> None:

@@ -20,9 +20,9 @@ FEATURE_SETTINGS = ("N_MFCC", "N_FFT", "HOP_LENGTH", "N_MELS", "CEPSTRAL_MEAN_NO
 SHAPE_SETTINGS = ("DELTAS", "LSTM_HIDDEN_SIZE", "LSTM_NUM_LAYERS", "BI_LSTM", "FRAME_AGGREGATION_MEAN", "ENSEMBLE_SIZE")
 MODEL_SETTINGS = FEATURE_SETTINGS + SHAPE_SETTINGS
 
-# On these the trained weights depend too, so a checkpoint is only continued with the same ones.
-TRAINING_SETTINGS = MODEL_SETTINGS + (
-    "INITIAL_MODELS",
+# On these the trained weights depend too, so a checkpoint is only continued with the same ones. The initial models are
+# compared first, because the shape comes from them.
+TRAINING_SETTINGS = ("INITIAL_MODELS", *MODEL_SETTINGS) + (
     "TRIPLET_MINING",
     "MINING_SHARPNESS",
     "TRIPLET_ALPHA",

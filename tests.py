@@ -1572,7 +1572,7 @@ class EvaluationTest(ProjectTest):
     def test_training_speakers_in_the_test_data_are_named(self) -> None:
         self.encoder.train_speakers = ["s00", "s30"]
         self.evaluate(NUM_EVAL_TRIPLETS=50)
-        self.assertIn("trained on 1 of the test speakers (s30)", self.output.getvalue())
+        self.assertIn("trained on 1 of the test speakers (s30): the EER is too low", self.output.getvalue())
 
     def test_speakers_with_one_utterance_each_cannot_be_evaluated(self) -> None:
         with self.assertRaisesRegex(ValueError, "two utterances or more"):
