@@ -43,7 +43,8 @@ import feature_store
 import myconfig
 import neural_net
 import parallel
-from speaker_encoder import SpeakerEncoder, embed_store
+from speaker_encoder import SpeakerEncoder
+from trials import all_pair_trials
 
 ENCODERS = {"2 x 64": (True, 64), "128": (False, 128), "2 x 128": (True, 128), "256": (False, 256)}
 COURSE_LEARNING_RATE = 0.0001
@@ -118,8 +119,8 @@ def straightforward_sweep(labels: list[int], scores: list[float], thresholds: li
 def all_pairs_eer(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> float:
     """EER over all pairs of the test utterances."""
     store = feature_store.open_store(spk_to_utts)
-    labels, enrol, test = evaluation.all_pair_trials(store)
-    return evaluation.compute_eer(labels, evaluation.score_trials(embed_store(encoder.eval(), store), enrol, test))[0]
+    labels, enrol, test = all_pair_trials(store)
+    return evaluation.compute_eer(labels, evaluation.score_trials(encoder.eval(), store, enrol, test))[0]
 
 
 def catch_up(minutes: float) -> None:

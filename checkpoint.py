@@ -8,7 +8,8 @@ import myconfig
 import parallel
 import settings
 from feature_store import FeatureStore
-from model_file import read_model
+from model_file import read_model, write_model
+from score_normalization import embed_cohort
 from speaker_encoder import SpeakerEncoder, model_fingerprint, save_encoder
 from training_progress import TrainingProgress
 
@@ -40,6 +41,20 @@ def save_models(
     if progress.is_best():
         save_encoder(saved_model, encoder, **record)
     progress.plot(Path(saved_model).with_suffix(".png"))
+
+
+def add_cohort(saved_model: str, encoder: SpeakerEncoder, store: FeatureStore) -> None:
+    """Put the cohort of score normalisation into a trained model, unless it is there; the encoder becomes that model.
+
+    All processes take part, and one writes.
+    """
+    model = parallel.gather_objects(read_model(saved_model) if parallel.rank() == 0 else None)[0]
+    if len(model.get("cohort", ())):
+        return
+    encoder.load_state_dict(model["encoder_state_dict"])
+    model["cohort"] = torch.from_numpy(embed_cohort(encoder.eval(), store))
+    if parallel.rank() == 0:
+        write_model(saved_model, model)
 
 
 def remove_models(saved_model: str) -> None:

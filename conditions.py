@@ -20,6 +20,8 @@ if __name__ == "__main__":
         parser.error(f"--calibrate {options.calibrate}: that is a setting; say first what the test data are")
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
+    if options.calibrate and settings.all_settings()["AS_NORM"]:
+        parser.error("--calibrate takes thresholds of cosine similarities, on which speaker_id.py decides, not AS_NORM")
 
 import csv
 import functools
@@ -48,7 +50,8 @@ import parallel
 import safe_files
 from dataset import SpkToUtts
 from model_file import read_model, write_model
-from speaker_encoder import SpeakerEncoder, check_calibration, embed_store, load_encoder, model_fingerprint
+from speaker_encoder import SpeakerEncoder, check_calibration, load_encoder, model_fingerprint
+from trials import all_pair_trials
 
 SHORT_SECONDS = 1.6
 SNR_DB = (5.0, 15.0)
@@ -182,13 +185,13 @@ def score_conditions(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts]) 
     with settings.override(**encoder.settings):
         for condition, data in conditions.items():
             store = feature_store.open_store(data)
-            labels, enrol, test = evaluation.all_pair_trials(store)
+            labels, enrol, test = all_pair_trials(store)
             if labels.all() or not labels.any():
                 print(f"Left out: {condition}, which needs two speakers, one of them with two utterances.")
                 continue
             if condition.endswith("clean"):
                 evaluation.warn_of_known_speakers(encoder, store)
-            scores = evaluation.score_trials(embed_store(encoder, store), enrol, test)
+            scores = evaluation.score_trials(encoder, store, enrol, test)
             speaker_of = np.array([number_of[name] for name in store.speakers], dtype=np.int32)[store.speaker_of]
             scored[condition] = labels, scores, speaker_of[enrol], speaker_of[test]
     if not scored:

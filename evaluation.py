@@ -13,7 +13,6 @@ if __name__ == "__main__":
 import csv
 import io
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,10 +29,11 @@ import metrics
 import myconfig
 import parallel
 import safe_files
+from score_normalization import normalize_scores
 from speaker_encoder import SpeakerEncoder, embed_features, embed_store, load_encoder
+from trials import Trials, draw_triplet_trials, get_trials
 
 MAX_SAVED_SCORES = 10**6
-MAX_TRIALS = 5 * 10**7
 CHUNK_FILES = 64
 BLOCK_TRIALS = 2**18
 PLOT_POINTS = 2000
@@ -70,93 +70,26 @@ def cosine_similarity(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-# ---------------------------------------- Trials ---------------------------------------
-
-# Trials are three arrays of one length: labels (1 target, 0 non-target), and the numbers of the utterances that are
-# enrolled and tested.
-Trials = tuple[np.ndarray, np.ndarray, np.ndarray]
+# ---------------------------------------- Scores ---------------------------------------
 
 
-def draw_triplet_trials(store: feature_store.FeatureStore, num_triplets: int) -> Trials:
-    """Draw triplets from SEED; each makes a target trial, then a non-target trial, that share the anchor.
+def score_trials(
+    encoder: SpeakerEncoder, store: feature_store.FeatureStore, enrol: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """Cosine similarity of each trial's two embeddings -> (trials,), normalised if AS_NORM asks for it.
 
-    Raises ValueError unless there are two speakers with two utterances or more; others are not used.
+    Raises ValueError if this takes a cohort that the model does not hold.
     """
-    utts_of_speaker = [utts for utts in store.utts_of_speaker if len(utts) > 1]
-    if len(utts_of_speaker) < 2:
+    if myconfig.AS_NORM and len(encoder.cohort) < 2:
         raise ValueError(
-            f"{len(utts_of_speaker)} test speakers have two utterances or more, and triplets need two such; one is "
-            "enough for EVAL_TRIALS=all_pairs."
+            f"{encoder.path} holds no cohort for AS_NORM: it is put in at the end of training, by the command that "
+            "trains the model."
         )
-    if len(utts_of_speaker) < len(store.speakers):
-        print(f"Left out: {len(store.speakers) - len(utts_of_speaker)} speakers with a single utterance.")
-    triplets = dataset.draw_triplets(utts_of_speaker, num_triplets, np.random.default_rng(myconfig.SEED))
-    labels = np.tile([1, 0], num_triplets)
-    return labels, np.repeat(triplets[:, 0], 2), triplets[:, 1:].ravel()
-
-
-def all_pair_trials(store: feature_store.FeatureStore) -> Trials:
-    """Every pair of utterances once. Raises ValueError if there are more than can be held in memory."""
-    num_pairs = len(store.files) * (len(store.files) - 1) // 2
-    if num_pairs > MAX_TRIALS:
-        raise ValueError(f"EVAL_TRIALS=all_pairs would make {num_pairs:,} trials: use triplets or a trial list.")
-    enrol, test = np.triu_indices(len(store.files), k=1)
-    return (store.speaker_of[enrol] == store.speaker_of[test]).astype(np.int64), enrol, test
-
-
-def read_trial_list(path: str, store: feature_store.FeatureStore) -> Trials:
-    """Read lines `label enrol_path test_path`, quoted where a path has spaces.
-
-    Paths count from the test data's folder or from the list's own. Raises ValueError, with the line's number, for a
-    line of another form, or a file that is not among the test data or cannot be used.
-    """
-    number_of = {os.path.abspath(file): number for number, file in enumerate(store.files)}  # noqa: PTH100
-    data_dir = Path(myconfig.TEST_DATA_CSV).parent if myconfig.TEST_DATA_CSV else Path(myconfig.TEST_DATA_DIR)
-    folders = (data_dir, Path(path).parent)
-    trials = []
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=" ", skipinitialspace=True)
-            for row in rows:
-                fields = [field for field in row if field]
-                if not fields:
-                    continue
-                place = f"{path}, line {rows.line_num}"
-                if len(fields) != 3 or fields[0] not in ("0", "1"):
-                    raise ValueError(f"{place}: expected `label enrol_path test_path`, label 0 or 1.")
-                numbers = [find_utterance(name, folders, number_of, place) for name in fields[1:]]
-                trials.append((int(fields[0]), *numbers))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a trial list in UTF-8: {error}.") from None
-    if not trials:
-        raise ValueError(f"{path} lists no trials.")
-    labels, enrol, test = np.array(trials).T
-    return labels, enrol, test
-
-
-def find_utterance(name: str, folders: Sequence[Path], number_of: dict[str, int], place: str) -> int:
-    """The number of the utterance that a trial list names, in the first of the folders that has it."""
-    for folder in folders:
-        path = os.path.abspath(folder / name)  # noqa: PTH100 - unlike pathlib, it takes away `..`.
-        if path in number_of:
-            return number_of[path]
-    raise ValueError(f"{place}: {name} is not among the test data that can be used.")
-
-
-def get_trials(store: feature_store.FeatureStore) -> Trials:
-    """The trials that EVAL_TRIALS names."""
-    if myconfig.EVAL_TRIALS == "triplets":
-        return draw_triplet_trials(store, myconfig.NUM_EVAL_TRIPLETS)
-    if myconfig.EVAL_TRIALS == "all_pairs":
-        return all_pair_trials(store)
-    return read_trial_list(myconfig.EVAL_TRIALS, store)
-
-
-def score_trials(embeddings: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Cosine similarity of each trial's two embeddings, which are L2-normalised -> (trials,)."""
+    embeddings = embed_store(encoder, store)
     blocks = range(0, len(enrol), BLOCK_TRIALS)
     pairs = ((embeddings[enrol[at : at + BLOCK_TRIALS]], embeddings[test[at : at + BLOCK_TRIALS]]) for at in blocks)
-    return np.concatenate([np.einsum("td,td->t", first, second) for first, second in pairs])
+    scores = np.concatenate([np.einsum("td,td->t", first, second) for first, second in pairs])
+    return normalize_scores(scores, enrol, test, embeddings, encoder.cohort) if myconfig.AS_NORM else scores
 
 
 def compute_scores(
@@ -166,7 +99,7 @@ def compute_scores(
     with settings.override(**encoder.settings):
         store = feature_store.open_store(spk_to_utts)
         labels, enrol, test = draw_triplet_trials(store, num_eval_triplets)
-        return labels, score_trials(embed_store(encoder, store), enrol, test)
+        return labels, score_trials(encoder, store, enrol, test)
 
 
 def compute_eer(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
@@ -191,7 +124,7 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         store = feature_store.open_store(spk_to_utts)
         warn_of_known_speakers(encoder, store)
         labels, enrol, test = get_trials(store)
-        scores = score_trials(embed_store(encoder, store), enrol, test)
+        scores = score_trials(encoder, store, enrol, test)
     group_of = np.array([(groups or {}).get(speaker, "") for speaker in store.speakers])[store.speaker_of]
     sweep = metrics.error_rates(labels, scores, myconfig.EVAL_THRESHOLD_STEP)
     eer, eer_threshold = metrics.equal_error_rate(*sweep)
@@ -275,6 +208,7 @@ def plot_evaluation(
     import matplotlib.figure  # Slow, and only needed here.
 
     eer, eer_threshold = results["eer"], results["eer_threshold"]
+    score_name = "normalised score (AS-norm)" if myconfig.AS_NORM else "cosine similarity"
     thresholds, false_accept, false_reject = sweep
     shown = np.unique(np.linspace(0, len(thresholds) - 1, PLOT_POINTS).astype(int))
     with matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle")):
@@ -287,7 +221,7 @@ def plot_evaluation(
             scores[labels == 1], bins, density=True, histtype="step", linewidth=2, color="C0", label="same speaker"
         )
         histogram.axvline(eer_threshold, color="0.3", linestyle="--", label="threshold at the EER")
-        histogram.set(title="Scores", xlabel="cosine similarity", ylabel="density of trials")
+        histogram.set(title="Scores", xlabel=score_name, ylabel="density of trials")
         histogram.legend(loc="upper left")
 
         # On axes scaled by the normal distribution's quantiles, normal scores make a straight line.
@@ -307,7 +241,7 @@ def plot_evaluation(
         rates.plot(thresholds[shown], 100 * false_accept[shown], color="C1", label="false-accept rate")
         rates.plot(thresholds[shown], 100 * false_reject[shown], color="C0", linestyle="--", label="false-reject rate")
         rates.plot(eer_threshold, 100 * eer, "o", markersize=7, color="0.3", label=f"EER at {eer_threshold:.3f}")
-        rates.set(title="Threshold sweep", xlabel="threshold on the cosine similarity", ylabel="error rate (%)")
+        rates.set(title="Threshold sweep", xlabel=f"threshold on the {score_name}", ylabel="error rate (%)")
         rates.legend(loc="upper center")
         with safe_files.replace_when_whole(path) as file:
             figure.savefig(file, format="png")
@@ -320,6 +254,8 @@ def print_report(results: dict) -> None:
         interval = "95 % confidence interval {:.2%} to {:.2%} (bootstrap over speakers)".format(*results["eer_ci95"])
     print(f"Test data: {results['num_speakers']} speakers, {results['num_utterances']} utterances.")
     print(f"Trials: {results['num_target_trials']} target, {results['num_nontarget_trials']} non-target.")
+    if results["settings"]["AS_NORM"]:
+        print("Scores: normalised with a cohort of training speakers (AS-norm).")
     print(f"EER: {results['eer']:.2%}, {interval}.")
     for name, eer in results["eer_within_groups"].items():
         print(f"EER within {name}: {eer:.2%}.")

@@ -173,6 +173,10 @@ EVAL_TRIALS = "triplets"
 # Number of triplets; each gives one target and one non-target trial.
 NUM_EVAL_TRIPLETS = 10000
 
+# Measure each score in deviations above those of the two utterances with the training speakers most like them, whom
+# the model holds (AS-norm), so that one threshold does for recordings of all kinds; if False, by cosine similarity.
+AS_NORM = False
+
 # Embed each utterance in one piece; if False, as the mean over sliding windows of SEQ_LEN frames.
 USE_FULL_SEQUENCE_INFERENCE = True
 

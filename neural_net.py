@@ -25,7 +25,7 @@ import metrics
 import myconfig
 import parallel
 import safe_files
-from checkpoint import continue_from, find_origin, read_checkpoint, remove_models, save_models
+from checkpoint import add_cohort, continue_from, find_origin, read_checkpoint, remove_models, save_models
 from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, join_encoders, load_encoder
 from training_progress import TrainingProgress
 
@@ -159,6 +159,8 @@ def train_encoder(
             progress.validate(validation_eer(encoder, validation_store, noise_store))
             if saved_model:
                 save_models(saved_model, encoder, optimizer, progress, origin)
+    if saved_model:
+        add_cohort(saved_model, encoder, store)
     return progress.losses
 
 

@@ -116,6 +116,7 @@ def process_group() -> Iterator[None]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if uses_gpu else "gloo")
     try:
         yield
+        distributed.barrier()  # The one that writes files takes longest, and all leave together.
     finally:
         distributed.destroy_process_group()
 

@@ -102,6 +102,7 @@ CHOICES = {
     "TRIPLET_MINING": ("smooth_batch_hard", "batch_hard", "random"),
     "LEARNING_RATE_SCHEDULE": ("cosine", "constant"),
     "SPECAUG_TRAINING": (False, True),
+    "AS_NORM": (False, True),
     "USE_FULL_SEQUENCE_INFERENCE": (False, True),
     "DEVICE": ("auto", "cuda", "mps", "cpu"),
     "MIXED_PRECISION": (False, True),

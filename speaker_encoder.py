@@ -30,7 +30,8 @@ class SpeakerEncoder(nn.Module):
     DELTAS how these change; its outputs are aggregated by their mean or by taking the last one. Those of several stand
     side by side in the embedding, each with length 1, so that the cosine similarity of two embeddings is the mean of
     theirs. The settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by
-    `conditions.py`, in `calibration`. `path` says where it was loaded from.
+    `conditions.py`, in `calibration`, and the embeddings of some training speakers (speakers, dimensions), in `cohort`,
+    against which scores can be normalised. `path` says where it was loaded from.
     """
 
     feature_mean: torch.Tensor
@@ -41,6 +42,7 @@ class SpeakerEncoder(nn.Module):
         self.settings = {name: getattr(myconfig, name) for name in settings.MODEL_SETTINGS}
         self.train_speakers: list[str] = []
         self.calibration: dict = {}
+        self.cohort = np.zeros((0, self.dimensions), np.float32)
         self.path = ""
         self.register_buffer("feature_mean", torch.zeros(myconfig.N_MFCC))
         self.register_buffer("feature_std", torch.ones(myconfig.N_MFCC))
@@ -176,16 +178,19 @@ def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> n
     return nn.functional.normalize(torch.stack([outputs.mean(dim=0) for outputs in of_utt])).numpy()
 
 
-def embed_store(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> np.ndarray:
-    """Embed every utterance of a feature store -> float32 (utterances, dimensions), normalised.
+def embed_store(
+    encoder: SpeakerEncoder, store: feature_store.FeatureStore, utts: np.ndarray | None = None
+) -> np.ndarray:
+    """Embed utterances of a feature store, by their numbers, or all -> float32 (utterances, dimensions), normalised.
 
     Where there are several processes, each embeds its share, and all get the whole.
     """
-    utts = parallel.own_share(np.arange(len(store.files)))
-    chunk_of_utt = np.cumsum(store.num_frames[utts]) // CHUNK_FRAMES
-    chunks = np.split(utts, np.flatnonzero(np.diff(chunk_of_utt)) + 1)
+    utts = np.arange(len(store.files)) if utts is None else utts
+    own_utts = parallel.own_share(utts)
+    chunk_of_utt = np.cumsum(store.num_frames[own_utts]) // CHUNK_FRAMES
+    chunks = np.split(own_utts, np.flatnonzero(np.diff(chunk_of_utt)) + 1)
     own = [embed_features(encoder, [store.read(utt) for utt in chunk]) for chunk in chunks]
-    embeddings = np.empty((len(store.files), encoder.dimensions), np.float32)
+    embeddings = np.empty((len(utts), encoder.dimensions), np.float32)
     for rank, share in enumerate(parallel.gather_objects(np.concatenate(own))):
         embeddings[rank :: parallel.world_size()] = share
     return embeddings
@@ -216,6 +221,7 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
         "settings": encoder.settings,
         "train_speakers": encoder.train_speakers,
         "calibration": encoder.calibration,
+        "cohort": torch.from_numpy(encoder.cohort),
         **more,
     }
     write_model(path, model)
@@ -266,6 +272,13 @@ def check_calibration(calibration: dict) -> dict:
     return calibration
 
 
+def check_cohort(cohort: torch.Tensor, dimensions: int) -> np.ndarray:
+    """Check a cohort's embeddings (speakers, dimensions). Raises ValueError."""
+    if cohort.dtype != torch.float32 or cohort.shape[1:] != (dimensions,) or not torch.isfinite(cohort).all():
+        raise ValueError("its cohort is damaged.")
+    return cohort.numpy()
+
+
 def load_encoder(path: str) -> SpeakerEncoder:
     """Load a saved or classic model as an encoder on the device, shaped by the settings saved with it.
 
@@ -290,6 +303,8 @@ def load_encoder(path: str) -> SpeakerEncoder:
         encoder.load_state_dict(weights)
         encoder.train_speakers = list(model.get("train_speakers", []))
         encoder.calibration = check_calibration(model.get("calibration", {}))
+        if "cohort" in model:
+            encoder.cohort = check_cohort(model["cohort"], encoder.dimensions)
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not hold a speaker encoder of this project: {reason}") from None

@@ -20,6 +20,7 @@ import speaker_database
 import speaker_id
 import stress_audio
 from speaker_encoder import load_encoder
+from trials import read_trial_list
 
 # Reads a file. Raises ValueError if it cannot be used.
 Reader = Callable[[Path], object]
@@ -90,7 +91,7 @@ def write_samples(folder: Path) -> dict[str, Reader]:
 
     return {
         "list.csv": lambda path: dataset.get_csv_spk_to_utts(str(path)),
-        "trials.txt": lambda path: evaluation.read_trial_list(str(path), store),
+        "trials.txt": lambda path: read_trial_list(str(path), store),
         "model.pt": read_model,
         "model.last.pt": lambda path: checkpoint.read_checkpoint(str(path).replace(".last", ""), ["ann", "bob"]),
         "speakers.db": read_database,

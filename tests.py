@@ -17,6 +17,7 @@ import re
 import shutil
 import signal
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -57,6 +58,7 @@ import neural_net
 import parallel
 import recordings
 import safe_files
+import score_normalization
 import script
 import settings
 import speaker_database
@@ -969,6 +971,9 @@ class SpeakerEncoderTest(ProjectTest):
             "huge": {**good, "settings": {**good["settings"], "LSTM_HIDDEN_SIZE": 10**9}},
             "unknown_setting": {**good, "settings": {**good["settings"], "NEW": 1}},
             "settings_kind": {**good, "settings": [1, 2]},
+            "cohort_kind": {**good, "cohort": [[0.5] * encoder.dimensions]},
+            "cohort_nan": {**good, "cohort": torch.full((3, encoder.dimensions), math.nan)},
+            "cohort_shape": {**good, "cohort": torch.ones(3, encoder.dimensions + 1)},
             "classic_other_network": {"encoder_state_dict": {"linear.weight": torch.zeros(3, 3)}},
         }
         for name, model in wrong.items():
@@ -1038,6 +1043,23 @@ class TrainingTest(ProjectTest):
         self.assertEqual(self.train(6, "b.pt"), losses)
         self.assert_same_weights("a.last.pt", "b.last.pt")
         self.assertNotEqual(self.train(6, "c.pt", SEED=1), losses)
+
+    def test_training_ends_with_the_cohort_of_its_speakers_in_the_model(self) -> None:
+        path = str(self.dir / "model.pt")
+        with unittest.mock.patch.object(score_normalization, "COHORT_UTTS", 12):  # All that there are.
+            self.train(4, NUM_VALIDATION_SPEAKERS=4)
+            whole, encoder = model_file.read_model(path), neural_net.load_encoder(path)
+            # Killed before the cohort, or by a version without cohorts, the model gets it from the same command.
+            for missing in ({"cohort": whole["cohort"][:0]}, {}):
+                others = {name: value for name, value in whole.items() if name != "cohort"}
+                model_file.write_model(path, others | missing)
+                self.train(4, NUM_VALIDATION_SPEAKERS=4)
+                self.assertTrue(torch.equal(model_file.read_model(path)["cohort"], whole["cohort"]))
+        spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus / "train"))
+        self.assertEqual(len(encoder.train_speakers), len(spk_to_utts) - 4)
+        for speaker, row in zip(encoder.train_speakers, encoder.cohort, strict=True):
+            mean = evaluation.embed_utterances(encoder, spk_to_utts[speaker]).mean(axis=0)
+            np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=2e-3)  # The store has 16 bits.
 
     def test_every_mining_and_specaugment_train(self) -> None:
         for mining in settings.CHOICES["TRIPLET_MINING"]:
@@ -1518,6 +1540,28 @@ class EvaluationTest(ProjectTest):
         ]
         self.assertAlmostEqual(evaluation.cosine_similarity(*pair), float(score), places=3)
 
+    def test_normalised_scores_are_those_above_the_nearest_of_a_cohort(self) -> None:
+        with self.assertRaisesRegex(ValueError, "holds no cohort for AS_NORM"):
+            self.evaluate(AS_NORM=True)
+        cohort = np.random.default_rng(0).normal(size=(250, self.encoder.dimensions)).astype(np.float32)
+        self.encoder.cohort = cohort / np.linalg.norm(cohort, axis=1, keepdims=True)
+        with unittest.mock.patch.object(score_normalization, "BLOCK_UTTS", 7):
+            results = self.evaluate(AS_NORM=True, EVAL_TRIALS="all_pairs")
+        lines = [line.split(" ") for line in (self.dir / "results/scores.txt").read_text().splitlines()]
+        files = sorted({file for _, _, *pair in lines for file in pair})
+        embedding_of = dict(zip(files, evaluation.embed_utterances(self.encoder, files), strict=True))
+        for _, score, enrol, test in lines[::50]:
+            above = []
+            for file in (enrol, test):
+                nearest = sorted((embedding_of[file] @ row for row in self.encoder.cohort), reverse=True)[:100]
+                cosine = embedding_of[enrol] @ embedding_of[test]
+                above.append((cosine - statistics.fmean(nearest)) / statistics.pstdev(nearest))
+            self.assertAlmostEqual(float(score), sum(above) / 2, delta=0.02 * abs(sum(above)))
+        labels, scores = np.array([line[:2] for line in lines], float).T
+        self.assertAlmostEqual(results["eer"], evaluation.compute_eer(labels, scores)[0], places=4)
+        evaluation.print_report(results)
+        self.assertIn("normalised with a cohort of training speakers", self.output.getvalue())
+
     def test_groups_are_reported_apart(self) -> None:
         speakers = list(self.spk_to_utts)
         groups = {name: "f" if number < 4 else "m" for number, name in enumerate(speakers[:9])}  # Three have none.
@@ -1746,6 +1790,7 @@ class ConditionsTest(ProjectTest):
             ("conditions.py", "NUM_PROCESSES=1", "--calibrate", "1", "DEVICE=none"): "DEVICE=none is not one of",
             ("ladder.py", "NUM_PROCESSES=1", "--minutes", "1", "DEVICE=none"): "DEVICE=none is not one of",
             ("conditions.py", "--calibrate", "DEVICE=cpu"): "that is a setting",
+            ("conditions.py", "--calibrate", "mine", "AS_NORM=true"): "takes thresholds of cosine similarities",
         }
         for arguments, message in cases.items():
             result = self.run_script(*arguments)

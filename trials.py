@@ -1,0 +1,93 @@
+"""Which utterances are compared: trials from triplets, of all pairs, or from a list."""
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import dataset
+import myconfig
+from feature_store import FeatureStore
+
+MAX_TRIALS = 5 * 10**7
+
+# Trials are three arrays of one length: labels (1 target, 0 non-target), and the numbers of the utterances that are
+# enrolled and tested.
+Trials = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def draw_triplet_trials(store: FeatureStore, num_triplets: int) -> Trials:
+    """Draw triplets from SEED; each makes a target trial, then a non-target trial, that share the anchor.
+
+    Raises ValueError unless there are two speakers with two utterances or more; others are not used.
+    """
+    utts_of_speaker = [utts for utts in store.utts_of_speaker if len(utts) > 1]
+    if len(utts_of_speaker) < 2:
+        raise ValueError(
+            f"{len(utts_of_speaker)} test speakers have two utterances or more, and triplets need two such; one is "
+            "enough for EVAL_TRIALS=all_pairs."
+        )
+    if len(utts_of_speaker) < len(store.speakers):
+        print(f"Left out: {len(store.speakers) - len(utts_of_speaker)} speakers with a single utterance.")
+    triplets = dataset.draw_triplets(utts_of_speaker, num_triplets, np.random.default_rng(myconfig.SEED))
+    labels = np.tile([1, 0], num_triplets)
+    return labels, np.repeat(triplets[:, 0], 2), triplets[:, 1:].ravel()
+
+
+def all_pair_trials(store: FeatureStore) -> Trials:
+    """Every pair of utterances once. Raises ValueError if there are more than can be held in memory."""
+    num_pairs = len(store.files) * (len(store.files) - 1) // 2
+    if num_pairs > MAX_TRIALS:
+        raise ValueError(f"EVAL_TRIALS=all_pairs would make {num_pairs:,} trials: use triplets or a trial list.")
+    enrol, test = np.triu_indices(len(store.files), k=1)
+    return (store.speaker_of[enrol] == store.speaker_of[test]).astype(np.int64), enrol, test
+
+
+def read_trial_list(path: str, store: FeatureStore) -> Trials:
+    """Read lines `label enrol_path test_path`, quoted where a path has spaces.
+
+    Paths count from the test data's folder or from the list's own. Raises ValueError, with the line's number, for a
+    line of another form, or a file that is not among the test data or cannot be used.
+    """
+    number_of = {os.path.abspath(file): number for number, file in enumerate(store.files)}  # noqa: PTH100
+    data_dir = Path(myconfig.TEST_DATA_CSV).parent if myconfig.TEST_DATA_CSV else Path(myconfig.TEST_DATA_DIR)
+    folders = (data_dir, Path(path).parent)
+    trials = []
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter=" ", skipinitialspace=True)
+            for row in rows:
+                fields = [field for field in row if field]
+                if not fields:
+                    continue
+                place = f"{path}, line {rows.line_num}"
+                if len(fields) != 3 or fields[0] not in ("0", "1"):
+                    raise ValueError(f"{place}: expected `label enrol_path test_path`, label 0 or 1.")
+                numbers = [find_utterance(name, folders, number_of, place) for name in fields[1:]]
+                trials.append((int(fields[0]), *numbers))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a trial list in UTF-8: {error}.") from None
+    if not trials:
+        raise ValueError(f"{path} lists no trials.")
+    labels, enrol, test = np.array(trials).T
+    return labels, enrol, test
+
+
+def find_utterance(name: str, folders: Sequence[Path], number_of: dict[str, int], place: str) -> int:
+    """The number of the utterance that a trial list names, in the first of the folders that has it."""
+    for folder in folders:
+        path = os.path.abspath(folder / name)  # noqa: PTH100 - unlike pathlib, it takes away `..`.
+        if path in number_of:
+            return number_of[path]
+    raise ValueError(f"{place}: {name} is not among the test data that can be used.")
+
+
+def get_trials(store: FeatureStore) -> Trials:
+    """The trials that EVAL_TRIALS names."""
+    if myconfig.EVAL_TRIALS == "triplets":
+        return draw_triplet_trials(store, myconfig.NUM_EVAL_TRIPLETS)
+    if myconfig.EVAL_TRIALS == "all_pairs":
+        return all_pair_trials(store)
+    return read_trial_list(myconfig.EVAL_TRIALS, store)
