@@ -2,7 +2,7 @@
 
 Some recordings are similar to those of everybody, as noisy ones may be, and others to nobody's. So a score is measured
 against those of the same two recordings with a cohort: training speakers, of whom the most similar ones count.
-Source: Matejka et al. 2017, "Analysis of score normalization in multilingual speaker recognition", section 2.
+Source: Matějka et al. 2017, "Analysis of score normalization in multilingual speaker recognition", section 2.
 """
 
 import numpy as np
