@@ -120,7 +120,9 @@ def all_pairs_eer(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> fl
     """EER over all pairs of the test utterances."""
     store = feature_store.open_store(spk_to_utts)
     labels, enrol, test = all_pair_trials(store)
-    return evaluation.compute_eer(labels, evaluation.score_trials(encoder.eval(), store, enrol, test))[0]
+    with settings.override(AS_NORM=False):
+        scores = evaluation.score_trials(encoder.eval(), store, enrol, test)
+    return evaluation.compute_eer(labels, scores)[0]
 
 
 def catch_up(minutes: float) -> None:

@@ -10,7 +10,7 @@ import settings
 from feature_store import FeatureStore
 from model_file import read_model, write_model
 from score_normalization import embed_cohort
-from speaker_encoder import SpeakerEncoder, model_fingerprint, save_encoder
+from speaker_encoder import SpeakerEncoder, load_encoder, model_fingerprint, save_encoder
 from training_progress import TrainingProgress
 
 REMEDY = "Add START_OVER=true to train from the first step, or choose another SAVED_MODEL_PATH."
@@ -44,17 +44,27 @@ def save_models(
 
 
 def add_cohort(saved_model: str, encoder: SpeakerEncoder, store: FeatureStore) -> None:
-    """Put the cohort of score normalisation into a trained model, unless it is there; the encoder becomes that model.
+    """Put the cohort of score normalisation into the best model of a finished training, unless it is there.
 
-    All processes take part, and one writes.
+    All processes take part, with an encoder of the same shape, whose weights become the best; one writes. Raises
+    ValueError if the best model is gone or damaged.
     """
-    model = parallel.gather_objects(read_model(saved_model) if parallel.rank() == 0 else None)[0]
-    if len(model.get("cohort", ())):
-        return
-    encoder.load_state_dict(model["encoder_state_dict"])
-    model["cohort"] = torch.from_numpy(embed_cohort(encoder.eval(), store))
+    best = None
     if parallel.rank() == 0:
-        write_model(saved_model, model)
+        if not Path(saved_model).exists():
+            raise ValueError(
+                f"{saved_model} is gone, and {checkpoint_path(saved_model)} is not the best model. {REMEDY}"
+            )
+        best = load_encoder(saved_model)
+    weights = best.cpu().state_dict() if best and not len(best.cohort) else None
+    weights = parallel.gather_objects(weights)[0]
+    if weights is None:
+        return
+    encoder.load_state_dict(weights)
+    cohort = embed_cohort(encoder.eval(), store)
+    if parallel.rank() == 0:
+        print(f"Put a cohort of {len(cohort)} training speakers into the model.", flush=True)
+        write_model(saved_model, {**read_model(saved_model), "cohort": torch.from_numpy(cohort)})
 
 
 def remove_models(saved_model: str) -> None:

@@ -29,7 +29,7 @@ import metrics
 import myconfig
 import parallel
 import safe_files
-from score_normalization import normalize_scores
+from score_normalization import cohort_statistics, normalize_scores
 from speaker_encoder import SpeakerEncoder, embed_features, embed_store, load_encoder
 from trials import Trials, draw_triplet_trials, get_trials
 
@@ -80,16 +80,20 @@ def score_trials(
 
     Raises ValueError if this takes a cohort that the model does not hold.
     """
-    if myconfig.AS_NORM and len(encoder.cohort) < 2:
+    if myconfig.AS_NORM and not len(encoder.cohort):
         raise ValueError(
-            f"{encoder.path} holds no cohort for AS_NORM: it is put in at the end of training, by the command that "
-            "trains the model."
+            f"{encoder.path} holds no cohort for AS_NORM. Training puts one in at its end; for an older model, repeat "
+            "the command of its training, with its checkpoint beside it."
         )
     embeddings = embed_store(encoder, store)
-    blocks = range(0, len(enrol), BLOCK_TRIALS)
-    pairs = ((embeddings[enrol[at : at + BLOCK_TRIALS]], embeddings[test[at : at + BLOCK_TRIALS]]) for at in blocks)
-    scores = np.concatenate([np.einsum("td,td->t", first, second) for first, second in pairs])
-    return normalize_scores(scores, enrol, test, embeddings, encoder.cohort) if myconfig.AS_NORM else scores
+    statistics = cohort_statistics(embeddings, encoder.cohort) if myconfig.AS_NORM else None
+    scores = np.empty(len(enrol), np.float32)
+    for start in range(0, len(enrol), BLOCK_TRIALS):
+        block = slice(start, start + BLOCK_TRIALS)
+        scores[block] = np.einsum("td,td->t", embeddings[enrol[block]], embeddings[test[block]])
+        if statistics:
+            scores[block] = normalize_scores(scores[block], enrol[block], test[block], *statistics)
+    return scores
 
 
 def compute_scores(

@@ -173,8 +173,8 @@ EVAL_TRIALS = "triplets"
 # Number of triplets; each gives one target and one non-target trial.
 NUM_EVAL_TRIPLETS = 10000
 
-# Measure each score in deviations above those of the two utterances with the training speakers most like them, whom
-# the model holds (AS-norm), so that one threshold does for recordings of all kinds; if False, by cosine similarity.
+# Say how many deviations a score lies above the mean score of its two utterances with the training speakers most like
+# them (AS-norm), so that one threshold does better for recordings of many kinds; if False, it is a cosine similarity.
 AS_NORM = False
 
 # Embed each utterance in one piece; if False, as the mean over sliding windows of SEQ_LEN frames.

@@ -116,7 +116,7 @@ def process_group() -> Iterator[None]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if uses_gpu else "gloo")
     try:
         yield
-        distributed.barrier()  # The one that writes files takes longest, and all leave together.
+        distributed.barrier()  # A process that ends while another still writes may abort.
     finally:
         distributed.destroy_process_group()
 

@@ -221,7 +221,6 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
         "settings": encoder.settings,
         "train_speakers": encoder.train_speakers,
         "calibration": encoder.calibration,
-        "cohort": torch.from_numpy(encoder.cohort),
         **more,
     }
     write_model(path, model)
@@ -273,10 +272,13 @@ def check_calibration(calibration: dict) -> dict:
 
 
 def check_cohort(cohort: torch.Tensor, dimensions: int) -> np.ndarray:
-    """Check a cohort's embeddings (speakers, dimensions). Raises ValueError."""
-    if cohort.dtype != torch.float32 or cohort.shape[1:] != (dimensions,) or not torch.isfinite(cohort).all():
+    """Check a cohort, two or more embeddings of length 1 (speakers, dimensions). Raises ValueError."""
+    is_valid = isinstance(cohort, torch.Tensor) and cohort.dtype == torch.float32 and cohort.ndim == 2
+    if not is_valid or len(cohort) < 2 or cohort.shape[1] != dimensions:
         raise ValueError("its cohort is damaged.")
-    return cohort.numpy()
+    if not ((cohort.detach().norm(dim=1) - 1).abs() < 1e-3).all():
+        raise ValueError("its cohort has embeddings whose length is not 1.")
+    return cohort.detach().numpy()
 
 
 def load_encoder(path: str) -> SpeakerEncoder:

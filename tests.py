@@ -971,7 +971,8 @@ class SpeakerEncoderTest(ProjectTest):
             "huge": {**good, "settings": {**good["settings"], "LSTM_HIDDEN_SIZE": 10**9}},
             "unknown_setting": {**good, "settings": {**good["settings"], "NEW": 1}},
             "settings_kind": {**good, "settings": [1, 2]},
-            "cohort_kind": {**good, "cohort": [[0.5] * encoder.dimensions]},
+            "cohort_kind": {**good, "cohort": 5},
+            "cohort_of_one": {**good, "cohort": torch.eye(encoder.dimensions)[:1]},
             "cohort_nan": {**good, "cohort": torch.full((3, encoder.dimensions), math.nan)},
             "cohort_shape": {**good, "cohort": torch.ones(3, encoder.dimensions + 1)},
             "classic_other_network": {"encoder_state_dict": {"linear.weight": torch.zeros(3, 3)}},
@@ -1044,22 +1045,35 @@ class TrainingTest(ProjectTest):
         self.assert_same_weights("a.last.pt", "b.last.pt")
         self.assertNotEqual(self.train(6, "c.pt", SEED=1), losses)
 
-    def test_training_ends_with_the_cohort_of_its_speakers_in_the_model(self) -> None:
+    def test_training_ends_with_the_cohort_of_its_speakers_in_the_best_model(self) -> None:
         path = str(self.dir / "model.pt")
-        with unittest.mock.patch.object(score_normalization, "COHORT_UTTS", 12):  # All that there are.
-            self.train(4, NUM_VALIDATION_SPEAKERS=4)
-            whole, encoder = model_file.read_model(path), neural_net.load_encoder(path)
-            # Killed before the cohort, or by a version without cohorts, the model gets it from the same command.
-            for missing in ({"cohort": whole["cohort"][:0]}, {}):
-                others = {name: value for name, value in whole.items() if name != "cohort"}
-                model_file.write_model(path, others | missing)
-                self.train(4, NUM_VALIDATION_SPEAKERS=4)
-                self.assertTrue(torch.equal(model_file.read_model(path)["cohort"], whole["cohort"]))
+        values = {"NUM_VALIDATION_SPEAKERS": 4, "SAVE_MODEL_FREQUENCY": 2, "SPEEDS": (0.9, 1.0)}
         spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus / "train"))
-        self.assertEqual(len(encoder.train_speakers), len(spk_to_utts) - 4)
-        for speaker, row in zip(encoder.train_speakers, encoder.cohort, strict=True):
-            mean = evaluation.embed_utterances(encoder, spk_to_utts[speaker]).mean(axis=0)
-            np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=2e-3)  # The store has 16 bits.
+        for num_utts in (12, 1):  # There are 12.
+            validations = unittest.mock.patch.object(neural_net, "validation_eer", side_effect=[0.1, 0.2])
+            with validations, unittest.mock.patch.object(score_normalization, "COHORT_UTTS", num_utts):
+                self.train(4, START_OVER=True, **values)
+            model, encoder = model_file.read_model(path), neural_net.load_encoder(path)
+            self.assertEqual(len(model["losses"]), 2)
+            self.assertEqual(len(encoder.train_speakers), len(spk_to_utts) - 4)
+            for speaker, row in zip(encoder.train_speakers, encoder.cohort, strict=True):
+                embeddings = evaluation.embed_utterances(encoder, spk_to_utts[speaker])
+                mean = embeddings.mean(axis=0)
+                expected = mean / np.linalg.norm(mean) if num_utts == 12 else embeddings[np.argmax(embeddings @ row)]
+                np.testing.assert_allclose(row, expected, atol=2e-3)  # The store has 16 bits.
+        # Killed before it had one, a model gets its cohort from the same command, and then keeps it.
+        without = {name: value for name, value in model.items() if name != "cohort"}
+        for before, drawn in ((without, 1), (model, 12)):
+            model_file.write_model(path, before)
+            with unittest.mock.patch.object(score_normalization, "COHORT_UTTS", drawn):
+                self.train(4, **values)
+            self.assertTrue(torch.equal(model_file.read_model(path)["cohort"], model["cohort"]))
+        model_file.write_model(path, model | {"cohort": model["cohort"] * 2})
+        with self.assertRaisesRegex(ValueError, "length is not 1"):
+            self.train(4, **values)
+        Path(path).unlink()
+        with self.assertRaisesRegex(ValueError, "model.pt is gone, and .*last.pt is not the best model"):
+            self.train(4, **values)
 
     def test_every_mining_and_specaugment_train(self) -> None:
         for mining in settings.CHOICES["TRIPLET_MINING"]:
@@ -1163,9 +1177,10 @@ class TrainingTest(ProjectTest):
             self.train(4)
         self.assertIn("Already trained for 4 steps", output.getvalue())
         model = model_file.read_model(str(self.dir / "model.pt"))
-        model_file.write_model(str(self.dir / "model.pt"), model | {"calibration": {"as": "measured"}})
+        calibration = {"false_accept_rates": [0.01], "thresholds": [0.5], "source": "a test"}
+        model_file.write_model(str(self.dir / "model.pt"), model | {"calibration": calibration})
         self.train(4)
-        self.assertEqual(model_file.read_model(str(self.dir / "model.pt"))["calibration"], {"as": "measured"})
+        self.assertEqual(model_file.read_model(str(self.dir / "model.pt"))["calibration"], calibration)
         with self.assertRaisesRegex(ValueError, "LEARNING_RATE=0.002, and now LEARNING_RATE=0.01. Add START_OVER=true"):
             self.train(8, LEARNING_RATE=0.01)
         self.assertEqual((self.dir / "model.last.pt").read_bytes(), before)
@@ -1559,6 +1574,9 @@ class EvaluationTest(ProjectTest):
             self.assertAlmostEqual(float(score), sum(above) / 2, delta=0.02 * abs(sum(above)))
         labels, scores = np.array([line[:2] for line in lines], float).T
         self.assertAlmostEqual(results["eer"], evaluation.compute_eer(labels, scores)[0], places=4)
+        self.encoder.cohort = np.tile(self.encoder.cohort[:1], (3, 1))
+        with self.assertRaisesRegex(ValueError, "all alike"):
+            self.evaluate(AS_NORM=True)
         evaluation.print_report(results)
         self.assertIn("normalised with a cohort of training speakers", self.output.getvalue())
 
@@ -1803,7 +1821,8 @@ class ConditionsTest(ProjectTest):
         for speaker in sorted((corpus / "test").iterdir())[:4]:
             shutil.copytree(speaker, self.dir / "test" / speaker.name)
         few = unittest.mock.patch.multiple(ladder, ROWS=rows, PROBES=1, PROBE_SECONDS=0)
-        with few, settings.override(TEST_DATA_DIR=str(self.dir / "test"), UTTERANCES_PER_SPEAKER=2):
+        values = {"TEST_DATA_DIR": str(self.dir / "test"), "UTTERANCES_PER_SPEAKER": 2, "AS_NORM": True}
+        with few, settings.override(**values):
             table = ladder.climb(0.001, 1, "clean")
             model = self.dir / "results/ladder/all-of-ours-0.pt"
             self.assertEqual(speaker_encoder.load_encoder(str(model)).settings["LSTM_HIDDEN_SIZE"], 8)
