@@ -1840,7 +1840,7 @@ class ConditionsTest(ProjectTest):
                 ladder.climb(-1, 1, "clean")
         eers = {}
         for name, trials in (scored | {"pooled": conditions.pool(scored)}).items():
-            false_accepts, true_accepts, _ = sklearn.metrics.roc_curve(*trials[:2])
+            false_accepts, true_accepts, _ = sklearn.metrics.roc_curve(*trials[:2], drop_intermediate=False)
             nearest = np.argmin(np.abs(1 - true_accepts - false_accepts))
             eers[name] = 50 * (1 - true_accepts + false_accepts)[nearest]
         expected = eers["clean"], eers.pop("pooled"), np.mean(list(eers.values()))
