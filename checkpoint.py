@@ -5,10 +5,9 @@ from pathlib import Path
 import torch
 
 import myconfig
-import parallel
-import settings
 from feature_store import FeatureStore
-from model_file import read_model, write_model
+from foundation import parallel, setting_tables
+from foundation.model_file import read_model, write_model
 from score_normalization import embed_cohort
 from speaker_encoder import SpeakerEncoder, load_encoder, model_fingerprint, save_encoder
 from training_progress import TrainingProgress
@@ -82,7 +81,7 @@ def find_origin(encoder: SpeakerEncoder, store: FeatureStore, noise_store: Featu
 
 def training_settings() -> dict:
     """The settings on which the trained weights depend."""
-    return {name: getattr(myconfig, name) for name in ("TRAINING_STEPS", *settings.TRAINING_SETTINGS)}
+    return {name: getattr(myconfig, name) for name in ("TRAINING_STEPS", *setting_tables.TRAINING_SETTINGS)}
 
 
 def read_checkpoint(saved_model: str, train_speakers: list[str]) -> dict | None:
@@ -97,7 +96,7 @@ def read_checkpoint(saved_model: str, train_speakers: list[str]) -> dict | None:
         return None
     checkpoint = read_model(path)
     try:
-        for name in settings.TRAINING_SETTINGS:
+        for name in setting_tables.TRAINING_SETTINGS:
             before, now = checkpoint["training_settings"][name], getattr(myconfig, name)
             if before != now:
                 raise ValueError(f"{path} was trained with {name}={before}, and now {name}={now}. {REMEDY}")

@@ -8,8 +8,7 @@ decision thresholds over all conditions into the model, for `speaker_id.py`.
 
 import sys
 
-import script
-import settings
+from foundation import script, settings
 
 if __name__ == "__main__":
     parser = script.OptionParser(description=__doc__)
@@ -46,11 +45,11 @@ import feature_extraction
 import feature_store
 import metrics
 import myconfig
-import parallel
-import safe_files
 from dataset import SpkToUtts
-from model_file import read_model, write_model
-from speaker_encoder import SpeakerEncoder, check_calibration, load_encoder, model_fingerprint
+from foundation import parallel, safe_files
+from foundation.model_file import read_model, write_model
+from saved_encoder import check_calibration
+from speaker_encoder import SpeakerEncoder, load_encoder, model_fingerprint
 from trials import all_pair_trials
 
 SHORT_SECONDS = 1.6

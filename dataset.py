@@ -14,7 +14,7 @@ import soundfile
 
 import demo_data
 import myconfig
-import settings
+from foundation import settings
 
 SpkToUtts = dict[str, list[str]]
 

@@ -7,11 +7,9 @@ needs no network and sends nothing anywhere.
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import script
-import settings
+from foundation import script, settings
 
 if __name__ == "__main__":
     parser = script.OptionParser(description=__doc__)
@@ -35,11 +33,12 @@ import numpy as np
 
 import feature_extraction
 import myconfig
-import parallel
-import speaker_database
 import speaker_id
-import voice_map
+from foundation import parallel, pictures
 from speaker_encoder import SpeakerEncoder, load_encoder
+from voices import answers
+from voices import database as speaker_database
+from voices import map as voice_map
 
 MAX_FILES = 20
 MAX_FILE_SIZE = "50mb"
@@ -62,7 +61,7 @@ def draw_comparison(
 ) -> matplotlib.figure.Figure:
     """Draw the MFCCs of two recordings side by side, as the encoder sees them, and their score on a dial."""
     with (
-        matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle")),
+        pictures.style(),
         settings.override(**encoder.settings),
     ):
         figure = matplotlib.figure.Figure(figsize=(12, 3.5))
@@ -92,30 +91,30 @@ def in_words(action: Callable[..., tuple], otherwise: Callable[[], object] = lam
 
 
 def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
-    """The page, with the functions of `speaker_id` behind its buttons."""
-    model = speaker_id.model_of(encoder)
-    decision = speaker_id.decision_for(encoder)
+    """The page, with the functions of `voices` behind its buttons."""
+    model = answers.model_of(encoder)
+    decision = answers.decision_for(encoder)
 
     def compare(first: str | None, second: str | None) -> tuple:
         if not first or not second:
             raise ValueError("Two recordings are needed.")
-        answer = speaker_id.verify(encoder, [first], [second], decision)
+        answer = answers.verify(encoder, [first], [second], decision)
         verdict = "The same speaker" if answer["same"] else "Different speakers"
-        words = [f"{verdict}: {speaker_id.describe(decision)}.", *doubts(answer["warnings"])]
+        words = [f"{verdict}: {answers.describe(decision)}.", *doubts(answer["warnings"])]
         return "\n".join(words), draw_comparison(encoder, [first, second], answer["score"], decision.threshold)
 
     def enrol(name: str, recording: str | None, files: list[str] | None, more: bool) -> tuple:
         recordings = [*([recording] if recording else []), *(files or [])]
         if not recordings or len(recordings) > MAX_FILES:
             raise ValueError(f"1 to {MAX_FILES} recordings are needed.")
-        seconds, warnings = speaker_id.enrol(encoder, database, name.strip(), recordings, more)
+        seconds, warnings = answers.enrol(encoder, database, name.strip(), recordings, more)
         words = [f"{name.strip()} is enrolled: heard {seconds:.1f} s of speech.", *doubts(warnings)]
         return "\n".join(words), list_enrolled()
 
     def identify(recording: str | None) -> tuple:
         if not recording:
             raise ValueError("A recording is needed.")
-        [answer] = speaker_id.identify(encoder, database, [recording], decision)
+        [answer] = answers.identify(encoder, database, [recording], decision)
         ranking = [[name, f"{score:.3f}"] for name, score in answer["ranking"]]
         words = [f"This is {answer['speaker']}." if answer["speaker"] else "This is nobody who is enrolled."]
         return "\n".join([*words, *doubts(answer["warnings"])]), ranking

@@ -17,8 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-import safe_files
-import script
+from foundation import safe_files, script
 
 # MD5 of <part>.tar.gz, from md5sum.txt in OpenSLR's folder of LibriSpeech (Panayotov et al. 2015, CC BY 4.0).
 PARTS = {

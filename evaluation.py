@@ -4,8 +4,7 @@
 figures and one picture to RESULTS_DIR.
 """
 
-import script
-import settings
+from foundation import script, settings
 
 if __name__ == "__main__":
     settings.read_command_line(__doc__)
@@ -27,8 +26,7 @@ import feature_extraction
 import feature_store
 import metrics
 import myconfig
-import parallel
-import safe_files
+from foundation import parallel, pictures, safe_files, setting_tables
 from score_normalization import cohort_statistics, normalize_scores
 from speaker_encoder import SpeakerEncoder, embed_features, embed_store, load_encoder
 from trials import Trials, draw_triplet_trials, get_trials
@@ -160,7 +158,7 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
 
 def evaluation_settings() -> dict:
     """The settings on which an evaluation can depend, so not those of training."""
-    only_training = {*settings.TRAINING_SETTINGS, "TRAINING_STEPS", "SAVE_MODEL_FREQUENCY", "START_OVER"}
+    only_training = {*setting_tables.TRAINING_SETTINGS, "TRAINING_STEPS", "SAVE_MODEL_FREQUENCY", "START_OVER"}
     only_training |= {"TRAIN_DATA_DIR", "TRAIN_DATA_CSV"}
     only_training -= {"SEED", "SEQ_LEN"}
     return {name: value for name, value in settings.all_settings().items() if name not in only_training}
@@ -215,7 +213,7 @@ def plot_evaluation(
     score_name = "normalised score (AS-norm)" if myconfig.AS_NORM else "cosine similarity"
     thresholds, false_accept, false_reject = sweep
     shown = np.unique(np.linspace(0, len(thresholds) - 1, PLOT_POINTS).astype(int))
-    with matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle")):
+    with pictures.style():
         figure = matplotlib.figure.Figure(figsize=(12, 3.8))
         histogram, det, rates = figure.subplots(1, 3)
 
@@ -247,8 +245,7 @@ def plot_evaluation(
         rates.plot(eer_threshold, 100 * eer, "o", markersize=7, color="0.3", label=f"EER at {eer_threshold:.3f}")
         rates.set(title="Threshold sweep", xlabel=f"threshold on the {score_name}", ylabel="error rate (%)")
         rates.legend(loc="upper center")
-        with safe_files.replace_when_whole(path) as file:
-            figure.savefig(file, format="png")
+        pictures.save(path, figure)
 
 
 def print_report(results: dict) -> None:

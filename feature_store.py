@@ -26,10 +26,8 @@ import augmentation
 import dataset
 import feature_extraction
 import myconfig
-import parallel
-import safe_files
-import settings
 from dataset import SpkToUtts
+from foundation import parallel, safe_files, setting_tables
 
 CHUNK_FILES = 64
 DTYPE = np.dtype("<f2")
@@ -154,7 +152,7 @@ def store_folder(files: list[str], speeds: Sequence[float]) -> Path:
     absolute = [str(Path(file).absolute().parent) for file in files]
     # Windows has no common folder for files on two drives.
     common = os.path.commonpath(absolute) if len({Path(file).anchor for file in absolute}) == 1 else "several drives"
-    values = {name: getattr(myconfig, name) for name in settings.FEATURE_SETTINGS}
+    values = {name: getattr(myconfig, name) for name in setting_tables.FEATURE_SETTINGS}
     # Whoever changes how features are computed gets new ones.
     code = "".join(map(inspect.getsource, FEATURE_FUNCTIONS))
     key = json.dumps([common, values, list(speeds), code], sort_keys=True)

@@ -12,8 +12,7 @@ import re
 from pathlib import Path
 
 import dataset
-import safe_files
-import script
+from foundation import safe_files, script
 
 WILDCARDS = {"{speaker}": r"(?P<speaker>[^/]+?)", "{group}": r"(?P<group>[^/]+?)", "**": ".*", "*": "[^/]*"}
 

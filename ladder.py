@@ -7,8 +7,7 @@ say, so the ladder also explains your own changes of them.
 
 import sys
 
-import script
-import settings
+from foundation import script, settings
 
 if __name__ == "__main__":
     parser = script.OptionParser(description=__doc__)
@@ -35,10 +34,9 @@ import dataset
 import metrics
 import myconfig
 import neural_net
-import parallel
-import safe_files
 from checkpoint import training_settings
 from dataset import SpkToUtts
+from foundation import parallel, safe_files
 from speaker_encoder import SpeakerEncoder, get_speaker_encoder, load_encoder
 
 # The course's recipe, where it differs from the settings.

@@ -4,29 +4,27 @@
 continues, and ends with the weights that an undisturbed run has.
 """
 
-import script
-import settings
+from foundation import script, settings
 
 if __name__ == "__main__":
     settings.read_command_line(__doc__, settings.check_training)
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-import augmentation
 import dataset
 import feature_store
 import metrics
 import myconfig
-import parallel
-import safe_files
 from checkpoint import add_cohort, continue_from, find_origin, read_checkpoint, remove_models, save_models
+from foundation import parallel, safe_files
 from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, join_encoders, load_encoder
+from training_batches import disturb, draw_batches
 from training_progress import TrainingProgress
 
 __all__ = ["SpeakerEncoder", "load_encoder"]  # Also to be found here.
@@ -194,68 +192,6 @@ def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore
     frames = torch.from_numpy(np.concatenate([store.read(utt, NORMALISATION_FRAMES) for utt in np.sort(utts)]))
     encoder.feature_mean.copy_(frames.mean(dim=0))
     encoder.feature_std.copy_(frames.std(dim=0).clamp(min=1e-3))
-
-
-def draw_batches(
-    encoder: SpeakerEncoder,
-    store: feature_store.FeatureStore,
-    noise_store: feature_store.FeatureStore | None,
-    steps: Iterable[int],
-) -> Iterator[torch.Tensor]:
-    """The batches of these steps, each drawn in a thread while the network computes with the one before."""
-    pool = parallel.thread_pool(1)
-    current = None
-    for step in steps:
-        following = pool.submit(draw_batch, encoder, store, noise_store, step)
-        if current:
-            yield current.result()
-        current = following
-    if current:
-        yield current.result()
-
-
-def draw_batch(
-    encoder: SpeakerEncoder,
-    store: feature_store.FeatureStore,
-    noise_store: feature_store.FeatureStore | None,
-    step: int,
-) -> torch.Tensor:
-    """The crops of a step, on the device: (speakers, utterances, frames, N_MFCC), or (triplets, 3, frames, N_MFCC).
-
-    They depend on SEED, the step and the rank alone, so that training can continue anywhere. Each process draws its
-    part of the batch, which is mined as a whole, from speakers of its own.
-    """
-    rng = np.random.default_rng([myconfig.SEED, step])
-    crop_frames = max(1, round(myconfig.SEQ_LEN * (1 + myconfig.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
-    is_disturbed = rng.random() < myconfig.DISTURBED_BATCHES
-    weights = dataset.draw_speaker_weights(store.speech_seconds, store.corpus_of_speaker, rng)
-    rng = np.random.default_rng([myconfig.SEED, step, parallel.rank()])
-    if myconfig.TRIPLET_MINING == "random":
-        utts = dataset.draw_triplets(store.utts_of_speaker, myconfig.BATCH_SIZE // parallel.world_size(), rng)
-    else:
-        num_speakers = min(myconfig.BATCH_SIZE, len(store.speakers)) // parallel.world_size()
-        own_speakers, own_weights = parallel.own_share(store.utts_of_speaker), parallel.own_share(weights)
-        utts = dataset.draw_speaker_batch(own_speakers, num_speakers, myconfig.UTTERANCES_PER_SPEAKER, rng, own_weights)
-    crops = store.draw_crops(utts.ravel(), crop_frames, rng)
-    if is_disturbed:
-        crops = disturb(crops, noise_store, rng)
-    crops = augmentation.random_channel(crops, encoder.feature_std.cpu(), rng)
-    if myconfig.SPECAUG_TRAINING:
-        crops = augmentation.spec_augment(crops, encoder.feature_mean.cpu(), rng)
-    return crops.unflatten(0, utts.shape).to(encoder.feature_mean.device)
-
-
-def disturb(
-    crops: torch.Tensor, noise_store: feature_store.FeatureStore | None, rng: np.random.Generator
-) -> torch.Tensor:
-    """Put some of the crops (batch, frames, N_MFCC) into rooms, noise and narrow bands, if the settings ask for it."""
-    if not max(myconfig.ROOM_PROB, myconfig.NOISE_PROB, myconfig.NARROW_BAND_PROB):
-        return crops
-    noises = None
-    if noise_store:
-        recordings = rng.integers(len(noise_store.files), size=len(crops))
-        noises = noise_store.draw_crops(recordings, crops.shape[1], rng)
-    return augmentation.disturb(crops, noises, rng)
 
 
 def embed_batch(network: nn.Module, crops: torch.Tensor) -> torch.Tensor:

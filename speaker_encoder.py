@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,9 +11,9 @@ from torch import nn
 import feature_extraction
 import feature_store
 import myconfig
-import parallel
-import settings
-from model_file import read_model, write_model
+from foundation import parallel, setting_tables, settings
+from foundation.model_file import read_model, write_model
+from saved_encoder import check_calibration, check_cohort, check_shapes, classic_settings
 
 # Frames in a batch at inference, padding included.
 INFERENCE_FRAMES = 16384
@@ -39,7 +38,7 @@ class SpeakerEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.settings = {name: getattr(myconfig, name) for name in settings.MODEL_SETTINGS}
+        self.settings = {name: getattr(myconfig, name) for name in setting_tables.MODEL_SETTINGS}
         self.train_speakers: list[str] = []
         self.calibration: dict = {}
         self.cohort = np.zeros((0, self.dimensions), np.float32)
@@ -226,61 +225,6 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
     write_model(path, model)
 
 
-def check_shapes(weights: dict[str, torch.Tensor], path: str) -> None:
-    """Raise ValueError unless weights have the shapes that the settings ask for, before these take any memory."""
-    with torch.device("meta"):
-        expected = SpeakerEncoder().state_dict()
-    for name, tensor in expected.items():
-        if weights[name].shape != tensor.shape:
-            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, and its settings {tuple(tensor.shape)}.")
-    if sum(tensor.nbytes for tensor in weights.values()) > Path(path).stat().st_size:
-        raise ValueError("its weights are more than the file holds.")
-
-
-def classic_settings(weights: dict) -> dict:
-    """The settings of a classic model, which holds an LSTM's weights and no settings: its shape tells them.
-
-    They also stand for settings that did not exist yet when a model was saved.
-    """
-    units, num_inputs = weights["lstms.0.weight_ih_l0"].shape
-    num_layers = sum(name.startswith("lstms.0.weight_ih") and not name.endswith("_reverse") for name in weights)
-    return {
-        "N_MFCC": num_inputs,
-        "N_FFT": 2048,
-        "HOP_LENGTH": 512,
-        "N_MELS": 128,
-        "CEPSTRAL_MEAN_NORMALIZATION": False,
-        "DELTAS": False,
-        "LSTM_HIDDEN_SIZE": units // 4,
-        "LSTM_NUM_LAYERS": num_layers,
-        "BI_LSTM": "lstms.0.weight_ih_l0_reverse" in weights,
-        "FRAME_AGGREGATION_MEAN": myconfig.FRAME_AGGREGATION_MEAN,
-        "ENSEMBLE_SIZE": 1,
-    }
-
-
-def check_calibration(calibration: dict) -> dict:
-    """Check the thresholds for false-accept rates, ascending, and their source. Raises ValueError."""
-    if calibration:
-        rates, thresholds = (np.array(calibration[name], float) for name in ("false_accept_rates", "thresholds"))
-        is_valid = rates.shape == thresholds.shape and rates.ndim == 1 and np.isfinite(thresholds).all()
-        if not is_valid or not len(rates) or not (np.diff(rates, prepend=0, append=1) > 0).all():
-            raise ValueError("its decision thresholds are damaged.")
-        if not isinstance(calibration["source"], str):
-            raise ValueError("its decision thresholds have no source.")
-    return calibration
-
-
-def check_cohort(cohort: torch.Tensor, dimensions: int) -> np.ndarray:
-    """Check a cohort, two or more embeddings of length 1 (speakers, dimensions). Raises ValueError."""
-    is_valid = isinstance(cohort, torch.Tensor) and cohort.dtype == torch.float32 and cohort.ndim == 2
-    if not is_valid or len(cohort) < 2 or cohort.shape[1] != dimensions:
-        raise ValueError("its cohort is damaged.")
-    if not ((cohort.detach().norm(dim=1) - 1).abs() < 1e-3).all():
-        raise ValueError("its cohort has embeddings whose length is not 1.")
-    return cohort.detach().numpy()
-
-
 def load_encoder(path: str) -> SpeakerEncoder:
     """Load a saved or classic model as an encoder on the device, shaped by the settings saved with it.
 
@@ -291,7 +235,7 @@ def load_encoder(path: str) -> SpeakerEncoder:
         # Classic models have one LSTM, and no number in its name.
         weights = {name.replace("lstm.", "lstms.0."): tensor for name, tensor in model["encoder_state_dict"].items()}
         shape = {**classic_settings(weights), **model.get("settings", {})}
-        if unknown := shape.keys() - set(settings.MODEL_SETTINGS):
+        if unknown := shape.keys() - set(setting_tables.MODEL_SETTINGS):
             raise ValueError(f"it has settings that this version does not know: {', '.join(sorted(unknown))}.")
         settings.check_model(shape)
         with settings.override(**shape):
@@ -300,7 +244,9 @@ def load_encoder(path: str) -> SpeakerEncoder:
                     "feature_mean": torch.zeros(shape["N_MFCC"]),
                     "feature_std": torch.ones(shape["N_MFCC"]),
                 } | weights
-            check_shapes(weights, path)
+            with torch.device("meta"):  # Shapes alone, which take no memory.
+                expected = SpeakerEncoder().state_dict()
+            check_shapes(weights, expected, path)
             encoder = SpeakerEncoder()
         encoder.load_state_dict(weights)
         encoder.train_speakers = list(model.get("train_speakers", []))

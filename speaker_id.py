@@ -8,13 +8,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import script
+from foundation import script
 
 DEFAULT_MODEL = Path(__file__).with_name("saved_model") / "pretrained" / "lstm104x5.pt"
 DEFAULT_DATABASE = "speakers.db"
-NUM_SHOWN = 5
 
 
 def build_parser() -> script.OptionParser:
@@ -64,95 +62,15 @@ def build_parser() -> script.OptionParser:
 if __name__ == "__main__":
     options = build_parser().parse_args()
 
-import matplotlib.figure
 import numpy as np
 
-import parallel
-import safe_files
-import settings
-import speaker_database
-import speaker_timeline
-import voice_map
-from recordings import expand_files, hear, list_warnings, mean_embedding, write_embeddings
-from speaker_database import Model
-from speaker_encoder import SpeakerEncoder, load_encoder, model_fingerprint
-
-
-class Decision(NamedTuple):
-    """Where scores are accepted: the threshold, the false-accept rate that it stands for if known, and its source."""
-
-    threshold: float
-    false_accept_rate: float | None
-    source: str
-
-
-# --------------------------------------- Answers ---------------------------------------
-
-
-def model_of(encoder: SpeakerEncoder) -> Model:
-    """What a database remembers of the model."""
-    return Model(model_fingerprint(encoder), encoder.dimensions, encoder.path)
-
-
-def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | None = None) -> Decision:
-    """The threshold of the model for a false-accept rate, or a given threshold. Raises ValueError if there is none."""
-    if threshold is not None:
-        if not -1 <= threshold <= 1:
-            raise ValueError(f"--threshold {threshold:g} is not between -1 and 1, as scores are.")
-        return Decision(threshold, None, "given")
-    if not encoder.calibration:
-        raise ValueError(
-            "the model knows no threshold: conditions.py --calibrate finds some on test data; or give speaker_id.py a "
-            "--threshold."
-        )
-    rates, thresholds = encoder.calibration["false_accept_rates"], encoder.calibration["thresholds"]
-    if not min(rates) <= far <= max(rates):
-        raise ValueError(
-            f"--far {far:g}: the model has thresholds for false-accept rates from {min(rates):g} to {max(rates):g}; "
-            "lower rates take more test data."
-        )
-    at = float(np.interp(np.log(far), np.log(rates), thresholds))
-    return Decision(at, far, encoder.calibration["source"])
-
-
-def verify(encoder: SpeakerEncoder, first: Sequence[str], second: Sequence[str], decision: Decision) -> dict:
-    """Compare the voices of two lists of recordings: `same`, `score`, and what the decision rests on."""
-    sides = [hear(encoder, files) for files in (first, second)]
-    score = float(mean_embedding(sides[0]) @ mean_embedding(sides[1]))
-    warnings = list_warnings(sides[0] + sides[1])
-    return {"same": score >= decision.threshold, "score": score, **decision._asdict(), "warnings": warnings}
-
-
-def enrol(
-    encoder: SpeakerEncoder, database: str, name: str, files: Sequence[str], more: bool = False
-) -> tuple[float, list[tuple[str, str]]]:
-    """Add a person to the database, or recordings of one who is there: seconds of speech heard, and warnings.
-
-    Nothing is added unless all recordings can be used. Raises ValueError as `speaker_database.enrol` does.
-    """
-    name = speaker_database.clean_name(name)
-    heard = hear(encoder, files)
-    with speaker_database.open_database(database, "create") as connection:
-        speaker_database.enrol(connection, name, [one.recording for one in heard], model_of(encoder), more)
-    return sum(one.recording.speech_seconds for one in heard), list_warnings(heard)
-
-
-def identify(encoder: SpeakerEncoder, database: str, files: Sequence[str], decision: Decision) -> list[dict]:
-    """Who speaks in each recording: `speaker` or None, and the `ranking` of the NUM_SHOWN best with their scores."""
-    with speaker_database.open_database(database) as connection:
-        names, enrolled = speaker_database.read_speakers(connection, model_of(encoder))
-    if not names:
-        raise ValueError(f"nobody is enrolled in {database}.")
-    answers = []
-    for one in hear(encoder, files):
-        scores = enrolled @ one.recording.embedding
-        best = np.argsort(-scores, kind="stable")[:NUM_SHOWN]
-        speaker = names[best[0]] if scores[best[0]] >= decision.threshold else None
-        ranking = [(names[number], float(scores[number])) for number in best]
-        file = one.recording.file
-        answers.append({"file": file, "speaker": speaker, "ranking": ranking, "warnings": list_warnings([one])})
-    return answers
-
+from foundation import parallel, pictures, settings
+from speaker_encoder import SpeakerEncoder, load_encoder
+from voices import database as speaker_database
+from voices import map as voice_map
+from voices import timeline as speaker_timeline
+from voices.answers import decision_for, describe, enrol, identify, model_of, verify
+from voices.recordings import expand_files, hear, list_warnings, write_embeddings
 
 # -------------------------------------- Commands ---------------------------------------
 
@@ -182,20 +100,6 @@ def check_ending(path: str, *endings: str) -> None:
     """Raise ValueError for a file to be written with another ending, which may be that of somebody's recording."""
     if not path.lower().endswith(endings):
         raise ValueError(f"--out {path} must end in {' or '.join(endings)}.")
-
-
-def save_figure(path: str, figure: matplotlib.figure.Figure) -> None:
-    """Write a picture as PNG."""
-    with safe_files.replace_when_whole(path) as file:
-        figure.savefig(file, format="png")
-
-
-def describe(decision: Decision) -> str:
-    """The threshold in words."""
-    if decision.false_accept_rate is None:
-        return f"threshold {decision.threshold:.3f} as given"
-    rate = f"{100 * decision.false_accept_rate:.3g} % of pairs of different speakers score higher"
-    return f"threshold {decision.threshold:.3f} ({rate}, measured on {decision.source})"
 
 
 def run_enrol(encoder: SpeakerEncoder) -> int:
@@ -264,7 +168,7 @@ def run_timeline(encoder: SpeakerEncoder) -> int:
     for number, file in enumerate(files, start=1):
         timeline = speaker_timeline.find_timeline(encoder, file, names, enrolled, decision.threshold)
         picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(files) > 1 else ""))
-        save_figure(str(picture), speaker_timeline.draw_timeline(timeline, decision.threshold))
+        pictures.save(str(picture), speaker_timeline.draw_timeline(timeline, decision.threshold))
         warn([(file, words) for words in timeline.faults])
         answers[file] = timeline.turns
     if options.rttm:
@@ -296,7 +200,7 @@ def run_map(encoder: SpeakerEncoder) -> int:
     heard = hear(encoder, expand_files(options.files))
     warn(list_warnings(heard))
     speakers = voice_map.name_speakers([one.recording.file for one in heard])
-    save_figure(options.out, voice_map.draw_map(np.stack([one.recording.embedding for one in heard]), speakers))
+    pictures.save(options.out, voice_map.draw_map(np.stack([one.recording.embedding for one in heard]), speakers))
     show({"out": options.out, "recordings": len(heard)}, f"{options.out} shows {len(heard)} recordings.")
     return 0
 

@@ -9,8 +9,7 @@ import torch
 from tqdm import tqdm
 
 import myconfig
-import parallel
-import safe_files
+from foundation import parallel, pictures
 
 # The last steps over which the loss is averaged and judged.
 WINDOW_STEPS = 100
@@ -102,7 +101,7 @@ class TrainingProgress:
         """Draw loss and validation EER against the step into a PNG."""
         import matplotlib.figure  # Slow, and only needed here.
 
-        with matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle")):
+        with pictures.style():
             figure = matplotlib.figure.Figure(figsize=(7, 4))
             axes = figure.subplots()
             axes.plot(range(1, len(self.losses) + 1), self.losses, color="0.75", label="loss of the step")
@@ -123,5 +122,4 @@ class TrainingProgress:
                 handles += right.get_legend_handles_labels()[0]
                 labels += right.get_legend_handles_labels()[1]
             figure.legend(handles, labels, loc="outside upper center", ncols=4)
-            with safe_files.replace_when_whole(path) as file:
-                figure.savefig(file, format="png")
+            pictures.save(path, figure)

@@ -15,12 +15,12 @@ import demo_data
 import evaluation
 import feature_store
 import neural_net
-import settings
-import speaker_database
 import speaker_id
-import stress_audio
+from foundation import settings
 from speaker_encoder import load_encoder
+from stress import audio
 from trials import read_trial_list
+from voices import database as speaker_database
 
 # Reads a file. Raises ValueError if it cannot be used.
 Reader = Callable[[Path], object]
@@ -53,7 +53,7 @@ def put_in_snippets(content: bytes, rng: np.random.Generator) -> bytes:
     return content
 
 
-CHANGES = (*stress_audio.CHANGES, put_in_snippets)
+CHANGES = (*audio.CHANGES, put_in_snippets)
 
 
 def write_samples(folder: Path) -> dict[str, Reader]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-import safe_files
+from foundation import safe_files
 
 # What the pickle in a model's file may build.
 MODEL_TYPES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 import demo_data
-import speaker_database
-from model_file import read_model
+from foundation.model_file import read_model
+from voices import database as speaker_database
 
-PROJECT_DIR = Path(__file__).resolve().parent
+PROJECT_DIR = Path(__file__).resolve().parent.parent
 NUM_SPEAKERS = 12
 TRAINING = (
     "TRAIN_DATA_DIR=voices",

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import matplotlib.colors
 import matplotlib.figure
 import numpy as np
@@ -12,11 +11,11 @@ from tqdm import tqdm
 
 import feature_extraction
 import myconfig
-import settings
 from feature_extraction import SAMPLE_RATE
-from recordings import count_clipped, find_faults
-from speaker_database import UNKNOWN
+from foundation import pictures, settings
 from speaker_encoder import SpeakerEncoder, embed_features
+from voices.database import UNKNOWN
+from voices.recordings import count_clipped, find_faults
 
 WINDOW_SECONDS = 1.6
 STEP_SECONDS = 0.4
@@ -191,7 +190,7 @@ def to_rttm(turns: Sequence[Turn], recording: str) -> str:
 
 def draw_timeline(timeline: Timeline, threshold: float) -> matplotlib.figure.Figure:
     """Draw the similarity to each candidate over time, and the turns as bars below."""
-    with matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle")):
+    with pictures.style():
         figure = matplotlib.figure.Figure(figsize=(12, 4.5))
         curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         rows = [*timeline.candidates, UNKNOWN]

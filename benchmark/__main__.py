@@ -1,17 +1,16 @@
 """How fast this is, against the straightforward way of doing the same: a Markdown table.
 
-`python3 benchmark.py` times both sides in turns on the training and test data of the settings, in some minutes;
+`python3 -m benchmark` times both sides in turns on the training and test data of the settings, in some minutes;
 `--quick` takes less care. `--minutes 30` instead trains the straightforward way for so long and says how soon the
 project's own way is as good, with its features not extracted yet.
 """
 
 import sys
 
-import script
-import settings
+from foundation import script, settings
 
 if __name__ == "__main__":
-    parser = script.OptionParser(description=__doc__)
+    parser = script.OptionParser(prog="python3 -m benchmark", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     parser.add_argument("--minutes", type=float, default=0, help="of straightforward training to be caught up with")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
@@ -41,9 +40,7 @@ import feature_extraction
 import feature_store
 import myconfig
 import neural_net
-import parallel
-from speaker_encoder import SpeakerEncoder
-from straightforward import (
+from benchmark.straightforward import (
     straightforward_crops,
     straightforward_features,
     straightforward_step,
@@ -51,6 +48,8 @@ from straightforward import (
     straightforward_training,
     straightforward_trials,
 )
+from foundation import parallel
+from speaker_encoder import SpeakerEncoder
 from trials import all_pair_trials
 
 ENCODERS = {"2 x 64": (True, 64), "128": (False, 128), "2 x 128": (True, 128), "256": (False, 256)}

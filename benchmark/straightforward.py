@@ -1,4 +1,4 @@
-"""The straightforward way: the same steps one file, one trial and one threshold at a time, for `benchmark.py`."""
+"""The straightforward way: the same steps one file, one trial and one threshold at a time, for `__main__.py`."""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import evaluation
 import feature_extraction
 import myconfig
 import neural_net
-import settings
+from foundation import settings
 from speaker_encoder import SpeakerEncoder
 
 COURSE_LEARNING_RATE = 0.0001

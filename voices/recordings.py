@@ -14,11 +14,9 @@ from tqdm import tqdm
 import dataset
 import feature_extraction
 import myconfig
-import parallel
-import safe_files
-import settings
-from speaker_database import Recording
+from foundation import parallel, safe_files, settings
 from speaker_encoder import SpeakerEncoder, embed_features
+from voices.database import Recording
 
 CHUNK_FILES = 64
 LITTLE_SPEECH_SECONDS = 0.5

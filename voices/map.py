@@ -8,6 +8,8 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 
+from foundation import pictures
+
 # Fewer points than this are laid out by their principal components, more by t-SNE.
 LEAST_FOR_TSNE = 12
 
@@ -52,7 +54,7 @@ def draw_map(embeddings: np.ndarray, speakers: Sequence[str]) -> matplotlib.figu
     embeddings, speakers = embeddings[order], [speakers[number] for number in order]
     names, first, counts = np.unique(speakers, return_index=True, return_counts=True)
     places = lay_out(embeddings)
-    with matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle")):
+    with pictures.style():
         figure = matplotlib.figure.Figure(figsize=(12, 5.5))
         points, matrix = figure.subplots(1, 2)
         colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))

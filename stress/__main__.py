@@ -1,25 +1,21 @@
-"""What the project withstands: `python3 stress.py`, in an hour at most, on Linux or macOS.
+"""What the project withstands: `python3 -m stress`, in an hour at most, on Linux or macOS.
 
 Broken recordings, lists, models and databases, being killed at any moment, and large inputs in the memory of a laptop.
 `--quick` takes fewer files and kills, and leaves out the large inputs.
 """
 
-import script
-import settings
+from foundation import script, settings
 
 if __name__ == "__main__":
-    parser = script.OptionParser(description=__doc__)
+    parser = script.OptionParser(prog="python3 -m stress", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer files and kills, no large inputs")
     options = parser.parse_args()
 
 import tempfile
 from pathlib import Path
 
-import parallel
-import stress_audio
-import stress_kill
-import stress_large
-import stress_parsing
+from foundation import parallel
+from stress import audio, kill, large, parsing
 
 NUM_BROKEN_FILES, NUM_BROKEN_FILES_QUICK = 1000, 150
 NUM_BROKEN_LISTS, NUM_BROKEN_LISTS_QUICK = 1000, 40
@@ -31,19 +27,19 @@ def main() -> None:
     parallel.prepare_process()
     with tempfile.TemporaryDirectory() as folder, settings.override(FEATURE_STORE_DIR=f"{folder}/features"):
         num_files = NUM_BROKEN_FILES_QUICK if options.quick else NUM_BROKEN_FILES
-        print(f"Broken recordings: {stress_audio.hear_broken_corpus(Path(folder) / 'audio', num_files)}", flush=True)
+        print(f"Broken recordings: {audio.hear_broken_corpus(Path(folder) / 'audio', num_files)}", flush=True)
     small = {"LSTM_HIDDEN_SIZE": 8, "BATCH_SIZE": 2, "SPEEDS": (1.0,), "UTTERANCES_PER_SPEAKER": 2}
     with (
         tempfile.TemporaryDirectory() as folder,
         settings.override(FEATURE_STORE_DIR=f"{folder}/features", **small),
     ):
         num_files = NUM_BROKEN_LISTS_QUICK if options.quick else NUM_BROKEN_LISTS
-        print(f"Broken lists: {stress_parsing.parse_broken_files(Path(folder), num_files)}.", flush=True)
+        print(f"Broken lists: {parsing.parse_broken_files(Path(folder), num_files)}.", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         num_kills = NUM_KILLS_QUICK if options.quick else NUM_KILLS
-        print(f"Killed: {stress_kill.soak(Path(folder), num_kills)}", flush=True)
+        print(f"Killed: {kill.soak(Path(folder), num_kills)}", flush=True)
     if not options.quick:
-        stress_large.withstand_large_inputs()
+        large.withstand_large_inputs()
 
 
 if __name__ == "__main__":

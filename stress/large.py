@@ -19,9 +19,8 @@ import evaluation
 import feature_store
 import myconfig
 import neural_net
-import parallel
-import settings
-import speaker_timeline
+from foundation import parallel, settings
+from voices import timeline as speaker_timeline
 
 HOURS = 1000
 UTT_SECONDS = 12.5

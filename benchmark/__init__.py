@@ -1,0 +1,1 @@
+"""How fast this is: `python3 -m benchmark`."""

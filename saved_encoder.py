@@ -1,0 +1,61 @@
+"""What a saved encoder must withstand when it is loaded: its weights, thresholds and cohort are checked."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import myconfig
+
+
+def check_shapes(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], path: str) -> None:
+    """Raise ValueError unless weights have the shapes that their settings ask for, and are no more than the file."""
+    for name, tensor in expected.items():
+        if weights[name].shape != tensor.shape:
+            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, and its settings {tuple(tensor.shape)}.")
+    if sum(tensor.nbytes for tensor in weights.values()) > Path(path).stat().st_size:
+        raise ValueError("its weights are more than the file holds.")
+
+
+def classic_settings(weights: dict) -> dict:
+    """The settings of a classic model, which holds an LSTM's weights and no settings: its shape tells them.
+
+    They also stand for settings that did not exist yet when a model was saved.
+    """
+    units, num_inputs = weights["lstms.0.weight_ih_l0"].shape
+    num_layers = sum(name.startswith("lstms.0.weight_ih") and not name.endswith("_reverse") for name in weights)
+    return {
+        "N_MFCC": num_inputs,
+        "N_FFT": 2048,
+        "HOP_LENGTH": 512,
+        "N_MELS": 128,
+        "CEPSTRAL_MEAN_NORMALIZATION": False,
+        "DELTAS": False,
+        "LSTM_HIDDEN_SIZE": units // 4,
+        "LSTM_NUM_LAYERS": num_layers,
+        "BI_LSTM": "lstms.0.weight_ih_l0_reverse" in weights,
+        "FRAME_AGGREGATION_MEAN": myconfig.FRAME_AGGREGATION_MEAN,
+        "ENSEMBLE_SIZE": 1,
+    }
+
+
+def check_calibration(calibration: dict) -> dict:
+    """Check the thresholds for false-accept rates, ascending, and their source. Raises ValueError."""
+    if calibration:
+        rates, thresholds = (np.array(calibration[name], float) for name in ("false_accept_rates", "thresholds"))
+        is_valid = rates.shape == thresholds.shape and rates.ndim == 1 and np.isfinite(thresholds).all()
+        if not is_valid or not len(rates) or not (np.diff(rates, prepend=0, append=1) > 0).all():
+            raise ValueError("its decision thresholds are damaged.")
+        if not isinstance(calibration["source"], str):
+            raise ValueError("its decision thresholds have no source.")
+    return calibration
+
+
+def check_cohort(cohort: torch.Tensor, dimensions: int) -> np.ndarray:
+    """Check a cohort, two or more embeddings of length 1 (speakers, dimensions). Raises ValueError."""
+    is_valid = isinstance(cohort, torch.Tensor) and cohort.dtype == torch.float32 and cohort.ndim == 2
+    if not is_valid or len(cohort) < 2 or cohort.shape[1] != dimensions:
+        raise ValueError("its cohort is damaged.")
+    if not ((cohort.detach().norm(dim=1) - 1).abs() < 1e-3).all():
+        raise ValueError("its cohort has embeddings whose length is not 1.")
+    return cohort.detach().numpy()

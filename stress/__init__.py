@@ -1,0 +1,1 @@
+"""What the project withstands: `python3 -m stress`."""
