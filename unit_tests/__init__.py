@@ -1,0 +1,1 @@
+"""Every chapter against an independent reference: `python3 tests.py`."""

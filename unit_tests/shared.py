@@ -1,0 +1,139 @@
+"""What the tests share: a corpus of synthetic speakers, and a test with a folder and settings of its own."""
+
+import atexit
+import contextlib
+import functools
+import io
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+import unittest.mock
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+import dataset
+import demo_data
+import feature_extraction
+from foundation import parallel, script, settings
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+RATE = feature_extraction.SAMPLE_RATE
+
+
+@functools.cache
+def corpus() -> Path:
+    """A folder with 24 training and 12 test speakers, synthesised once; it goes away when the tests end."""
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    for number in range(36):
+        part = "train" if number < 24 else "test"
+        demo_data.write_speaker(Path(folder.name) / part / f"s{number:02}", np.random.default_rng([7, number]))
+    return Path(folder.name)
+
+
+class ProjectTest(unittest.TestCase):
+    """Each test has a folder of its own, settings that are put back, and output that is kept from the screen.
+
+    `typed` are those settings for a script's command line. Features are kept where the shared speakers are.
+    """
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        parallel.prepare_process()  # As scripts do, whose results are compared with those of this process.
+
+    def setUp(self) -> None:
+        stack = contextlib.ExitStack()
+        self.addCleanup(stack.close)
+        self.dir = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        self.output = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(warnings.catch_warnings())
+        values = {
+            "FEATURE_STORE_DIR": str(corpus() / "features"),
+            "RESULTS_DIR": str(self.dir / "results"),
+            "SAVED_MODEL_PATH": str(self.dir / "model.pt"),
+            "TRAIN_DATA_DIR": str(corpus() / "train"),
+            "TEST_DATA_DIR": str(corpus() / "test"),
+            "TRAIN_DATA_CSV": "",
+            "TEST_DATA_CSV": "",
+            "INITIAL_MODELS": "",
+            "START_OVER": False,
+            "DEVICE": "cpu",
+            "LSTM_HIDDEN_SIZE": 8,
+            "ENSEMBLE_SIZE": 1,
+            "BATCH_SIZE": 4,
+            "SPEEDS": (1.0,),
+            "SEQ_LEN": 40,
+        }
+        stack.enter_context(settings.override(**values))
+        self.typed = [f"{name}={settings.display(value)}" for name, value in values.items()]
+
+    def write_audio(self, name: str, seconds: float = 1.0, rate: int = RATE, seed: int = 0, **options) -> str:
+        """Write a noisy tone, whose samples differ with the seed."""
+        path = self.dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(seed)
+        tone = np.sin(np.arange(int(seconds * rate)) * 2 * np.pi * (200 + 10 * seed) / rate)
+        soundfile.write(path, 0.3 * tone + 0.02 * rng.normal(size=len(tone)), rate, **options)
+        return str(path)
+
+    def write_speakers(self, num_speakers: int = 3, num_utts: int = 3, seconds: float = 2.0) -> dict[str, list[str]]:
+        for speaker in range(num_speakers):
+            for utt in range(num_utts):
+                self.write_audio(f"data/s{speaker}/u{utt}.wav", seconds, seed=10 * speaker + utt)
+        return dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
+
+    def run_script(self, name: str, *arguments: str, **options) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, str(PROJECT_DIR / name), *arguments],
+            cwd=self.dir,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            **options,
+        )
+
+    def run_here(self, main: Callable[[], None]) -> subprocess.CompletedProcess:
+        """Run a script's `main` in this process, which spares the seconds that the imports take."""
+        output, errors, code = io.StringIO(), io.StringIO(), 0
+        streams = contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors)
+        with streams[0], streams[1], unittest.mock.patch.object(signal, "signal"):
+            try:
+                script.run(main)
+            except SystemExit as ending:
+                code = ending.code
+        if code == 130:  # The tests are to be stopped.
+            raise KeyboardInterrupt
+        return subprocess.CompletedProcess(main, code, output.getvalue(), errors.getvalue())
+
+    def write_bad_audio(self) -> dict[str, str]:
+        """Files that cannot be used -> a word of the reason."""
+        whole = Path(self.write_audio("whole.flac")).read_bytes()
+        contents = {
+            "text.wav": (b"this is no audio", "decoded"),
+            "nothing.wav": (b"", "decoded"),
+            "truncated.flac": (whole[: len(whole) // 2], "decoded"),
+            "header_only.flac": (whole[:60], "decoded|empty"),
+        }
+        signals = {
+            "empty.wav": (np.zeros(0), RATE, "empty"),
+            "silent.wav": (np.zeros(RATE), RATE, "silent"),
+            "constant.wav": (np.full(RATE, 0.5), RATE, "silent"),
+            "nan.wav": (np.where(np.arange(RATE) == 99, np.nan, 0.1), RATE, "not numbers"),
+            "infinite.wav": (np.where(np.arange(RATE) == 99, np.inf, 0.1), RATE, "not numbers"),
+            "huge.wav": (1e21 * np.sin(np.arange(RATE)), RATE, "too large"),
+            "short.wav": (np.sin(np.arange(500.0)), RATE, "shorter than one frame"),
+            "slow.wav": (np.sin(np.arange(9999.0)), 1000, "1000 Hz"),
+        }
+        for name, (content, _) in contents.items():
+            (self.dir / name).write_bytes(content)
+        for name, (samples, rate, _) in signals.items():
+            soundfile.write(self.dir / name, samples, rate, subtype="FLOAT")
+        reasons = {name: word for name, (*_, word) in [*contents.items(), *signals.items()]}
+        return {str(self.dir / name): word for name, word in {**reasons, "gone.wav": "does not exist"}.items()}

@@ -1,0 +1,108 @@
+"""Tests of `dataset.py`."""
+
+import numpy as np
+
+import dataset
+from foundation import settings
+from unit_tests.shared import ProjectTest
+
+
+class DatasetTest(ProjectTest):
+    def test_folders_give_speakers_and_sorted_files(self) -> None:
+        names = ["b/2/y.FLAC", "b/1/z.wav", "a b/é ü/x 'q.ogg", "b/notes.txt", "b/.hidden.wav", "loose.wav"]
+        names.append(".trash/a.wav")
+        for name in names:
+            path = self.dir / "data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        spk_to_utts = dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
+        expected = {"a b": [names[2]], "b": [names[1], names[0]]}
+        self.assertEqual(spk_to_utts, {s: [str(self.dir / "data" / n) for n in ns] for s, ns in expected.items()})
+
+    def test_missing_or_empty_folder_is_an_error(self) -> None:
+        (self.dir / "empty").mkdir()
+        with settings.override(TRAIN_DATA_DIR=str(self.dir / "missing")), self.assertRaisesRegex(ValueError, "missing"):
+            dataset.get_spk_to_utts("TRAIN")
+        with settings.override(TRAIN_DATA_DIR=str(self.dir / "empty")), self.assertRaisesRegex(ValueError, "empty"):
+            dataset.get_spk_to_utts("TRAIN")
+
+    def test_a_typed_folder_is_not_silently_overruled_by_a_list(self) -> None:
+        self.addCleanup(settings.typed_names.clear)
+        with settings.override(TEST_DATA_CSV="list.csv"):
+            settings.apply_override(f"TEST_DATA_DIR={self.dir}")
+            with self.assertRaisesRegex(ValueError, "TEST_DATA_CSV=list.csv is used instead"):
+                dataset.get_spk_to_utts("TEST")
+            settings.apply_override("TEST_DATA_CSV=typed.csv")
+            with self.assertRaisesRegex(ValueError, "no .*typed.csv|typed.csv .*not"):
+                dataset.get_spk_to_utts("TEST")
+
+    def read_csv(self, content: bytes) -> dict[str, list[str]]:
+        (self.dir / "list.csv").write_bytes(content)
+        return dataset.get_csv_spk_to_utts(str(self.dir / "list.csv"))
+
+    def test_csv_forms(self) -> None:
+        for name in ("x.wav", "y, z.wav", "é.wav"):
+            (self.dir / name).touch()
+        expected = {"1": [str(self.dir / "x.wav")], "b": [str(self.dir / "y, z.wav"), str(self.dir / "é.wav")]}
+        rows = ["1,x.wav", 'b,"y, z.wav"', f"b, {self.dir / 'é.wav'}"]
+        for head, end in ((b"", "\n"), (b"\xef\xbb\xbf", "\r\n"), (b"Speaker,Path\n", "\n"), (b"\n", "\n\n")):
+            with self.subTest(head=head, end=end):
+                self.assertEqual(self.read_csv(head + end.join(rows).encode()), expected)
+        self.assertEqual(self.read_csv(b"1,x.wav\n1,x.wav\n"), {"1": [str(self.dir / "x.wav")]})
+
+    def test_csv_faults_name_the_line(self) -> None:
+        (self.dir / "x.wav").touch()
+        (self.dir / "y.wav").touch()
+        cases = {
+            b"1,x.wav\n2\n": "line 2",
+            b"1,x.wav,3,4\n": "line 1",
+            b"1,x.wav,f\n1,y.wav,m\n": "line 2.*two groups",
+            b"1;x.wav\n": "line 1",
+            b"1,x.wav\n,x.wav\n": "line 2",
+            b"1,x.wav\n1,gone.wav\n": "line 2.*gone.wav",
+            b"1,x.wav\n2,x.wav\n": "line 2.*speaker '1'",
+            b"": "lists no files",
+            b"speaker,path\n": "lists no files",
+            b"1,\xff\xfe.wav\n": "UTF-8",
+        }
+        for content, message in cases.items():
+            with self.subTest(content), self.assertRaisesRegex(ValueError, message):
+                self.read_csv(content)
+        with self.assertRaisesRegex(ValueError, "no CSV file"):
+            dataset.get_csv_spk_to_utts(str(self.dir / "gone.csv"))
+
+    def test_triplets_are_two_of_one_speaker_and_one_of_another(self) -> None:
+        spk_to_utts = {"a": ["a1", "a2"], "b": ["b1", "b2", "b3"], "c": ["c1"]}
+        rng = np.random.default_rng(0)
+        triplets = [dataset.get_triplet(spk_to_utts, rng) for _ in range(300)]
+        for anchor, pos, neg in triplets:
+            self.assertEqual(anchor[0], pos[0])
+            self.assertNotEqual(anchor[0], neg[0])
+            self.assertTrue(anchor != pos or anchor == "c1")
+        self.assertEqual({utt for triplet in triplets for utt in triplet}, {"a1", "a2", "b1", "b2", "b3", "c1"})
+        self.assertEqual(len(dataset.get_triplet(spk_to_utts)), 3)
+        with self.assertRaisesRegex(ValueError, "two speakers"):
+            dataset.get_triplet({"a": ["a1", "a2"]})
+
+    def test_a_batch_is_of_one_corpus_and_filled_up_where_that_is_too_small(self) -> None:
+        corpus_of_speaker = np.array([*"aaaaaabbbbbbcc"])
+        seconds = np.where(corpus_of_speaker == "a", 20.0, 10.0)
+        drawn = []
+        with settings.override(ONE_CORPUS_BATCHES=1.0, MAX_SPEECH_SECONDS=32.0):
+            for seed in range(300):
+                rng = np.random.default_rng(seed)
+                weights = dataset.draw_speaker_weights(seconds, corpus_of_speaker, rng)
+                batch = dataset.draw_speaker_batch(np.arange(14)[:, None], 4, 2, rng, weights)[:, 0]
+                drawn.append("".join(sorted(corpus_of_speaker[batch])))
+        self.assertTrue({"aaaa", "bbbb"} <= set(drawn) <= {"aaaa", "bbbb", "aacc", "abcc", "bbcc"})
+        # By what they say: 120 s, 60 s and 20 s.
+        self.assertAlmostEqual(drawn.count("aaaa") / 300, 0.6, delta=0.1)
+        self.assertAlmostEqual(drawn.count("bbbb") / 300, 0.3, delta=0.1)
+
+    def test_speaker_batch_has_distinct_speakers_and_repeats_only_what_it_must(self) -> None:
+        utts_of_speaker = [np.arange(0, 5), np.arange(5, 7), np.arange(7, 8)]
+        batch = dataset.draw_speaker_batch(utts_of_speaker, 8, 4, np.random.default_rng(0))
+        self.assertEqual(batch.shape, (3, 4))
+        counts = sorted(tuple(sorted(np.unique(row, return_counts=True)[1])) for row in batch)
+        self.assertEqual(counts, [(1, 1, 1, 1), (2, 2), (4,)])
+        self.assertEqual(len({utt // 5 + utt // 7 for utt in batch[:, 0]}), 3)

@@ -1,0 +1,191 @@
+"""Tests of `evaluation.py`."""
+
+import csv
+import json
+import os
+import statistics
+import unittest
+import unittest.mock
+from pathlib import Path
+
+import numpy as np
+
+import dataset
+import demo_data
+import evaluation
+import feature_extraction
+import feature_store
+import neural_net
+import score_normalization
+import speaker_encoder
+from foundation import settings
+from unit_tests.shared import PROJECT_DIR, ProjectTest, corpus
+
+
+class EvaluationTest(ProjectTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.encoder = speaker_encoder.SpeakerEncoder().eval()
+        self.spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus() / "test"))
+
+    def evaluate(self, **values) -> dict:
+        with settings.override(**values):
+            return evaluation.evaluate(self.encoder, self.spk_to_utts)
+
+    def test_scores_of_triplets_are_cosines_of_the_utterances(self) -> None:
+        labels, scores = evaluation.compute_scores(self.encoder, self.spk_to_utts, 50)
+        self.assertEqual(labels.tolist(), [1, 0] * 50)
+        results = self.evaluate(NUM_EVAL_TRIPLETS=50)
+        lines = [line.split(" ") for line in (self.dir / "results/scores.txt").read_text().splitlines()]
+        self.assertEqual(len(lines), 100)
+        for (label, score, enrol, test), expected in zip(lines, scores, strict=True):
+            self.assertEqual(int(label), Path(enrol).parts[-3] == Path(test).parts[-3])
+            self.assertAlmostEqual(float(score), expected, places=5)
+        self.assertAlmostEqual(results["eer"], evaluation.compute_eer(labels, scores)[0])
+        _, score, enrol, test = lines[7]
+        pair = [
+            evaluation.run_inference(feature_extraction.extract_features(file), self.encoder) for file in (enrol, test)
+        ]
+        self.assertAlmostEqual(evaluation.cosine_similarity(*pair), float(score), places=3)
+
+    def test_normalised_scores_are_those_above_the_nearest_of_a_cohort(self) -> None:
+        with self.assertRaisesRegex(ValueError, "holds no cohort for AS_NORM"):
+            self.evaluate(AS_NORM=True)
+        cohort = np.random.default_rng(0).normal(size=(250, self.encoder.dimensions)).astype(np.float32)
+        self.encoder.cohort = cohort / np.linalg.norm(cohort, axis=1, keepdims=True)
+        with unittest.mock.patch.object(score_normalization, "BLOCK_UTTS", 7):
+            results = self.evaluate(AS_NORM=True, EVAL_TRIALS="all_pairs")
+        lines = [line.split(" ") for line in (self.dir / "results/scores.txt").read_text().splitlines()]
+        files = sorted({file for _, _, *pair in lines for file in pair})
+        embedding_of = dict(zip(files, evaluation.embed_utterances(self.encoder, files), strict=True))
+        for _, score, enrol, test in lines[::50]:
+            above = []
+            for file in (enrol, test):
+                nearest = sorted((embedding_of[file] @ row for row in self.encoder.cohort), reverse=True)[:100]
+                cosine = embedding_of[enrol] @ embedding_of[test]
+                above.append((cosine - statistics.fmean(nearest)) / statistics.pstdev(nearest))
+            self.assertAlmostEqual(float(score), sum(above) / 2, delta=0.02 * abs(sum(above)))
+        labels, scores = np.array([line[:2] for line in lines], float).T
+        self.assertAlmostEqual(results["eer"], evaluation.compute_eer(labels, scores)[0], places=4)
+        self.encoder.cohort = np.tile(self.encoder.cohort[:1], (3, 1))
+        with self.assertRaisesRegex(ValueError, "all alike"):
+            self.evaluate(AS_NORM=True)
+        evaluation.print_report(results)
+        self.assertIn("normalised with a cohort of training speakers", self.output.getvalue())
+
+    def test_groups_are_reported_apart(self) -> None:
+        speakers = list(self.spk_to_utts)
+        groups = {name: "f" if number < 4 else "m" for number, name in enumerate(speakers[:9])}  # Three have none.
+        with settings.override(EVAL_TRIALS="all_pairs"):
+            results = evaluation.evaluate(self.encoder, self.spk_to_utts, groups)
+            self.assertEqual(list(results["eer_within_groups"]), ["f", "m", "any one group"])
+            self.spk_to_utts = {name: self.spk_to_utts[name] for name in speakers[:4]}
+            self.assertAlmostEqual(results["eer_within_groups"]["f"], self.evaluate()["eer"])
+        labels, scores = np.array([1, 0, 0, 1, 0]), np.array([0.9, 0.1, 0.8, 0.3, 0.7])
+        within = evaluation.eer_by_group(labels, scores, np.array(list("ffmmm")), np.array(list("fffmm")))
+        # The third trial is between the groups; of "m" there remain one target and one non-target, the wrong way round.
+        self.assertEqual(within, {"f": 0.0, "m": 1.0, "any one group": 0.5})
+
+    def test_all_pairs(self) -> None:
+        results = self.evaluate(EVAL_TRIALS="all_pairs")
+        self.assertEqual(results["num_target_trials"], 12 * 12 * 11 // 2)
+        self.assertEqual(results["num_nontarget_trials"], 144 * 143 // 2 - 12 * 12 * 11 // 2)
+        self.assertEqual((results["num_speakers"], results["num_utterances"]), (12, 144))
+        saved = json.loads((self.dir / "results/results.json").read_text())
+        self.assertEqual(saved["eer"], results["eer"])
+        self.assertEqual((saved["settings"]["N_MFCC"], saved["settings"]["SEED"]), (40, 0))
+        self.assertNotIn("BATCH_SIZE", saved["settings"])
+        self.assertTrue(saved["eer_ci95"][0] < saved["eer"] < saved["eer_ci95"][1])
+        self.assertEqual((self.dir / "results/results.png").read_bytes()[:4], b"\x89PNG")
+        self.assertEqual(self.evaluate(EVAL_TRIALS="all_pairs")["eer"], results["eer"])
+
+    def test_trial_list(self) -> None:
+        first, second = list(self.spk_to_utts)[:2]
+        spaced = self.write_audio("with space/x y.wav")
+        self.spk_to_utts[first].append(spaced)
+        utts = [os.path.relpath(utt, corpus() / "test") for utt in self.spk_to_utts[first][:2]]
+        lines = [
+            f"1 {utts[0]} {utts[1]}",
+            f"0 {utts[0]}   {self.spk_to_utts[second][0]}",
+            '1 "with space/x y.wav" ' + utts[0],
+        ]
+        (self.dir / "trials.txt").write_text("\r\n".join(lines) + "\r\n\r\n", newline="")
+        values = {"EVAL_TRIALS": str(self.dir / "trials.txt"), "TEST_DATA_DIR": str(corpus() / "test")}
+        results = self.evaluate(**values)
+        self.assertEqual((results["num_target_trials"], results["num_nontarget_trials"]), (2, 1))
+        self.assertIn(f'"{spaced}"', (self.dir / "results/scores.txt").read_text())
+        for line, message in (
+            ("1 a.wav", "line 1: expected"),
+            ("2 a.wav b.wav", "line 1: expected"),
+            (f"1 {utts[0]} gone.wav", "line 1: gone.wav is not among"),
+            ("", "lists no trials"),
+            ('1 "' + "x" * 200_000, "not a trial list"),
+        ):
+            (self.dir / "trials.txt").write_text(line)
+            with self.subTest(line), self.assertRaisesRegex(ValueError, message):
+                self.evaluate(**values)
+
+    def test_training_speakers_in_the_test_data_are_named(self) -> None:
+        self.encoder.train_speakers = ["s00", "s30"]
+        self.evaluate(NUM_EVAL_TRIPLETS=50)
+        self.assertIn("trained on 1 of the test speakers (s30): the EER is too low", self.output.getvalue())
+
+    def test_speakers_with_one_utterance_each_cannot_be_evaluated(self) -> None:
+        with self.assertRaisesRegex(ValueError, "two utterances or more"):
+            evaluation.compute_scores(self.encoder, self.write_speakers(3, 1), 10)
+
+    def test_training_makes_the_eer_fall_well_below_that_of_an_untrained_network(self) -> None:
+        train_data = dataset.get_librispeech_spk_to_utts(str(corpus() / "train"))
+        values = {"LSTM_HIDDEN_SIZE": 64, "BATCH_SIZE": 24, "NUM_VALIDATION_SPEAKERS": 0}
+        with settings.override(**values, EVAL_TRIALS="all_pairs"):
+            neural_net.train_network(train_data, 1, str(self.dir / "untrained.pt"))
+            neural_net.train_network(train_data, 100, str(self.dir / "trained.pt"))
+            eers = {
+                name: evaluation.evaluate(neural_net.load_encoder(str(self.dir / f"{name}.pt")), self.spk_to_utts)[
+                    "eer"
+                ]
+                for name in ("untrained", "trained")
+            }
+        self.assertGreater(eers["untrained"], 0.25)
+        self.assertLess(eers["trained"], 0.75 * eers["untrained"])
+        self.assertGreater(eers["trained"], 0)
+
+    def test_pretrained_models_beat_a_network_without_training(self) -> None:
+        neural_net.set_normalisation(self.encoder, feature_store.open_store(self.spk_to_utts))
+        untrained = self.evaluate(EVAL_TRIALS="all_pairs")["eer"]
+        models = sorted((PROJECT_DIR / "saved_model/pretrained").glob("*.pt"))
+        self.assertGreater(len(models), 0)
+        for path in models:
+            self.encoder = neural_net.load_encoder(str(path))
+            self.assertLess(self.evaluate(EVAL_TRIALS="all_pairs")["eer"], untrained, path.name)
+
+    def test_pretrained_models_give_the_embeddings_that_lie_beside_them(self) -> None:
+        for number in range(40, 43):
+            folder = self.dir / f"data/demo/test/{1001 + number}"
+            demo_data.write_speaker(folder, np.random.default_rng([demo_data.SEED, number]))
+        models = sorted((PROJECT_DIR / "saved_model/pretrained").glob("*.pt"))
+        self.assertGreater(len(models), 0)
+        for path in models:
+            with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+                rows = list(csv.reader(file))
+            self.assertEqual(len(rows), 3)
+            encoder = neural_net.load_encoder(str(path))
+            embeddings = evaluation.embed_utterances(encoder, [str(self.dir / row[0]) for row in rows])
+            expected = np.array([row[1:] for row in rows], float)
+            np.testing.assert_allclose(embeddings, expected, atol=1e-4, err_msg=path.name)
+
+    def test_the_last_line_is_the_courses(self) -> None:
+        speaker_encoder.save_encoder(str(self.dir / "model.pt"), self.encoder)
+        answer = self.run_script("evaluation.py", *self.typed, "NUM_EVAL_TRIPLETS=100")
+        self.assertEqual((answer.returncode, answer.stderr), (0, ""))
+        results = self.evaluate(NUM_EVAL_TRIPLETS=100)
+        expected = f"eer_threshold = {results['eer_threshold']:.6f} eer = {results['eer']:.6f}"
+        self.assertEqual(answer.stdout.splitlines()[-1], expected)
+
+    def test_mistakes_end_in_one_sentence(self) -> None:
+        with settings.override(TRAIN_DATA_CSV="gone.csv"):
+            trained = self.run_here(neural_net.main)
+        evaluated = self.run_script("evaluation.py", "SAVED_MODEL_PATH=gone.pt")
+        for answer, word in ((trained, "gone.csv"), (evaluated, "gone.pt")):
+            self.assertEqual(answer.returncode, 2)
+            self.assertRegex(answer.stderr, f"^Error: .*{word}.*\n$")

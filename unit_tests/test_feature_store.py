@@ -1,0 +1,141 @@
+"""Tests of `feature_store.py`."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soxr
+
+import dataset
+import feature_extraction
+import feature_store
+import myconfig
+from foundation import settings
+from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest
+
+
+class FeatureStoreTest(ProjectTest):
+    def setUp(self) -> None:
+        super().setUp()
+        myconfig.FEATURE_STORE_DIR = str(self.dir / "features")  # Put back with all the others.
+
+    def test_store_gives_the_features_of_every_speed(self) -> None:
+        spk_to_utts = self.write_speakers()
+        store = feature_store.open_store(spk_to_utts, (1.0, 1.1))
+        self.assertEqual(len(store.speakers), 6)
+        for utt, file in enumerate(store.files):
+            samples = feature_extraction.read_audio(file)
+            if "1.1" in store.speakers[store.speaker_of[utt]]:
+                samples = soxr.resample(samples, 1.1 * RATE, RATE)
+            expected = librosa.feature.mfcc(y=samples, sr=RATE, n_mfcc=40).T
+            np.testing.assert_allclose(store.read(utt), expected, rtol=1e-3, atol=1e-2)
+            self.assertIn(Path(file).parent.name, store.speakers[store.speaker_of[utt]])
+
+    def test_files_are_decoded_once_and_again_when_they_change(self) -> None:
+        spk_to_utts = self.write_speakers(2, 2)
+        decoded = []
+        extract, feature_store.features_at_speeds = (
+            feature_store.features_at_speeds,
+            lambda file, speeds: decoded.append(file) or extract(file, speeds),
+        )
+        self.addCleanup(setattr, feature_store, "features_at_speeds", extract)
+        feature_store.open_store(spk_to_utts)
+        self.assertEqual(sorted(decoded), sorted(sum(spk_to_utts.values(), [])))
+        decoded.clear()
+        feature_store.open_store(spk_to_utts)
+        self.assertEqual(decoded, [])
+        changed = self.write_audio("data/s0/u1.wav", 3, seed=99)
+        store = feature_store.open_store(spk_to_utts)
+        self.assertEqual(decoded, [changed])
+        expected = feature_extraction.extract_features(changed)
+        np.testing.assert_allclose(store.read(store.files.index(changed)), expected, rtol=1e-3, atol=1e-2)
+        decoded.clear()
+        with settings.override(N_MFCC=13):
+            self.assertEqual(feature_store.open_store(spk_to_utts).read(0).shape[1], 13)
+        self.assertEqual(len(decoded), 4)
+
+    def test_unusable_files_are_skipped_once_with_a_reason(self) -> None:
+        spk_to_utts = self.write_speakers(2, 2)
+        bad = self.write_bad_audio()
+        spk_to_utts["bad"] = [path for path in bad if Path(path).name != "gone.wav"]
+        store = feature_store.open_store(spk_to_utts)
+        self.assertEqual(store.speakers, ["s0", "s1"])
+        self.assertIn(f"Skipped {len(bad) - 1} of {len(bad) + 3} files", self.output.getvalue())
+        listing = next((self.dir / "features").glob("*/skipped.csv")).read_text(encoding="utf-8")
+        for path, word in bad.items():
+            if Path(path).name != "gone.wav":
+                self.assertRegex(listing, f"{re.escape(Path(path).name)}.*({word})")
+        with self.assertRaisesRegex(ValueError, "none of the"):
+            feature_store.open_store({"bad": spk_to_utts["bad"]})
+
+    def test_same_audio_under_two_speakers_is_named(self) -> None:
+        spk_to_utts = self.write_speakers(2, 2)
+        feature_store.open_store(spk_to_utts, (1.0, 1.1))
+        self.assertNotIn("same audio", self.output.getvalue())
+        content = Path(spk_to_utts["s0"][1]).read_bytes()
+        (self.dir / "data/s1/copy.wav").write_bytes(content)
+        feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(self.dir / "data")))
+        self.assertRegex(self.output.getvalue(), "same audio stands under two speakers: .*s0.u1.wav and .*copy.wav")
+
+    def test_an_interrupted_build_continues(self) -> None:
+        spk_to_utts = self.write_speakers()
+        whole = feature_store.open_store(spk_to_utts)
+        folder = next((self.dir / "features").iterdir())
+        expected = [whole.read(utt) for utt in range(9)]
+        del whole
+        lines = (folder / "index.jsonl").read_bytes().splitlines(keepends=True)
+        for kept, cut in ((4, b""), (4, lines[4][:20]), (9, b""), (9, b"damaged\n"), (0, b"")):
+            with self.subTest(kept=kept, cut=cut):
+                (folder / "index.jsonl").write_bytes(b"".join(lines[:kept]) + cut)
+                with (folder / "features.f16").open("ab") as file:
+                    file.write(b"half written")
+                if not kept:
+                    os.truncate(folder / "features.f16", 1000)
+                store = feature_store.open_store(spk_to_utts)
+                for utt in range(9):
+                    np.testing.assert_array_equal(store.read(utt), expected[utt])
+                del store
+
+    def test_two_builds_at_once_do_not_disturb_each_other(self) -> None:
+        spk_to_utts = self.write_speakers(4, 4)
+        code = (
+            "import sys, json, myconfig, feature_store\n"
+            "myconfig.FEATURE_STORE_DIR = sys.argv[1]\n"
+            "store = feature_store.open_store(json.loads(sys.argv[2]))\n"
+            "assert len(store.files) == 16, store.files"
+        )
+        command = [sys.executable, "-c", code, str(self.dir / "features"), json.dumps(spk_to_utts)]
+        both = [subprocess.Popen(command, cwd=PROJECT_DIR, stdout=subprocess.DEVNULL) for _ in range(2)]
+        self.assertEqual([process.wait(60) for process in both], [0, 0])
+        store = feature_store.open_store(spk_to_utts)
+        for utt, file in enumerate(store.files):
+            expected = feature_extraction.extract_features(file)
+            np.testing.assert_allclose(store.read(utt), expected, rtol=1e-3, atol=1e-2)
+        self.assertEqual(len(store.frames), store.num_frames.sum(), "nothing stands in the store twice")
+
+    def test_crops_are_from_their_utterance_and_short_ones_are_joined(self) -> None:
+        spk_to_utts = self.write_speakers(2, 3, seconds=1.0)
+        store = feature_store.open_store(spk_to_utts)
+        rng = np.random.default_rng(0)
+        frames_of = [{frame.tobytes() for frame in store.read(utt)} for utt in range(6)]
+        for crop, utt in zip(store.draw_crops(np.array([0, 4]), 20, rng).numpy(), (0, 4), strict=True):
+            self.assertTrue({frame.tobytes() for frame in crop} <= frames_of[utt])
+        joined = {frame.tobytes() for frame in store.draw_crops(np.array([1]), 90, rng).numpy()[0]}
+        self.assertTrue(joined <= frames_of[0] | frames_of[1] | frames_of[2])
+        self.assertTrue(all(joined & frames_of[utt] for utt in (0, 1, 2)))
+        first, second = store.draw_crops(np.array([0, 1]), 60, rng).numpy()
+        self.assertFalse({frame.tobytes() for frame in first} & {frame.tobytes() for frame in second})
+        self.assertEqual(store.draw_crops(np.array([1]), 300, rng).shape, (1, 300, 40), "all of a speaker is repeated")
+
+    def test_one_utterance_drawn_twice_gives_different_parts(self) -> None:
+        store = feature_store.open_store(self.write_speakers(2, 1, seconds=3.0))
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            for crop_frames in (40, 60, 200):
+                first, _, second = store.draw_crops(np.array([0, 1, 0]), crop_frames, rng).numpy()
+                self.assertFalse({frame.tobytes() for frame in first} & {frame.tobytes() for frame in second})

@@ -1,0 +1,394 @@
+"""Tests of `neural_net.py`."""
+
+import contextlib
+import io
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import unittest
+import unittest.mock
+from pathlib import Path
+
+import numpy as np
+import sklearn.metrics
+import torch
+
+import dataset
+import evaluation
+import feature_store
+import myconfig
+import neural_net
+import score_normalization
+import speaker_encoder
+import training_batches
+from foundation import model_file, parallel, safe_files, setting_tables, settings
+from training_progress import TrainingProgress
+from unit_tests.shared import PROJECT_DIR, ProjectTest, corpus
+
+
+class TripletLossTest(ProjectTest):
+    def test_triplet_loss_is_the_courses(self) -> None:
+        anchor, pos, neg = torch.randn(3, 5, 7, dtype=torch.float64)
+
+        def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+            return float(sum(a * b) / math.sqrt(sum(a * a) * sum(b * b)))
+
+        with settings.override(TRIPLET_ALPHA=0.4):
+            rows = zip(anchor, pos, neg, strict=True)
+            expected = [max(0.0, cosine(a, n) - cosine(a, p) + 0.4) for a, p, n in rows]
+            np.testing.assert_allclose(neural_net.get_triplet_loss(anchor, pos, neg), expected)
+            batch_output = torch.stack([anchor, pos, neg], dim=1).flatten(0, 1)
+            loss = neural_net.get_triplet_loss_from_batch_output(batch_output, 5)
+            self.assertAlmostEqual(float(loss), np.mean(expected))
+            losses = neural_net.get_random_triplet_losses(batch_output.unflatten(0, (5, 3)))
+            np.testing.assert_allclose(losses, expected)
+
+    def test_batch_losses_agree_with_a_loop(self) -> None:
+        embeddings = torch.randn(5, 3, 7, dtype=torch.float64)
+        unit = embeddings.numpy() / np.linalg.norm(embeddings.numpy(), axis=-1, keepdims=True)
+        hard, smooth = [], []
+        sharpness, alpha = myconfig.MINING_SHARPNESS, 0.2
+        for speaker in range(5):
+            for utt in range(3):
+                anchor = unit[speaker, utt]
+                pos = [anchor @ unit[speaker, other] for other in range(3) if other != utt]
+                neg = [anchor @ other for s in range(5) if s != speaker for other in unit[s]]
+                hard.append(max(0.0, max(neg) - min(pos) + alpha))
+                sums = [sum(math.exp(sharpness * x) for x in xs) for xs in (neg, [-x for x in pos])]
+                smooth.append(math.log1p(sums[0] * sums[1] * math.exp(sharpness * alpha)) / sharpness)
+        with settings.override(TRIPLET_ALPHA=alpha):
+            np.testing.assert_allclose(neural_net.get_batch_hard_losses(embeddings), hard)
+            np.testing.assert_allclose(neural_net.get_smooth_batch_hard_losses(embeddings), smooth)
+
+    def test_each_lstm_of_an_ensemble_has_a_loss_of_its_own(self) -> None:
+        embeddings = torch.randn(5, 3, 12)
+        for mining in setting_tables.CHOICES["TRIPLET_MINING"]:
+            with settings.override(TRIPLET_MINING=mining):
+                each = [neural_net.get_triplet_losses(embeddings[..., at : at + 4]) for at in (0, 4, 8)]
+                with settings.override(ENSEMBLE_SIZE=3):
+                    together = neural_net.get_triplet_losses(embeddings)
+            torch.testing.assert_close(together, torch.cat(each))
+
+
+class TrainingTest(ProjectTest):
+    def train(self, num_steps: int, name: str = "model.pt", **values) -> list[float]:
+        values = {"SAVE_MODEL_FREQUENCY": 4, "SAVED_MODEL_PATH": str(self.dir / name), **values}
+        with settings.override(**values):
+            spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus() / "train"))
+            return neural_net.train_network(spk_to_utts, num_steps, str(self.dir / name))
+
+    def weights(self, name: str) -> dict[str, torch.Tensor]:
+        return torch.load(self.dir / name, weights_only=True)["encoder_state_dict"]
+
+    def assert_same_weights(self, first: str, second: str) -> None:
+        for a, b in zip(self.weights(first).values(), self.weights(second).values(), strict=True):
+            self.assertTrue(torch.equal(a, b))
+
+    def test_same_seed_same_weights_and_another_seed_others(self) -> None:
+        losses = self.train(6, "a.pt")
+        self.assertEqual(self.train(6, "b.pt"), losses)
+        self.assert_same_weights("a.last.pt", "b.last.pt")
+        self.assertNotEqual(self.train(6, "c.pt", SEED=1), losses)
+
+    def test_training_ends_with_the_cohort_of_its_speakers_in_the_best_model(self) -> None:
+        path = str(self.dir / "model.pt")
+        values = {"NUM_VALIDATION_SPEAKERS": 4, "SAVE_MODEL_FREQUENCY": 2, "SPEEDS": (0.9, 1.0)}
+        spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus() / "train"))
+        for num_utts in (12, 1):  # There are 12.
+            validations = unittest.mock.patch.object(neural_net, "validation_eer", side_effect=[0.1, 0.2])
+            with validations, unittest.mock.patch.object(score_normalization, "COHORT_UTTS", num_utts):
+                self.train(4, START_OVER=True, **values)
+            model, encoder = model_file.read_model(path), neural_net.load_encoder(path)
+            self.assertEqual(len(model["losses"]), 2)
+            self.assertEqual(len(encoder.train_speakers), len(spk_to_utts) - 4)
+            for speaker, row in zip(encoder.train_speakers, encoder.cohort, strict=True):
+                embeddings = evaluation.embed_utterances(encoder, spk_to_utts[speaker])
+                mean = embeddings.mean(axis=0)
+                expected = mean / np.linalg.norm(mean) if num_utts == 12 else embeddings[np.argmax(embeddings @ row)]
+                np.testing.assert_allclose(row, expected, atol=2e-3)  # The store has 16 bits.
+        # Killed before it had one, a model gets its cohort from the same command, and then keeps it.
+        without = {name: value for name, value in model.items() if name != "cohort"}
+        for before, drawn in ((without, 1), (model, 12)):
+            model_file.write_model(path, before)
+            with unittest.mock.patch.object(score_normalization, "COHORT_UTTS", drawn):
+                self.train(4, **values)
+            self.assertTrue(torch.equal(model_file.read_model(path)["cohort"], model["cohort"]))
+        model_file.write_model(path, model | {"cohort": model["cohort"] * 2})
+        with self.assertRaisesRegex(ValueError, "length is not 1"):
+            self.train(4, **values)
+        Path(path).unlink()
+        with self.assertRaisesRegex(ValueError, "model.pt is gone, and .*last.pt is not the best model"):
+            self.train(4, **values)
+
+    def test_every_mining_and_specaugment_train(self) -> None:
+        for mining in setting_tables.CHOICES["TRIPLET_MINING"]:
+            values = {"SPECAUG_TRAINING": True, "LEARNING_RATE_SCHEDULE": "constant", "TRIPLET_MINING": mining}
+            losses = self.train(10, f"{mining}.pt", SEQ_LEN_JITTER=0.0, **values)
+            self.assertEqual(len(losses), 10)
+            self.assertTrue(np.isfinite(losses).all())
+        self.assertEqual(len(set(map(str, self.dir.glob("*.png")))), 3)
+
+    def test_training_starts_from_initial_models_and_in_their_shape(self) -> None:
+        for seed in (0, 1):
+            self.train(4, f"{seed}.pt", LSTM_HIDDEN_SIZE=6, N_MFCC=13, SEED=seed, NUM_VALIDATION_SPEAKERS=2)
+        paths = [str(self.dir / "0.pt"), str(self.dir / "1.pt")]
+        values = {"INITIAL_MODELS": ", ".join(paths), "LEARNING_RATE": 1e-8}
+        losses = self.train(4, "joined.pt", **values)
+        self.assertIn("NUM_VALIDATION_SPEAKERS=24: 0 of 24 speakers can serve", self.output.getvalue())
+        features = 30 * torch.randn(2, 20, 13)
+        each = [neural_net.load_encoder(path)(features) for path in paths]
+        expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
+        joined = neural_net.load_encoder(str(self.dir / "joined.pt"))
+        torch.testing.assert_close(joined(features), expected, atol=1e-5, rtol=0)
+        self.assertEqual(self.train(6, "joined.pt", **values)[:4], losses)
+        for others in (",".join(paths[::-1]), ""):  # Without any, the shape is another one, too.
+            with self.assertRaisesRegex(ValueError, "INITIAL_MODELS=.* and now INITIAL_MODELS="):
+                self.train(6, "joined.pt", **values | {"INITIAL_MODELS": others})
+        self.train(4, "0.pt", LSTM_HIDDEN_SIZE=6, N_MFCC=13, SEED=2, NUM_VALIDATION_SPEAKERS=2, START_OVER=True)
+        with self.assertRaisesRegex(ValueError, "from other initial models"):
+            self.train(6, "joined.pt", **values)
+
+    def test_initial_models_that_cannot_be_trained_on_are_refused(self) -> None:
+        self.train(4, "a.pt")
+        path = str(self.dir / "a.pt")
+        for saved in ("a.pt", "../" + self.dir.name + "/a.pt"):
+            with self.assertRaisesRegex(ValueError, "among INITIAL_MODELS"):
+                self.train(4, saved, INITIAL_MODELS=path)
+        with self.assertRaisesRegex(ValueError, "one model twice"):
+            self.train(4, "b.pt", INITIAL_MODELS=f"{path},{path}")
+        for paths, missing in ((", ", ", "), ("a b.pt", "a b.pt"), (f"{path}, b.pt, a.pt", "b.pt")):
+            with self.assertRaisesRegex(ValueError, f"there is no file '{missing}'"):
+                settings.check_training(settings.all_settings() | {"INITIAL_MODELS": paths})
+        for number in (1, 16):
+            with settings.override(ENSEMBLE_SIZE=number, LSTM_HIDDEN_SIZE=1):
+                speaker_encoder.save_encoder(str(self.dir / f"{number}.pt"), speaker_encoder.SpeakerEncoder())
+        with self.assertRaisesRegex(ValueError, "ENSEMBLE_SIZE=17"):
+            self.train(4, "b.pt", INITIAL_MODELS=f"{self.dir / '1.pt'},{self.dir / '16.pt'}")
+        with settings.override(CEPSTRAL_MEAN_NORMALIZATION=True):
+            speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
+        with self.assertRaisesRegex(ValueError, "CEPSTRAL_MEAN_NORMALIZATION takes away"):
+            self.train(4, "b.pt", INITIAL_MODELS=path)
+        settings.typed_names.add("ENSEMBLE_SIZE")
+        self.addCleanup(settings.typed_names.clear)
+        with self.assertRaisesRegex(ValueError, "bring an ENSEMBLE_SIZE"):
+            settings.check_training(settings.all_settings() | {"INITIAL_MODELS": path})
+        settings.check(settings.all_settings() | {"INITIAL_MODELS": path, "SAVED_MODEL_PATH": path})
+
+    def test_all_processes_draw_from_the_same_corpus(self) -> None:
+        for number in range(12):
+            self.write_audio(f"data/{'ab'[number % 2]}-{number}/0.wav", 2, seed=number)
+        spk_to_utts = dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
+        store = feature_store.open_store(spk_to_utts, (1.0, 1.1))
+        names = np.array(store.speakers)[store.speaker_of]
+        drawn = []
+        draw_crops = store.draw_crops
+        store.draw_crops = lambda utts, *more: drawn.append({names[utt][0] for utt in utts}) or draw_crops(utts, *more)
+        for share, expected in ((1.0, [{"a"}, {"b"}]), (0.0, [{"a", "b"}])):
+            drawn.clear()
+            with settings.override(ONE_CORPUS_BATCHES=share, BATCH_SIZE=8, UTTERANCES_PER_SPEAKER=2):
+                for step in range(10):
+                    for rank in (0, 1):
+                        with (
+                            unittest.mock.patch.object(parallel, "rank", lambda rank=rank: rank),
+                            unittest.mock.patch.object(parallel, "world_size", lambda: 2),
+                        ):
+                            training_batches.draw_batch(speaker_encoder.SpeakerEncoder(), store, None, step)
+            self.assertTrue(all(corpora in drawn for corpora in expected))
+            self.assertTrue(all(corpora in expected for corpora in drawn))
+            self.assertEqual(drawn[::2], drawn[1::2])
+
+    def test_training_that_was_killed_ends_as_if_it_was_not(self) -> None:
+        self.train(20, "undisturbed.pt")
+        arguments = [*self.typed, "TRAINING_STEPS=20", "SAVE_MODEL_FREQUENCY=4", "SAVED_MODEL_PATH=killed.pt"]
+        command = [sys.executable, str(PROJECT_DIR / "neural_net.py"), *arguments]
+        process = subprocess.Popen(command, cwd=self.dir, stdout=subprocess.DEVNULL)
+        while not (self.dir / "killed.last.pt").exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        last = torch.load(self.dir / "killed.last.pt", weights_only=True)
+        self.assertLess(len(last["losses"]), 20, "it was killed before its end")
+        again = self.run_script("neural_net.py", *arguments)
+        self.assertEqual((again.returncode, again.stderr), (0, ""))
+        self.assertIn("Continuing after step", again.stdout)
+        for ending in ("pt", "last.pt"):
+            self.assert_same_weights(f"undisturbed.{ending}", f"killed.{ending}")
+        self.assertEqual(list(self.dir.glob("*.tmp*")), [])
+
+    def test_a_finished_training_stays_as_it_is(self) -> None:
+        self.train(4)
+        before = (self.dir / "model.last.pt").read_bytes()
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            self.train(4)
+        self.assertIn("Already trained for 4 steps", output.getvalue())
+        model = model_file.read_model(str(self.dir / "model.pt"))
+        calibration = {"false_accept_rates": [0.01], "thresholds": [0.5], "source": "a test"}
+        model_file.write_model(str(self.dir / "model.pt"), model | {"calibration": calibration})
+        self.train(4)
+        self.assertEqual(model_file.read_model(str(self.dir / "model.pt"))["calibration"], calibration)
+        with self.assertRaisesRegex(ValueError, "LEARNING_RATE=0.002, and now LEARNING_RATE=0.01. Add START_OVER=true"):
+            self.train(8, LEARNING_RATE=0.01)
+        self.assertEqual((self.dir / "model.last.pt").read_bytes(), before)
+
+    def test_start_over_and_more_steps(self) -> None:
+        losses = self.train(4)
+        more = self.train(8)
+        self.assertEqual(more[:4], losses)
+        self.assertEqual(len(more), 8)
+        self.assertEqual(len(self.train(4, START_OVER=True)), 4)
+        killed = unittest.mock.patch.object(neural_net, "save_models", side_effect=KeyboardInterrupt)
+        with killed, self.assertRaises(KeyboardInterrupt):
+            self.train(8, START_OVER=True)
+        self.assertEqual(list(self.dir.glob("*.pt")), [])
+
+    def test_training_does_not_continue_with_other_noise(self) -> None:
+        self.write_audio("noise/rain/a.wav", 2.0)
+        self.train(4, NOISE_DIR=str(self.dir / "noise"))
+        self.write_audio("noise/rain/a.wav", 3.0)
+        with self.assertRaisesRegex(ValueError, "was trained on other data"):
+            self.train(8, NOISE_DIR=str(self.dir / "noise"))
+
+    def test_best_model_has_the_lowest_validation_eer(self) -> None:
+        self.train(20, LEARNING_RATE=0.01)
+        best = torch.load(self.dir / "model.pt", weights_only=True)
+        last = torch.load(self.dir / "model.last.pt", weights_only=True)
+        self.assertEqual([step for step, _ in last["validation_eers"]], [4, 8, 12, 16, 20])
+        self.assertEqual(best["validation_eers"][-1][1], min(eer for _, eer in last["validation_eers"]))
+        self.assertEqual(len(best["train_speakers"]), 20, "a fifth of 24 speakers is set aside")
+
+    def test_validation_is_disturbed_as_training_is(self) -> None:
+        store = feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(corpus() / "test")))
+        heard = []
+        encoder = speaker_encoder.SpeakerEncoder()
+        encoder.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+        for share in (0.0, 0.5, 0.5, 1.0):
+            disturbances = {"NOISE_PROB": 1.0, "NOISE_SNR_DB": (0.0, 0.0), "ROOM_PROB": 0.0, "NARROW_BAND_PROB": 0.0}
+            with settings.override(DISTURBED_BATCHES=share, **disturbances):
+                eer = neural_net.validation_eer(encoder, store, None)
+        clean, half, again, disturbed = heard
+        for crops, share in ((half, 0.5), (disturbed, 1.0)):
+            self.assertEqual(((clean - crops).abs().amax(dim=(1, 2)) > 1).float().mean(), share)
+        self.assertTrue(torch.equal(clean[0::2], half[0::2]) and torch.equal(half, again))
+        pairs = list(itertools.combinations(range(len(disturbed)), 2))
+        labels = [store.speaker_of[first] == store.speaker_of[second] for first, second in pairs]
+        with torch.no_grad():
+            embeddings = torch.nn.functional.normalize(encoder(disturbed)).numpy()
+        scores = [embeddings[first] @ embeddings[second] for first, second in pairs]
+        false_accepts, true_accepts, _ = sklearn.metrics.roc_curve(labels, scores)
+        nearest = np.argmin(np.abs(1 - true_accepts - false_accepts))
+        self.assertAlmostEqual(eer, (1 - true_accepts + false_accepts)[nearest] / 2, delta=0.02)
+
+    def test_learning_rate_rises_then_falls_to_zero(self) -> None:
+        rates = [neural_net.learning_rate(step, 200) for step in range(200)]
+        self.assertEqual(rates.index(max(rates)), 9)
+        self.assertEqual(max(rates), myconfig.LEARNING_RATE)
+        self.assertAlmostEqual(rates[10 + 95], myconfig.LEARNING_RATE / 2)
+        self.assertLess(rates[-1], 1e-3 * myconfig.LEARNING_RATE)
+
+    def test_collapse_and_nan_are_put_in_words(self) -> None:
+        progress = TrainingProgress(300)
+        for step, _ in zip(progress.steps(), range(100), strict=False):
+            embeddings = torch.ones(8, 5) + 1e-3 * torch.randn(8, 5)
+            progress.update(0.5 / (step + 1), 1.0, embeddings)
+        self.assertIn("all embeddings are nearly equal", self.output.getvalue())
+        progress = TrainingProgress(300)
+        with settings.override(TRIPLET_MINING="batch_hard"):
+            for _ in zip(progress.steps(), range(100), strict=False):
+                progress.update(myconfig.TRIPLET_ALPHA, 1.0, torch.randn(8, 5))
+        self.assertIn("stood at the margin", self.output.getvalue())
+        with self.assertRaisesRegex(ValueError, "loss is nan.*LEARNING_RATE"):
+            progress.update(math.nan, 1.0, embeddings)
+
+    def test_one_usable_speaker_is_not_enough(self) -> None:
+        spk_to_utts = self.write_speakers(1)
+        (self.dir / "bad.wav").write_text("this is no audio")
+        for data in (spk_to_utts, {**spk_to_utts, "bad": [str(self.dir / "bad.wav")]}):
+            with self.assertRaisesRegex(ValueError, "two speakers or more"):
+                neural_net.train_network(data, 3)
+
+    def test_a_model_without_its_checkpoint_is_not_overwritten(self) -> None:
+        (self.dir / "model.pt").write_text("precious")
+        with self.assertRaisesRegex(ValueError, "model.pt exists.*START_OVER=true"):
+            self.train(4)
+        self.assertEqual((self.dir / "model.pt").read_text(), "precious")
+
+    def test_a_checkpoint_of_other_data_or_damaged_is_refused(self) -> None:
+        self.train(4)
+        spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus() / "train"))
+        for change, reason in (
+            (lambda: [utts.pop() for utts in spk_to_utts.values()], "other data"),
+            (lambda: spk_to_utts.pop("s05"), "other speakers"),
+        ):
+            change()
+            with self.assertRaisesRegex(ValueError, f"{reason}.*START_OVER=true"):
+                neural_net.train_network(spk_to_utts, 8, str(self.dir / "model.pt"))
+        (self.dir / "model.last.pt").write_bytes((self.dir / "model.pt").read_bytes())
+        with self.assertRaisesRegex(ValueError, "not a checkpoint"):
+            self.train(8)
+
+    def test_a_second_training_of_one_model_is_refused(self) -> None:
+        with safe_files.only_one_process(self.dir / "model.pt"):
+            answer = self.run_script("neural_net.py", *self.typed)
+        self.assertEqual(answer.returncode, 2)
+        self.assertRegex(
+            answer.stderr, f"^Error: another process, with the id {os.getpid()}, is writing .*model.pt.*\n$"
+        )
+
+    @unittest.skipIf(os.name == "nt", "Windows has no limit for the size of files.")
+    def test_a_full_disk_is_one_line_and_the_same_command_goes_on(self) -> None:
+        """The disk is full for whatever is larger than a limit, first for features, then for the model."""
+        import resource
+
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        own = {"FEATURE_STORE_DIR": str(self.dir / "features"), "TRAINING_STEPS": 2, "LSTM_HIDDEN_SIZE": 256}
+        for kilobytes in (500, 5000, None):
+            limit = (1024 * kilobytes, before[1]) if kilobytes else before
+            with settings.override(**own):
+                resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+                try:
+                    answer = self.run_here(neural_net.main)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            left = sorted(path.name for path in self.dir.rglob("*") if path.is_file())
+            self.assertFalse([name for name in left if name.endswith((".tmp", ".owner"))])
+            if kilobytes:
+                self.assertEqual(answer.returncode, 2)
+                self.assertRegex(answer.stderr, r"^Error: there is no room .* the same command goes on.\n$")
+                self.assertNotIn("model.pt", left)
+        self.assertEqual((answer.returncode, answer.stderr), (0, ""))
+        self.assertEqual(neural_net.load_encoder(str(self.dir / "model.pt")).settings["LSTM_HIDDEN_SIZE"], 256)
+
+    @unittest.skipIf(os.name == "nt", "Windows has no signals.")
+    def test_stopped_twice_by_the_keyboard(self) -> None:
+        arguments = [*self.typed, "TRAINING_STEPS=100000", "SAVE_MODEL_FREQUENCY=1"]
+        command = [sys.executable, str(PROJECT_DIR / "neural_net.py"), *arguments]
+        with (self.dir / "errors.txt").open("w") as errors:
+            run = subprocess.Popen(command, cwd=self.dir, stdout=subprocess.DEVNULL, stderr=errors)
+        self.addCleanup(run.kill)
+        while not (self.dir / "model.pt").exists():
+            self.assertIsNone(run.poll())
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        latest = time.monotonic() + 10
+        while not (self.dir / "errors.txt").read_text().endswith(".\n") and time.monotonic() < latest:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGINT)
+        self.assertIn(run.wait(10), (130, -signal.SIGINT))  # The former if it was quicker than the second signal.
+        said = (self.dir / "errors.txt").read_text()
+        # Python ignores an interrupt, and says so, where it cannot raise it, as while it collects garbage.
+        if not said.startswith("Exception ignored"):
+            self.assertEqual(said, "\nStopped. The same command continues from what is saved, if anything is.\n")
+        steps = len(torch.load(self.dir / "model.last.pt", weights_only=True)["losses"])
+        with settings.override(TRAINING_STEPS=steps + 1):
+            answer = self.run_here(neural_net.main)
+        self.assertEqual((answer.returncode, answer.stderr), (0, ""))
+        self.assertIn(f"Continuing after step {steps}.", answer.stdout)
+
+    @unittest.skipIf(torch.cuda.is_available(), "there is a GPU")
+    def test_a_device_that_is_not_there_is_an_error(self) -> None:
+        with self.assertRaisesRegex(ValueError, "DEVICE=cuda is not available"):
+            self.train(1, DEVICE="cuda")

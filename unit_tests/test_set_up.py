@@ -1,0 +1,34 @@
+"""The set-up: packages, and the data folders that the settings name."""
+
+import importlib.metadata
+import re
+import unittest
+from pathlib import Path
+
+import dataset
+import demo_data
+import feature_extraction
+import myconfig
+from unit_tests.shared import PROJECT_DIR
+
+
+class SetUpTest(unittest.TestCase):
+    """The packages and data folders that the settings need are there."""
+
+    def test_requirements_are_installed(self) -> None:
+        for line in (PROJECT_DIR / "requirements.txt").read_text().splitlines():
+            if line and not line.startswith("#"):
+                name, lowest = line.split(">=")
+                installed = [int(number) for number in re.findall(r"\d+", importlib.metadata.version(name))]
+                self.assertGreaterEqual(installed, [int(number) for number in lowest.split(".")], line)
+
+    def test_configured_data_can_be_read(self) -> None:
+        for part, demo_dir in (("TRAIN", demo_data.TRAIN_DIR), ("TEST", demo_data.TEST_DIR)):
+            with self.subTest(part=part):
+                if not getattr(myconfig, f"{part}_DATA_CSV"):
+                    data_dir = Path(getattr(myconfig, f"{part}_DATA_DIR"))
+                    if data_dir == demo_dir:
+                        self.skipTest(f"{part}_DATA_DIR is the demonstration's, which is built when needed")
+                spk_to_utts = dataset.get_spk_to_utts(part)
+                self.assertGreaterEqual(len(spk_to_utts), 2, "at least two speakers are needed")
+                feature_extraction.extract_features(next(iter(spk_to_utts.values()))[0])

@@ -1,0 +1,112 @@
+"""Tests of `foundation/settings.py`."""
+
+import contextlib
+import math
+import os
+
+import myconfig
+from foundation import setting_tables, settings
+from unit_tests.shared import ProjectTest
+
+
+class SettingsTest(ProjectTest):
+    def test_values_get_the_type_of_the_default(self) -> None:
+        cases = {
+            "TRAINING_STEPS=7": 7,
+            "LEARNING_RATE=1e-3": 0.001,
+            "BI_LSTM=true": True,
+            "BI_LSTM=0": False,
+            "SPEEDS=1.0,1.2": (1.0, 1.2),
+            "RESULTS_DIR=a=b c": "a=b c",
+        }
+        for argument, expected in cases.items():
+            with self.subTest(argument), settings.override():
+                settings.apply_override(argument)
+                value = getattr(myconfig, argument.split("=")[0])
+                self.assertEqual((value, type(value)), (expected, type(expected)))
+        with settings.override(GAIN_AUGMENTATION_DB=0):  # As it may be written in myconfig.py.
+            settings.apply_override("GAIN_AUGMENTATION_DB=2.5")
+            self.assertEqual(myconfig.GAIN_AUGMENTATION_DB, 2.5)
+        settings.typed_names.clear()
+
+    def test_mistakes_are_named(self) -> None:
+        cases = {
+            "BATCHSIZE=8": "Did you mean BATCH_SIZE",
+            "n_mfcc=8": "Did you mean N_MFCC",
+            "N_MFCC": "N_MFCC=40",
+            "N_MFCC=many": "a whole number from 1 to 512",
+            "N_MFCC=4.5": "a whole number",
+            "BI_LSTM=maybe": "one of False, True",
+            "SPEEDS=fast": "a list of numbers",
+        }
+        for argument, message in cases.items():
+            with self.subTest(argument), self.assertRaisesRegex(ValueError, message):
+                settings.apply_override(argument)
+
+    def test_mistakes_in_myconfig_are_named(self) -> None:
+        with self.assertRaisesRegex(ValueError, "'TRAINING_STEP'. Did you mean TRAINING_STEPS"):
+            settings.check(settings.all_settings() | {"TRAINING_STEP": 20})
+        values = settings.all_settings()
+        del values["SEED"]
+        with self.assertRaisesRegex(ValueError, "SEED is missing in myconfig.py"):
+            settings.check(values)
+
+    def test_impossible_values_are_refused(self) -> None:
+        cases = [
+            {"N_MFCC": 0},
+            {"N_MFCC": "40"},
+            {"N_MFCC": True},
+            {"N_MFCC": 200},
+            {"LEARNING_RATE": math.nan},
+            {"BI_LSTM": "False"},
+            {"BI_LSTM": 1},
+            {"DEVICE": "tpu"},
+            {"SAVED_MODEL_PATH": "model.pth"},
+            {"SAVED_MODEL_PATH": "model.last.pt"},
+            {"HOP_LENGTH": 4096},
+            {"BATCH_SIZE": 1},
+            {"SPEEDS": (0.9, 1.1)},
+            {"SPEEDS": (1.0, 1.0)},
+            {"SPEEDS": ()},
+            {"SPEEDS": 1.0},
+            {"N_MFCC": (40,)},
+            {"TRAIN_DATA_DIR": ""},
+            {"EVAL_THRESHOLD_STEP": 1e-12},
+            {"EVAL_TRIALS": "all-pairs"},
+            {"SPECAUG_TRAINING": True, "SPECAUG_TIME_MASK_MAX_WIDTH": 30, "SEQ_LEN_JITTER": 0.5},
+        ]
+        settings.check(settings.all_settings())
+        settings.check_training(settings.all_settings())
+        for values in cases:
+            with self.subTest(**values), settings.override(**values), self.assertRaises(ValueError):
+                settings.check(settings.all_settings())
+                settings.check_training(settings.all_settings())
+
+    def test_every_setting_is_checked_and_explained(self) -> None:
+        lines = settings.help_text("A script.").splitlines()
+        for name, value in settings.all_settings().items():
+            self.assertIn(f"  {name}={settings.display(value)}", lines)
+            if not isinstance(value, str):
+                self.assertTrue(name in setting_tables.LIMITS or name in setting_tables.CHOICES, name)
+        self.assertIn("      Number of optimiser steps.", lines)
+
+    def test_help_and_mistakes_answer_before_torch_is_loaded(self) -> None:
+        (self.dir / "torch.py").write_text("raise SystemExit('torch was loaded')")
+        environment = {**os.environ, "PYTHONPATH": str(self.dir)}
+        for name in ("neural_net.py", "evaluation.py"):
+            answer = self.run_script(name, "--help", env=environment)
+            self.assertEqual((answer.returncode, answer.stderr), (0, ""))
+            self.assertIn("TRAINING_STEPS=", answer.stdout)
+            answer = self.run_script(name, "TRAINING_STEP=3", env=environment)
+            self.assertEqual(answer.returncode, 2)
+            self.assertEqual(answer.stderr.count("\n"), 1)
+            self.assertIn("TRAINING_STEPS", answer.stderr)
+
+    def test_override_puts_settings_back(self) -> None:
+        before = settings.all_settings()
+        with contextlib.suppress(KeyError), settings.override(N_MFCC=3):
+            self.assertEqual(myconfig.N_MFCC, 3)
+            raise KeyError
+        self.assertEqual(settings.all_settings(), before)
+        with self.assertRaises(ValueError), settings.override(NO_SUCH_SETTING=3):
+            pass

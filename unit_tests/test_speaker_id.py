@@ -1,0 +1,165 @@
+"""Tests of `speaker_id.py`."""
+
+import csv
+import json
+import shutil
+import subprocess
+import unittest
+import unittest.mock
+
+import numpy as np
+
+import evaluation
+import speaker_encoder
+import speaker_id
+from foundation import settings
+from unit_tests.shared import ProjectTest, corpus
+from voices import map as voice_map
+from voices import recordings
+
+
+class SpeakerIdTest(ProjectTest):
+    def setUp(self) -> None:
+        super().setUp()
+        with settings.override(LSTM_HIDDEN_SIZE=8):
+            encoder = speaker_encoder.get_speaker_encoder()
+        encoder.calibration = {
+            "false_accept_rates": [0.01, 0.1, 0.2],
+            "thresholds": [0.9999, 0.9, 0.5],
+            "source": "a test",
+        }
+        self.model = str(self.dir / "model.pt")
+        speaker_encoder.save_encoder(self.model, encoder)
+        self.encoder = speaker_encoder.load_encoder(self.model)
+        voices = sorted((corpus() / "test").rglob("*.flac"))
+        self.ann, self.bob = str(voices[0]), str(voices[-1])
+        self.database = str(self.dir / "speakers.db")
+
+    def run_command(self, *arguments: str) -> subprocess.CompletedProcess:
+        arguments = [argument.replace("DIR", str(self.dir)) for argument in arguments]
+        if arguments[0] not in ("list", "remove", "rename"):
+            arguments += ["--model", self.model] if "--model" not in arguments else []
+        if arguments[0] in ("list", "remove", "rename", "enrol", "identify") and "--db" not in arguments:
+            arguments += ["--db", self.database]
+
+        def parse_and_run() -> None:
+            speaker_id.options = speaker_id.build_parser().parse_args(arguments)
+            speaker_id.main()
+
+        return self.run_here(parse_and_run)
+
+    def test_thresholds_of_the_model(self) -> None:
+        self.assertEqual(speaker_id.decision_for(self.encoder), (0.9999, 0.01, "a test"))
+        self.assertEqual(speaker_id.decision_for(self.encoder, 0.1).threshold, 0.9)
+        between = speaker_id.decision_for(self.encoder, 0.05).threshold
+        self.assertTrue(0.9 < between < 0.9999)
+        self.assertEqual(speaker_id.decision_for(self.encoder, threshold=0.3)[:2], (0.3, None))
+        with self.assertRaisesRegex(ValueError, "from 0.01 to 0.2; lower rates take more test data"):
+            speaker_id.decision_for(self.encoder, 0.5)
+        self.encoder.calibration = {}
+        with self.assertRaisesRegex(ValueError, "--calibrate"):
+            speaker_id.decision_for(self.encoder)
+
+    def test_score_is_the_cosine_of_the_mean_embeddings(self) -> None:
+        files = [self.ann, self.bob]
+        decision = speaker_id.decision_for(self.encoder, threshold=0.5)
+        answer = speaker_id.verify(self.encoder, files, [self.bob], decision)
+        both = evaluation.embed_utterances(self.encoder, files)
+        self.assertAlmostEqual(answer["score"], evaluation.cosine_similarity(both.sum(axis=0), both[1]), places=5)
+        self.assertEqual(answer["same"], answer["score"] >= 0.5)
+
+    def test_verify_answers_by_its_exit_code(self) -> None:
+        result = self.run_script("speaker_id.py", "verify", self.ann, self.ann, "--far", "0.01", "--model", self.model)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, r"^the same speaker: score 1.000, threshold 1.000 \(1 % of .* on a test\).\n$")
+        result = self.run_command("verify", self.ann, self.bob, "--threshold", "1", "--json")
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertFalse(json.loads(result.stdout)["same"])
+
+    def test_enrol_and_identify(self) -> None:
+        result = self.run_command("enrol", "Ann", self.ann)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertRegex(result.stdout, r"^Ann is enrolled: heard \d\.\d s of speech in 1 recordings.\n$")
+        self.run_command("enrol", "Bob", self.bob)
+        result = self.run_command("identify", self.ann, self.bob, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        answers = json.loads(result.stdout)
+        self.assertEqual([answer["speaker"] for answer in answers], ["Ann", "Bob"])
+        self.assertEqual({name for name, _ in answers[0]["ranking"]}, {"Ann", "Bob"})
+        stranger = str(sorted((corpus() / "test").rglob("*.flac"))[40])
+        result = self.run_command("identify", stranger, "--threshold", "1")
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertRegex(result.stdout, r": unknown \((Ann|Bob) 0\.\d{3}, (Ann|Bob) 0\.\d{3}\)\n")
+        self.assertIn("Bob is now Robert", self.run_command("rename", "Bob", "Robert").stdout)
+        self.assertIn("Ann is removed", self.run_command("remove", "Ann").stdout)
+        self.assertRegex(self.run_command("list").stdout, r"^Robert: 1 recordings, \d\.\d s of speech, .* UTC\n$")
+
+    def test_mistakes_are_one_line_and_exit_code_2(self) -> None:
+        (self.dir / "text.wav").write_text("not audio")
+        (self.dir / "text.db").write_text("not a database, but long enough to be looked at" * 20)
+        (self.dir / "empty").mkdir()
+        same_name = shutil.copy(self.ann, self.dir)
+        speaker_id.enrol(self.encoder, self.database, "Ann", [self.ann])
+        for arguments in (
+            ("verify", self.ann, "DIR/gone.wav"),
+            ("verify", self.ann, "DIR/text.wav"),
+            ("verify", self.ann, "DIR/empty"),
+            ("verify", self.ann, self.bob, "--far", "0.9"),
+            ("enrol", "Ann", self.bob),
+            ("enrol", "Eve", self.ann),
+            ("identify", self.ann, "--db", "DIR/gone.db"),
+            ("identify", self.ann, "--db", "DIR/text.db"),
+            ("remove", "Eve"),
+            ("rename", "Eve", "Ann"),
+            ("timeline", "DIR/gone.wav", "--db", "DIR/speakers.db"),
+            ("embed", "DIR/two\nlines \x1b[31m.wav"),
+            ("embed", "-dash.wav"),
+            ("enrol", " ", self.ann, "--db", "DIR/speakers.db"),
+            ("enrol", "unknown ", self.ann, "--db", "DIR/speakers.db"),
+            ("enrol", "Bob", self.bob, "--db", ""),
+            ("verify", self.ann, self.bob, "--threshold", "nan"),
+            ("verify", self.ann, self.bob, "--threshold", "abc"),
+            ("map", self.ann, "--out", self.ann),
+            ("timeline", self.ann, "--db", "DIR/speakers.db", "--out", "DIR/speakers.db"),
+            ("timeline", self.ann, same_name, "--rttm", "--db", "DIR/speakers.db"),
+            ("embed", self.ann, "--out", "x.txt"),
+            ("verify", self.ann, self.bob, "--model", "DIR/text.wav"),
+        ):
+            result = self.run_command(*arguments)
+            with self.subTest(arguments):
+                self.assertEqual(
+                    (result.returncode, result.stdout, result.stderr.count("\n")), (2, "", 1), result.stderr
+                )
+                self.assertTrue(result.stderr.startswith("Error: "))
+
+    def test_a_fault_of_the_program_is_not_taken_for_an_answer(self) -> None:
+        with unittest.mock.patch.object(speaker_id, "verify", side_effect=KeyError("a fault")):
+            result = self.run_command("verify", self.ann, self.bob)
+        self.assertEqual(result.returncode, 70)
+        self.assertIn("KeyError: 'a fault'", result.stderr)
+
+    def test_embeddings_for_others(self) -> None:
+        expected = evaluation.embed_utterances(self.encoder, [self.ann, self.bob])
+        heard = recordings.hear(self.encoder, [self.ann, self.bob])
+        for name in ("x.npz", "x.csv"):
+            recordings.write_embeddings(str(self.dir / name), heard)
+        with np.load(self.dir / "x.npz") as archive:
+            np.testing.assert_allclose(archive["embeddings"], expected, atol=1e-6)
+            self.assertEqual(archive["files"].tolist(), [self.ann, self.bob])
+        with (self.dir / "x.csv").open(newline="") as file:
+            rows = list(csv.reader(file))
+        self.assertEqual([row[0] for row in rows], [self.ann, self.bob])
+        np.testing.assert_allclose(np.array([row[1:] for row in rows], float), expected, atol=1e-6)
+
+    def test_pictures_of_a_map(self) -> None:
+        self.assertEqual(voice_map.name_speakers(["x/ann/1.wav", "x/bob/1.wav"]), ["ann", "bob"])
+        self.assertEqual(voice_map.name_speakers(["x/ann-1.wav", "x/bob_b_2.wav", "x/c.wav"]), ["ann", "bob_b", "c"])
+        self.assertEqual(
+            voice_map.name_speakers(["84/121123/84-121123-0000.flac", "84/7/84-7-0001.flac"]), ["84", "84"]
+        )
+        files = [str(path) for path in sorted((corpus() / "test").rglob("*.flac"))[:24]]
+        result = self.run_command("map", *files, "--out", "DIR/map.png")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual((self.dir / "map.png").read_bytes()[:4], b"\x89PNG")
+        for number in (1, 2, 5):
+            voice_map.draw_map(np.eye(8, dtype=np.float32)[:number], ["x"] * number)
