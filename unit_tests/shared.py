@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 
 import dataset
 import demo_data
 import feature_extraction
+import neural_net
 from foundation import parallel, script, settings
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -137,3 +139,20 @@ class ProjectTest(unittest.TestCase):
             soundfile.write(self.dir / name, samples, rate, subtype="FLOAT")
         reasons = {name: word for name, (*_, word) in [*contents.items(), *signals.items()]}
         return {str(self.dir / name): word for name, word in {**reasons, "gone.wav": "does not exist"}.items()}
+
+
+class TrainingTest(ProjectTest):
+    """A test that trains on the shared speakers."""
+
+    def train(self, num_steps: int, name: str = "model.pt", **values) -> list[float]:
+        values = {"SAVE_MODEL_FREQUENCY": 4, "SAVED_MODEL_PATH": str(self.dir / name), **values}
+        with settings.override(**values):
+            spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus() / "train"))
+            return neural_net.train_network(spk_to_utts, num_steps, str(self.dir / name))
+
+    def weights(self, name: str) -> dict[str, torch.Tensor]:
+        return torch.load(self.dir / name, weights_only=True)["encoder_state_dict"]
+
+    def assert_same_weights(self, first: str, second: str) -> None:
+        for a, b in zip(self.weights(first).values(), self.weights(second).values(), strict=True):
+            self.assertTrue(torch.equal(a, b))
