@@ -1,4 +1,4 @@
-"""Changes to the training data that make a network listen to the voice and not to what comes with it."""
+"""Changes to the training data that make a network learn the voice and not the recording conditions."""
 
 import math
 
@@ -12,7 +12,7 @@ import myconfig
 
 
 def change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
-    """Play samples `speed` times as fast, which raises the pitch and the formants with it, as a new speaker's would.
+    """Play samples `speed` times as fast, which changes pitch and formants as if another speaker spoke.
 
     Source: Ko et al. 2015, "Audio augmentation for speech recognition"; as new speakers: Yamamoto et al. 2019.
     """
@@ -22,10 +22,10 @@ def change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
 
 
 def random_channel(crops: torch.Tensor, deviation: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Record each crop (batch, frames, N_MFCC) with another microphone, nearer or farther: shift all its frames alike.
+    """Simulate another microphone and distance for each crop (batch, frames, N_MFCC): shift all its frames equally.
 
-    A channel multiplies the spectrum, so it is a sum in decibels, and also after the cosine transform: what a fixed
-    filter does to MFCCs is to shift them (Atal 1974, on cepstral mean subtraction). The shift of each coefficient is
+    A channel multiplies the spectrum. This is a sum in decibels, and also after the cosine transform: a fixed filter
+    shifts the MFCCs (Atal 1974, on cepstral mean subtraction). The shift of each coefficient is
     normal, CHANNEL_AUGMENTATION times its `deviation` (N_MFCC,) in the training data. A gain adds its decibels to all
     N_MELS bands, so sqrt(N_MELS) times as much to the first coefficient, whose cosine is 1 / sqrt(N_MELS), and nothing
     to the others.
@@ -39,16 +39,16 @@ def random_channel(crops: torch.Tensor, deviation: torch.Tensor, rng: np.random.
 
 # -------------------------- Rooms, noise and telephones, in mel bands ------------------
 
-# An MFCC frame is the decibels of the mel bands times orthonormal cosines, so that the transposed cosines give the
-# bands back, smoothed over their neighbours. There sounds add and rooms leave a trail, which costs a fraction of doing
-# it to the samples: each step of training can draw new disturbances, and the feature store stays clean.
+# An MFCC frame is the decibels of the mel bands times orthonormal cosines, so the transposed cosines give the bands
+# back, smoothed over their neighbours. Noise and echoes are added to the power of these bands. This is much faster than
+# changing the samples: each training step can draw new disturbances, and the feature store stays clean.
 
 
 def disturb(crops: torch.Tensor, noises: torch.Tensor | None, rng: np.random.Generator) -> torch.Tensor:
-    """Hear some of the crops (batch, frames, N_MFCC) in a room, in noise, or through a narrow band.
+    """Simulate a room, noise or a narrow band for some of the crops (batch, frames, N_MFCC).
 
-    `noises` are crops of noise recordings of the same shape; None leaves voices and coloured noise. The settings
-    ROOM_PROB, NOISE_PROB and NARROW_BAND_PROB say how often.
+    `noises` are crops of noise recordings of the same shape; with None, only voices and coloured noise are used. The
+    settings ROOM_PROB, NOISE_PROB and NARROW_BAND_PROB are the probabilities.
     """
     probabilities = (myconfig.ROOM_PROB, myconfig.NOISE_PROB, myconfig.NARROW_BAND_PROB)
     in_room, in_noise, in_band = (
@@ -63,16 +63,16 @@ def disturb(crops: torch.Tensor, noises: torch.Tensor | None, rng: np.random.Gen
     power[in_noise] = add_noise(power[in_noise], power, recordings, rng)
     power[in_band] = narrow_band(power[in_band], rng)
     decibels = 10 * torch.log10(power.clamp(min=1e-10))
-    # The floor that librosa's MFCC has, 80 dB below the loudest band.
+    # The same floor as in librosa's MFCC: 80 dB below the loudest band.
     decibels = torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - 80)
     is_disturbed = (in_room | in_noise | in_band)[:, None, None]
     return torch.where(is_disturbed, (decibels + loudest) @ cosines, crops)
 
 
 def add_echoes(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Let each frame's mel power (batch, frames, N_MELS) decay into the following frames, as a room does.
+    """Add decaying echoes of each frame's mel power (batch, frames, N_MELS) to the next frames, as a room does.
 
-    The echoes die away exponentially, by 60 dB in 0.2 to 1 s (Sabine's reverberation time), and have -15 to 3 dB of
+    The echoes decay exponentially, by 60 dB in 0.2 to 1 s (Sabine's reverberation time), and have -15 to 3 dB of
     the direct sound's power.
     """
     seconds_per_frame = myconfig.HOP_LENGTH / feature_extraction.SAMPLE_RATE
@@ -91,7 +91,7 @@ def add_noise(
     """Add noise to mel power (batch, frames, N_MELS), at a signal-to-noise ratio within NOISE_SNR_DB.
 
     The noise is one of three: a recording, if there are any (same shape); a babble of 1 to 7 of the `voices` (voices,
-    frames, N_MELS); or a random colour, from falling 9 dB to rising 1.5 dB an octave, and uneven.
+    frames, N_MELS); or coloured noise, with a random uneven slope of -9 to 1.5 dB per octave.
     """
     batch, _, num_bands = power.shape
     frequencies, widths = mel_bands(num_bands)
@@ -109,10 +109,10 @@ def add_noise(
 
 
 def narrow_band(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Cut mel power (batch, frames, N_MELS) to a telephone's band, or in the other half of the crops to a codec's.
+    """Limit mel power (batch, frames, N_MELS) to the band of a telephone (half of the crops) or a codec (the others).
 
     A telephone has nothing above 3.3 to 4 kHz, little below 50 to 350 Hz, and below 4 kHz a companding noise 36 dB
-    below each frame (ITU-T G.711). A codec ends between 3 and 8 kHz.
+    below each frame (ITU-T G.711). A codec has nothing above 3 to 8 kHz.
     """
     batch, _, num_bands = power.shape
     frequencies, widths = mel_bands(num_bands)
@@ -126,7 +126,7 @@ def narrow_band(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def to_power(decibels: torch.Tensor) -> torch.Tensor:
-    """10 to the power of a tenth, by the faster natural exponential."""
+    """Decibels as power, 10 ** (decibels / 10), by the faster natural exponential."""
     return torch.exp(math.log(10) / 10 * decibels)
 
 
@@ -147,9 +147,9 @@ def uniform(rng: np.random.Generator, low: float, high: float, batch: int) -> to
 def spec_augment(crops: torch.Tensor, fill: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Mask a band of coefficients and a stretch of frames in some of the crops (batch, frames, N_MFCC).
 
-    `fill` (N_MFCC,) is written into the masks: the features' mean, so that a mask says only where it is.
-    Source: Park et al. 2019, "SpecAugment", section 2, without time warping, and with coefficients of the cepstrum in
-    the place of mel bands.
+    `fill` (N_MFCC,), the features' mean, is written into the masks, so that these add no other information.
+    Source: Park et al. 2019, "SpecAugment", section 2, without time warping, and with cepstral coefficients
+    instead of mel bands.
     """
     batch, num_frames, num_coefficients = crops.shape
     frequency_mask = draw_masks(

@@ -16,7 +16,7 @@ REMEDY = "Add START_OVER=true to train from the first step, or choose another SA
 
 
 def checkpoint_path(saved_model: str) -> str:
-    """Where the last model and what is needed to continue its training are saved."""
+    """The path of the last model, saved with the data to continue its training."""
     return str(Path(saved_model).with_suffix(".last.pt"))
 
 
@@ -27,7 +27,7 @@ def save_models(
     progress: TrainingProgress,
     origin: str,
 ) -> None:
-    """Save the last model as a checkpoint, then as the best one if it is, then the curves; one process does it."""
+    """Save the last model as a checkpoint, also as the best model if it is best, and the curves; only rank 0 saves."""
     if parallel.rank() > 0:
         return
     record = {
@@ -43,10 +43,10 @@ def save_models(
 
 
 def add_cohort(saved_model: str, encoder: SpeakerEncoder, store: FeatureStore) -> None:
-    """Put the cohort of score normalisation into the best model of a finished training, unless it is there.
+    """Add the cohort of score normalisation to the best model of a finished training, unless it has one.
 
-    All processes take part, with an encoder of the same shape, whose weights become the best; one writes. Raises
-    ValueError if the best model is gone or damaged.
+    All processes take part; `encoder`, of the same shape, gets the best weights; only rank 0 writes. Raises ValueError
+    if the best model is missing or damaged.
     """
     best = None
     if parallel.rank() == 0:
@@ -67,14 +67,14 @@ def add_cohort(saved_model: str, encoder: SpeakerEncoder, store: FeatureStore) -
 
 
 def remove_models(saved_model: str) -> None:
-    """Remove what START_OVER forgets, so that the next training does not continue from it; one process does it."""
+    """Delete the model and its checkpoint, so that the next training does not continue from it; only rank 0 does it."""
     if parallel.rank() == 0:
         for path in (checkpoint_path(saved_model), saved_model):
             Path(path).unlink(missing_ok=True)
 
 
 def find_origin(encoder: SpeakerEncoder, store: FeatureStore, noise_store: FeatureStore | None) -> str:
-    """A fingerprint of the data, the noise, and the initial models; with another one training does not continue."""
+    """A fingerprint of the data, the noise, and the initial models; training continues only if it is the same."""
     noise = noise_store.fingerprint() if noise_store else ""
     return store.fingerprint() + noise + (model_fingerprint(encoder) if myconfig.INITIAL_MODELS else "")
 
@@ -90,7 +90,7 @@ def read_checkpoint(saved_model: str, train_speakers: list[str]) -> dict | None:
     if not Path(path).exists():
         if Path(saved_model).exists():
             raise ValueError(
-                f"{saved_model} exists, and {path} to continue its training does not. To train it on, name it as "
+                f"{saved_model} exists, but its checkpoint {path} does not. To train it further, set it as "
                 "INITIAL_MODELS and choose another SAVED_MODEL_PATH; START_OVER=true deletes it."
             )
         return None
@@ -126,7 +126,7 @@ def continue_from(
         optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
         progress.load_state(checkpoint)
         is_saved = Path(saved_model).exists() and read_model(saved_model).get("losses") == checkpoint["losses"]
-        if progress.is_best() and not is_saved:  # It was killed in between.
+        if progress.is_best() and not is_saved:  # Killed between the two saves.
             save_models(saved_model, encoder, optimizer, progress, origin)
     except (KeyError, TypeError, RuntimeError):
         raise ValueError(f"{path} is not a checkpoint of this version. {REMEDY}") from None

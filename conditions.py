@@ -1,9 +1,9 @@
-"""The test data under other conditions: cut short, mixed with noise, by telephone; and a model's EER under each.
+"""The test data under other conditions (cut short, mixed with noise, by telephone), and a model's EER under each.
 
 `python3 conditions.py SAVED_MODEL_PATH=... TEST_DATA_CSV=...` derives them once, writes a CSV file for each to
-CONDITIONS_DIR, so that any script can use it, and prints a table. Speakers whose names begin alike up to a hyphen are
-one corpus; each corpus is a condition of its own, because trials between two of them are easy. `--calibrate` puts the
-decision thresholds over all conditions into the model, for `speaker_id.py`.
+CONDITIONS_DIR, so that any script can use it, and prints a table. Speakers whose names are the same up to the first
+hyphen are one corpus; each corpus is scored separately, because trials between two corpora are easy. `--calibrate`
+writes the decision thresholds over all conditions into the model, for `speaker_id.py`.
 """
 
 import sys
@@ -12,15 +12,15 @@ from foundation import script, settings
 
 if __name__ == "__main__":
     parser = script.OptionParser(description=__doc__)
-    parser.add_argument("--calibrate", metavar="TEXT", default="", help="what the test data are, as users will read it")
-    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
+    parser.add_argument("--calibrate", metavar="TEXT", default="", help="description of the test data, shown to users")
+    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
     options = parser.parse_intermixed_args()
     if options.calibrate.partition("=")[0] in settings.all_settings():
         parser.error(f"--calibrate {options.calibrate}: that is a setting; say first what the test data are")
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
     if options.calibrate and settings.all_settings()["AS_NORM"]:
-        parser.error("--calibrate takes thresholds of cosine similarities, on which speaker_id.py decides, not AS_NORM")
+        parser.error("--calibrate needs cosine similarities, which speaker_id.py uses: leave AS_NORM out")
 
 import csv
 import functools
@@ -57,19 +57,19 @@ SNR_DB = (5.0, 15.0)
 TELEPHONE_RATE = 8000
 TELEPHONE_BAND_HZ = (300, 3400)
 
-# The false-accept rates for which a model keeps thresholds, and the false accepts that the test data must have at each:
-# with 30 a rate is known roughly (Doddington et al. 2000, "The NIST speaker recognition evaluation") if the trials are
-# independent, which those of few speakers are not, so that it is the least.
+# The false-accept rates for which a model keeps thresholds, and the least number of false accepts in the test data at
+# each. With 30, a rate is known roughly (Doddington et al. 2000, "The NIST speaker recognition evaluation") if the
+# trials are independent. Trials of few speakers are not, so 30 is the minimum.
 CALIBRATED_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 LEAST_ERRORS = 30
 
-# A corpus of words shorter than this is not cut shorter.
+# A corpus of utterances no longer than this (median) is not cut short.
 LONG_SECONDS = 3.0
 
-# Samples of an utterance, and a generator for what is drawn -> other samples.
+# Samples of an utterance and a random generator -> changed samples.
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-# Labels, scores, and the numbers of the speakers that are enrolled and tested, one of each a trial.
+# Labels, scores, and the numbers of the speakers that are enrolled and tested, one of each per trial.
 ScoredTrials = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -111,7 +111,7 @@ def mu_law(samples: np.ndarray) -> np.ndarray:
 def build_conditions(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
     """Condition -> its data set, "clean" and changed, for each corpus; what was built before is not built again.
 
-    What is drawn depends on SEED and on the utterance's place in the corpus. Raises OSError if the disk is full or
+    Random choices depend on SEED and on the utterance's place in the corpus. Raises OSError if the disk is full or
     read-only.
     """
     corpora: dict[str, SpkToUtts] = {}
@@ -120,7 +120,7 @@ def build_conditions(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
     noises = dataset.get_noises(myconfig.TEST_NOISE_DIR)
     noise_files = feature_store.open_store(noises).files if noises else []
     Path(myconfig.CONDITIONS_DIR).mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(Path(myconfig.CONDITIONS_DIR) / "build.lock"):  # Others wait, then find all of it there.
+    with filelock.FileLock(Path(myconfig.CONDITIONS_DIR) / "build.lock"):  # Others wait, then find it complete.
         conditions = derive_all(corpora, noise_files)
         for name, data in conditions.items():
             write_csv(Path(myconfig.CONDITIONS_DIR) / f"{urllib.parse.quote(name, safe='')}.csv", data)
@@ -199,7 +199,7 @@ def score_conditions(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts]) 
 
 
 def pool(scored: dict[str, ScoredTrials]) -> ScoredTrials:
-    """The trials of all conditions as those of one, in which a single threshold has to do for all."""
+    """The trials of all conditions together, to which a single threshold applies."""
     labels, scores, enrol, test = (np.concatenate(column) for column in zip(*scored.values(), strict=True))
     return labels, scores, enrol, test
 
@@ -221,10 +221,10 @@ def thresholds_at(trials: ScoredTrials, false_accept_rates: Sequence[float]) -> 
 
 
 def calibrate(encoder: SpeakerEncoder, trials: ScoredTrials, source: str) -> list[float]:
-    """Put the thresholds that trials give, and what these were, into the file that the encoder was loaded from.
+    """Write the thresholds of `trials`, and their `source`, into the file that the encoder was loaded from.
 
     Returns the false-accept rates for which the trials are enough.
-    Raises ValueError if the trials are too few, or there is another model in the file by now.
+    Raises ValueError if there are too few trials, or the file now has another model.
     """
     if model_fingerprint(load_encoder(encoder.path)) != model_fingerprint(encoder):
         raise ValueError(f"{encoder.path} has changed while it was measured: run the same command again.")

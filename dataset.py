@@ -21,7 +21,7 @@ SpkToUtts = dict[str, list[str]]
 # A speaker's utterances: their paths, or their numbers in a feature store.
 Utts = list[str] | np.ndarray
 
-# Everything that libsndfile decodes, except headerless RAW, with the endings it does not list.
+# File endings of all formats that libsndfile decodes, except headerless RAW, and some endings that it does not list.
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
 AUDIO_SUFFIXES |= {".opus", ".oga", ".aif", ".aifc", ".snd", ".sph"}
 
@@ -32,7 +32,7 @@ HEADER = ["speaker", "path", "group"]
 def get_spk_to_utts(part: str) -> SpkToUtts:
     """The training or test data that the settings name; `part` is "TRAIN" or "TEST". Raises ValueError.
 
-    The demonstration corpus is built first if it is asked for and not there yet.
+    The demonstration corpus is built first if the settings name it and it does not exist yet.
     """
     csv_path = getattr(myconfig, f"{part}_DATA_CSV")
     data_dir = getattr(myconfig, f"{part}_DATA_DIR")
@@ -81,7 +81,7 @@ def find_audio_files(folder: str | Path) -> list[str]:
 
 
 def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
-    """Read rows `speaker,path` or `speaker,path,group`; a header is optional, paths count from the CSV's folder.
+    """Read rows `speaker,path` or `speaker,path,group`; a header is optional, paths are relative to the CSV's folder.
 
     Raises ValueError as `read_csv` does. A file listed twice under one speaker counts once.
     """
@@ -94,8 +94,8 @@ def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
 def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
     """The rows of a CSV file: speaker, path, and group or "".
 
-    Raises ValueError, with the line's number, for a row of another form, a file that is not there, a file listed under
-    two speakers, or a speaker in two groups.
+    Raises ValueError, with the line number, for a row in another format, a missing file, a file listed under two
+    speakers, or a speaker in two groups.
     """
     if not Path(csv_path).is_file():
         raise ValueError(f"there is no CSV file {csv_path}.")
@@ -134,14 +134,14 @@ def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
 
 
 def has_bytes(text: str) -> bool:
-    """Whether a text has bytes that are not UTF-8, kept by `surrogateescape`: the names of files may have them."""
+    """Whether a text has bytes that are not UTF-8, kept by `surrogateescape`; file names can have such bytes."""
     return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def get_groups(part: str) -> dict[str, str]:
-    """Speaker -> group of the training or test data, where these tell it; else nothing.
+    """Speaker -> group of the training or test data, for the speakers whose group is known.
 
-    The group is the third column of a CSV file, or in a part of LibriSpeech the sex that SPEAKERS.TXT beside it gives.
+    The group is the third column of a CSV file. For a part of LibriSpeech it is the sex, from SPEAKERS.TXT beside it.
     """
     if csv_path := getattr(myconfig, f"{part}_DATA_CSV"):
         return {speaker: group for speaker, _, group in read_csv(csv_path) if group}
@@ -154,20 +154,20 @@ def get_groups(part: str) -> dict[str, str]:
 
 
 def get_corpus(speaker: str) -> str:
-    """The corpus that a speaker belongs to: the name up to its first hyphen, "ls-" of "ls-1088"; "" without one."""
+    """The corpus that a speaker belongs to: the name up to its first hyphen, "ls-" for "ls-1088"; "" without hyphen."""
     return "".join(speaker.partition("-")[:2]) if "-" in speaker else ""
 
 
 @functools.cache
 def shared_generator(seed: int) -> np.random.Generator:
-    """The generator that the functions of the lecture draw from when they are given none."""
+    """The random generator that the lecture's functions use if the caller passes none."""
     return np.random.default_rng(seed)
 
 
 def get_triplet(spk_to_utts: SpkToUtts, rng: np.random.Generator | None = None) -> tuple[str, str, str]:
     """Draw an anchor, a positive (same speaker) and a negative (another speaker) utterance.
 
-    The positive is another utterance than the anchor unless the speaker has only one. Raises ValueError if there is
+    The positive differs from the anchor unless the speaker has only one utterance. Raises ValueError if there is
     only one speaker.
     """
     if len(spk_to_utts) < 2:
@@ -192,8 +192,8 @@ def draw_speaker_weights(
 ) -> np.ndarray:
     """The weight of each speaker when a batch is drawn -> (speakers,).
 
-    It is the speech there is of a speaker, up to MAX_SPEECH_SECONDS; outside one corpus, in ONE_CORPUS_BATCHES of the
-    batches, it is nearly zero, so that others fill the batch only if this corpus is too small.
+    The weight is the speaker's seconds of speech, at most MAX_SPEECH_SECONDS. In a share ONE_CORPUS_BATCHES of the
+    batches, speakers outside one corpus weigh almost zero: they are drawn only if this corpus is too small.
     """
     weights = np.ones(len(speech_seconds))
     if myconfig.MAX_SPEECH_SECONDS:
@@ -221,6 +221,6 @@ def draw_speaker_batch(
 
 
 def draw_utterances(utts: Utts, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw `number` of a speaker's utterances; one comes twice only when all others have come as often."""
+    """Draw `number` of a speaker's utterances; none is drawn again before all others have been drawn."""
     rounds = [rng.permutation(utts) for _ in range(number // len(utts))]
     return np.concatenate([*rounds, rng.choice(utts, number % len(utts), replace=False)])

@@ -1,7 +1,7 @@
 """A small demonstration corpus of synthetic voices, so that everything can be tried before any download.
 
-The voices are made as the source-filter model says speech is (Fant 1960, "Acoustic theory of speech production"): a
-source, the pulses of the vocal folds or the hiss of a narrowing, goes through a filter, the resonances (formants) of
+The voices follow the source-filter model of speech (Fant 1960, "Acoustic theory of speech production"): a
+source, the pulses of the vocal folds or the hiss of a constriction, goes through a filter, the resonances (formants) of
 the vocal tract. MFCCs describe the filter, and a speaker's vocal tract length scales all formants at once: that is
 what a network can learn here. As in recordings, other things change too: words, pitch, loudness, room and noise.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 import numpy as np
-import scipy  # Its parts are loaded at their first use, which spares most scripts a second.
+import scipy  # Its parts are loaded at first use, so most scripts start a second faster.
 import soundfile
 from tqdm import tqdm
 
@@ -26,7 +26,7 @@ SESSIONS = 3
 UTTS_PER_SESSION = 4
 SEED = 1234
 
-# The first four formants in Hz of ten vowels in a vocal tract of middle length: roughly between those of men and women
+# The first four formants in Hz of ten vowels in a vocal tract of mean length: roughly between those of men and women
 # in Peterson and Barney 1952, "Control methods used in a study of the vowels", table II, which has no fourth formant.
 VOWELS = np.array(
     [
@@ -49,7 +49,7 @@ FRICATIVES_HZ = np.array([6000, 3400, 5000, 1800])
 
 
 def build_if_missing() -> None:
-    """Write the corpus below DEMO_DIR unless it is there; always the same audio. Takes some 20 seconds."""
+    """Write the corpus below DEMO_DIR unless it is there; always the same audio. Takes about 20 seconds."""
     if DEMO_DIR.exists():
         return
     DEMO_DIR.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +80,12 @@ def write_speaker(folder: Path, rng: np.random.Generator) -> None:
 
 
 def draw_voice(rng: np.random.Generator) -> dict:
-    """Draw what stays the same in all that a speaker says."""
+    """Draw the properties that all utterances of a speaker share."""
     is_high = rng.random() < 0.5
     return {
         # All formants are divided by the length of the vocal tract, relative to the mean of the table.
         "tract_length": rng.normal(0.95 if is_high else 1.05, 0.06),
-        # And each formant is a little off in its own way, as no two vocal tracts have one shape.
+        # Each formant also has a small offset of its own, because vocal tracts differ in shape.
         "formant_offset": rng.normal(1, 0.06, 4),
         "pitch_hz": rng.normal(200 if is_high else 118, 18),
         "pitch_range": rng.uniform(0.05, 0.2),
@@ -99,7 +99,7 @@ def draw_voice(rng: np.random.Generator) -> dict:
 
 def synthesise(voice: dict, duration_seconds: float, rng: np.random.Generator) -> np.ndarray:
     """Random syllables of a voice, each a consonant's noise and a vowel -> samples at 16 kHz."""
-    # What changes from one utterance to the next: the mood of the voice.
+    # The mood of the voice changes from one utterance to the next.
     mood_pitch, mood_formants = rng.normal(1, 0.08), rng.normal(1, 0.015)
     pieces, seconds = [], 0.0
     while seconds < duration_seconds:
@@ -120,9 +120,9 @@ def vowel(voice: dict, seconds: float, mood_pitch: float, mood_formants: float, 
     jitter = np.repeat(rng.normal(1, voice["jitter"], num_samples // 80 + 1), 80)[:num_samples]
     phase = np.cumsum(voice["pitch_hz"] * mood_pitch * np.clip(glide, 0.5, 2) * jitter) / SAMPLE_RATE
     source = np.diff(np.floor(phase), prepend=0) + voice["breath"] * rng.normal(size=num_samples)
-    # The folds close less abruptly than a pulse: two poles take 12 dB an octave away, the lips give 6 dB back.
+    # The folds close less abruptly than a pulse: two poles remove 12 dB per octave, the lips add 6 dB per octave.
     source = scipy.signal.lfilter([1, -1], np.convolve([1, -voice["tilt"]], [1, -0.9]), source)
-    # A speaker hits a vowel's place a little differently each time.
+    # A speaker's formants of a vowel are a little different each time.
     formants = VOWELS[rng.integers(len(VOWELS))] * rng.normal(1, 0.03, 4) * mood_formants
     formants = formants * voice["formant_offset"] / voice["tract_length"]
     sound = resonate(source, formants, BANDWIDTHS_HZ * voice["bandwidth"])
@@ -138,7 +138,7 @@ def fricative(voice: dict, seconds: float, rng: np.random.Generator) -> np.ndarr
 
 
 def resonate(source: np.ndarray, frequencies_hz: np.ndarray, bandwidths_hz: np.ndarray) -> np.ndarray:
-    """Send a source through resonances in a row, two poles each (Klatt 1980, "Software for a cascade/parallel
+    """Send a source through resonances in series, two poles each (Klatt 1980, "Software for a cascade/parallel
     formant synthesizer")."""
     for frequency, bandwidth in zip(frequencies_hz, bandwidths_hz, strict=True):
         radius = np.exp(-np.pi * bandwidth / SAMPLE_RATE)
@@ -148,7 +148,7 @@ def resonate(source: np.ndarray, frequencies_hz: np.ndarray, bandwidths_hz: np.n
 
 
 def draw_room(rng: np.random.Generator) -> dict:
-    """Draw what stays the same in a session: the room's echo, the microphone's tone, the distance and the noise."""
+    """Draw the properties that a session shares: the room's echo, the microphone's tone, the distance and the noise."""
     seconds = rng.uniform(0.05, 0.35)
     decay = np.exp(-6.9 * np.arange(int(seconds * SAMPLE_RATE)) / (seconds * SAMPLE_RATE))
     echo = decay * rng.normal(size=len(decay))

@@ -1,6 +1,6 @@
-"""Hear and see it in the browser: `pip3 install -r requirements-demo.txt && python3 demo_page.py`.
+"""Try it in the browser: `pip3 install -r requirements-demo.txt && python3 demo_page.py`.
 
-A page on this machine only: compare two recordings, enrol people, ask who is speaking, look at everybody's voices. It
+A page on this machine only: compare two recordings, enrol people, ask who is speaking, see a map of all voices. It
 needs no network and sends nothing anywhere.
 """
 
@@ -16,12 +16,12 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="", help="a model (default: the best pretrained one)")
     parser.add_argument("--db", default="", help="the database (default: that of speaker_id.py)")
     parser.add_argument("--port", type=int, default=7860, help="(default: 7860)")
-    parser.add_argument("--address", default="127.0.0.1", help="another address lets others in (default: 127.0.0.1)")
+    parser.add_argument("--address", default="127.0.0.1", help="others let other machines in (default: 127.0.0.1)")
     options = parser.parse_args()
     if importlib.util.find_spec("gradio") is None:
         script.fail("the page needs Gradio: pip3 install -r requirements-demo.txt.")
 
-# Before gradio is imported: it asks for news of itself otherwise.
+# Before gradio is imported, because otherwise it checks for updates.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -46,7 +46,7 @@ SECONDS_KEPT = 3600
 
 
 def draw_dial(axes: matplotlib.axes.Axes, score: float, threshold: float) -> None:
-    """Draw a score between -1 and 1 as the hand of a dial, with the side of the threshold where it means yes."""
+    """Draw a score between -1 and 1 as the hand of a dial; the range above the threshold is coloured."""
     angle = np.pi * (1 - score) / 2
     limit = np.pi * (1 - threshold) / 2
     axes.set(thetamin=0, thetamax=180, ylim=(0, 1), yticks=[], title=f"score {score:.3f}, threshold {threshold:.3f}")
@@ -79,7 +79,7 @@ def draw_comparison(
 
 
 def in_words(action: Callable[..., tuple], otherwise: Callable[[], object] = lambda: None) -> Callable[..., tuple]:
-    """The action; but what a user has done wrong is said as its first answer, and `otherwise` gives the second."""
+    """The action, but an error of the user becomes its first answer, and `otherwise` gives the second."""
 
     def answer(*inputs: object) -> tuple:
         try:
@@ -130,14 +130,14 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
         try:
             with speaker_database.open_database(database) as connection:
                 rows = speaker_database.list_speakers(connection)
-        except (ValueError, OSError):  # Nobody is enrolled yet, or the buttons will say what is wrong.
+        except (ValueError, OSError):  # Nobody is enrolled yet, or the buttons will report the error.
             return []
         return [[name, number, f"{seconds:.1f}"] for name, number, seconds, _ in rows]
 
     def audio(label: str) -> gradio.Audio:
         return gradio.Audio(sources=["microphone", "upload"], type="filepath", label=label, buttons=[], editable=False)
 
-    # The settings of the model hold while it works, for all threads: one at a time.
+    # While the model works, its settings apply to all threads, so only one request runs at a time.
     one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
     with gradio.Blocks(title="Speaker recognition", delete_cache=(SECONDS_KEPT, SECONDS_KEPT)) as page:
         gradio.Markdown("# Who is speaking?\nEverything stays on this machine.")
@@ -173,12 +173,12 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
 
 
 def doubts(warnings: Sequence[tuple[str, str]]) -> list[str]:
-    """Warnings about uploads, without the place where they are kept."""
+    """Warnings about uploads, without the paths where these are stored."""
     return [f"Do not trust this recording: {words}." for _, words in warnings]
 
 
 def launch(page: gradio.Blocks, address: str, port: int | None, **more: Any) -> tuple:
-    """Serve the page; uploads are bounded, and no other file of the machine can be read through it."""
+    """Serve the page; the size of uploads is limited, and no other file of the machine can be read through it."""
     return page.launch(
         server_name=address,
         server_port=port,

@@ -1,7 +1,7 @@
 """Fetch parts of LibriSpeech from OpenSLR: `python3 download_data.py dev-clean test-clean`.
 
-A broken download goes on where it stopped, the checksum is compared with the published one, and nothing is unpacked
-outside the folder. A part that is there is not fetched again. Nothing else in this project uses the network.
+An interrupted download continues where it stopped, the checksum is compared with the published one, and nothing is
+unpacked outside the folder. A part that exists is not fetched again. Nothing else in this project uses the network.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ TIMEOUT_SECONDS = 60
 ATTEMPTS = 5
 PAUSE_SECONDS = 2
 
-# FLAC hardly shrinks any further: an archive that unpacks to more than this many times its size is not LibriSpeech.
+# FLAC hardly compresses further: an archive that unpacks to more than this many times its size is not LibriSpeech.
 MOST_EXPANSION = 3
 
 
@@ -74,7 +74,7 @@ def fetch_archive(url: str, archive: Path) -> None:
             partial.replace(archive)
             return
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # Nothing is left to send, because it is complete, or of another archive.
+            if error.code == 416:  # Nothing left to send: the file is complete, or of another archive.
                 if error.headers.get("Content-Range") == f"bytes */{partial.stat().st_size}":
                     partial.replace(archive)
                     return
@@ -84,14 +84,14 @@ def fetch_archive(url: str, archive: Path) -> None:
             reason = error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             reason = error
-        print(f"Attempt {attempt} of {ATTEMPTS} broke off: {reason}.", flush=True)
+        print(f"Attempt {attempt} of {ATTEMPTS} failed: {reason}.", flush=True)
         if attempt < ATTEMPTS:
             time.sleep(PAUSE_SECONDS * attempt)
-    raise ValueError(f"{url} cannot be fetched: {reason}. The same command goes on; or try another --mirror.")
+    raise ValueError(f"{url} cannot be fetched: {reason}. Run the same command to continue, or try another --mirror.")
 
 
 def fetch_rest(url: str, partial: Path) -> None:
-    """Append to `partial` what it lacks of the file at the address. Raises the errors of urllib, or OSError."""
+    """Download the missing rest of a file and append it to `partial`. Raises the errors of urllib, or OSError."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - the user's own mirror.
@@ -114,7 +114,7 @@ def fetch_rest(url: str, partial: Path) -> None:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raise ValueError unless the disk has room for so many bytes: what is to come, and the same unpacked."""
+    """Raise ValueError unless the disk has room for `needed` bytes: the rest of the archive and the unpacked files."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(f"{folder} has {free / 1e9:.2f} GB free, and {needed / 1e9:.2f} GB are needed.")
@@ -131,9 +131,9 @@ def md5_of(path: Path) -> str:
 
 
 def unpack(archive: Path, part: str, folder: Path) -> None:
-    """Unpack LibriSpeech/<part>, and the lists beside it; the part's folder appears when it is whole.
+    """Unpack LibriSpeech/<part>, and the lists beside it; the part's folder appears only when it is complete.
 
-    Raises ValueError for an archive with anything but files and folders below LibriSpeech/, or that is a bomb.
+    Raises ValueError if the archive has anything but files and folders below LibriSpeech/, or unpacks to too much.
     """
     temporary = folder / f"{part}.unpacking"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -153,12 +153,12 @@ def unpack(archive: Path, part: str, folder: Path) -> None:
 
 
 def unpack_members(tar: tarfile.TarFile, folder: Path, most_bytes: int) -> None:
-    """Write the files of an archive, by their contents alone. Raises ValueError for what LibriSpeech has not."""
+    """Write only the contents of an archive's files. Raises ValueError for what LibriSpeech does not have."""
     for member in tqdm(tar, desc="Unpacking", unit=" files", disable=None):
         path = PurePosixPath(member.name)
         is_inside = path.parts[:1] == ("LibriSpeech",) and not {"..", ""} & set(path.parts)
         if not is_inside or set(member.name) & set("\\:\0") or not (member.isreg() or member.isdir()):
-            raise ValueError(f"it has {member.name!r}, which LibriSpeech has not.")
+            raise ValueError(f"it has {member.name!r}, which LibriSpeech does not have.")
         most_bytes -= member.size
         if most_bytes < 0:
             raise ValueError("it is too large to be LibriSpeech.")
@@ -167,7 +167,7 @@ def unpack_members(tar: tarfile.TarFile, folder: Path, most_bytes: int) -> None:
             continue
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         source = tar.extractfile(member)
-        assert source is not None  # As it is of a regular file.
+        assert source is not None  # Never None for a regular file.
         with source, (folder / path).open("wb") as target:
             shutil.copyfileobj(source, target)
 

@@ -40,7 +40,7 @@ PLOT_POINTS = 2000
 def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
     """Embed one utterance's features (frames, N_MFCC) -> (dimensions,), not normalised.
 
-    The plain form of `speaker_encoder.embed_features`: the whole sequence, or the mean over its sliding windows.
+    The simple version of `speaker_encoder.embed_features`: the whole sequence, or the mean over its sliding windows.
     """
     windows = [] if myconfig.USE_FULL_SEQUENCE_INFERENCE else feature_extraction.extract_sliding_windows(features)
     batch = torch.from_numpy(np.stack(windows or [features])).float().to(encoder.feature_mean.device)
@@ -74,9 +74,9 @@ def cosine_similarity(a: np.ndarray, b: np.ndarray) -> float:
 def score_trials(
     encoder: SpeakerEncoder, store: feature_store.FeatureStore, enrol: np.ndarray, test: np.ndarray
 ) -> np.ndarray:
-    """Cosine similarity of each trial's two embeddings -> (trials,), normalised if AS_NORM asks for it.
+    """Cosine similarity of each trial's two embeddings -> (trials,), normalised if AS_NORM is set.
 
-    Raises ValueError if this takes a cohort that the model does not hold.
+    Raises ValueError if AS_NORM is set and the model has no cohort.
     """
     if myconfig.AS_NORM and not len(encoder.cohort):
         raise ValueError(
@@ -118,7 +118,7 @@ def compute_eer(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
 def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: dict[str, str] | None = None) -> dict:
     """Evaluate an encoder on test data; writes scores.txt, results.json and results.png, returns the figures.
 
-    `groups` may tell each speaker's group, such as the sex, to be reported apart.
+    `groups` can give each speaker's group, such as the sex; the EER within each group is reported too.
     """
     start = time.perf_counter()
     results_dir = Path(myconfig.RESULTS_DIR)
@@ -157,7 +157,7 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
 
 
 def evaluation_settings() -> dict:
-    """The settings on which an evaluation can depend, so not those of training."""
+    """The settings that can affect an evaluation; those that only affect training are left out."""
     only_training = {*setting_tables.TRAINING_SETTINGS, "TRAINING_STEPS", "SAVE_MODEL_FREQUENCY", "START_OVER"}
     only_training |= {"TRAIN_DATA_DIR", "TRAIN_DATA_CSV"}
     only_training -= {"SEED", "SEQ_LEN"}
@@ -167,7 +167,7 @@ def evaluation_settings() -> dict:
 def eer_by_group(
     labels: np.ndarray, scores: np.ndarray, enrol_groups: np.ndarray, test_groups: np.ndarray
 ) -> dict[str, float]:
-    """The EER of the trials within each group, and of those within any, which are the harder ones; "" is no group."""
+    """The EER of the trials within each group, and of all trials within a group, which are harder; "" is no group."""
     is_within = (enrol_groups == test_groups) & (enrol_groups != "")
     chosen = {name: is_within & (enrol_groups == name) for name in np.unique(enrol_groups[is_within]).tolist()}
     if len(chosen) > 1:
@@ -180,7 +180,7 @@ def eer_by_group(
 
 
 def warn_of_known_speakers(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> None:
-    """Print a warning that names the test speakers whom the encoder was trained on, by their names."""
+    """Print a warning with the names of the test speakers on whom the encoder was trained, if any."""
     known = sorted(set(encoder.train_speakers) & set(store.speakers))
     if known:
         names = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
@@ -206,8 +206,8 @@ def write_scores(path: Path, files: Sequence[str], trials: Trials, scores: np.nd
 def plot_evaluation(
     path: Path, labels: np.ndarray, scores: np.ndarray, sweep: tuple[np.ndarray, np.ndarray, np.ndarray], results: dict
 ) -> None:
-    """Draw the score histograms, the DET curve and the threshold sweep, the EER marked in each, into a PNG."""
-    import matplotlib.figure  # Slow, and only needed here.
+    """Draw a PNG with the score histograms, the DET curve and the threshold sweep; the EER is marked in each."""
+    import matplotlib.figure  # Slow to import, and only needed here.
 
     eer, eer_threshold = results["eer"], results["eer_threshold"]
     score_name = "normalised score (AS-norm)" if myconfig.AS_NORM else "cosine similarity"

@@ -1,4 +1,4 @@
-"""From an audio file to MFCC features: decode, mix to mono, resample, and librosa's MFCC, only faster."""
+"""From an audio file to MFCC features: decode, mix to mono, resample, and compute MFCCs as librosa does, but faster."""
 
 import functools
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import librosa
 import numpy as np
-import scipy  # Its parts are loaded at their first use, which spares scripts that have the features already a second.
+import scipy  # Its parts are loaded at first use: scripts that do not need them start a second faster.
 import soundfile
 import soxr
 import torch
@@ -21,22 +21,22 @@ BLOCK_FRAMES = 2**9
 BANDS_IN_GROUP = 32
 SPEECH_FRAME_SAMPLES = 320
 
-# Below this range of the samples a recording is silent: less than two steps of 16-bit audio.
+# A recording is silent if its samples span less than this: two steps of 16-bit audio.
 SILENT_RANGE = 2 / 2**15
 
-# Full scale is 1, or 2**15 in float files made carelessly; far beyond it the power of a frame overflows.
+# Full scale is 1, or 2**15 in wrongly scaled float files; with far larger samples the power of a frame overflows.
 MAX_SAMPLE = 1e9
 
 
 def decode(audio_file: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode any file that libsndfile knows, block after block -> sample rate, float32 samples, mono by the mean.
+    """Decode any file that libsndfile can read, in blocks -> sample rate, float32 samples (the mean of the channels).
 
     Raises ValueError, with the reason, for a file that is not audio, is not finite, or has an unusable rate.
     """
-    if not Path(audio_file).is_file():  # Who reads a pipe may wait for ever.
+    if not Path(audio_file).is_file():  # Reading a pipe may never end.
         raise ValueError(f"{audio_file} {'is not a file' if Path(audio_file).exists() else 'does not exist'}.")
     try:
-        # soundfile cannot encode a name that is not UTF-8, unless it gets the bytes.
+        # soundfile cannot encode a name that is not UTF-8, so it gets the bytes.
         with soundfile.SoundFile(audio_file if os.name == "nt" else os.fsencode(audio_file)) as file:
             if not 4000 <= file.samplerate <= 192000:
                 raise ValueError(
@@ -46,9 +46,9 @@ def decode(audio_file: str) -> Iterator[tuple[int, np.ndarray]]:
                 if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
                     raise ValueError(f"{audio_file} has samples that are not numbers, or far too large.")
                 yield file.samplerate, block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-    except soundfile.LibsndfileError as error:  # It says of some damaged files that they do not exist.
+    except soundfile.LibsndfileError as error:  # It reports some damaged files as missing.
         raise ValueError(
-            f"{audio_file} cannot be decoded: it is damaged, or no audio in a format known here "
+            f"{audio_file} cannot be decoded: it is damaged, or not audio in a known format "
             f"(libsndfile: {error.error_string.rstrip('.')})."
         ) from None
     except (OSError, TypeError) as error:
@@ -76,7 +76,7 @@ def read_audio(audio_file: str) -> np.ndarray:
 
 
 def read_blocks(audio_file: str, block_samples: int) -> Iterator[np.ndarray]:
-    """The same samples in blocks, for recordings of any length; the last block may be shorter.
+    """The samples of `read_audio` in blocks, for recordings of any length; the last block may be shorter.
 
     Raises ValueError for a file that cannot be decoded or is empty.
     """
@@ -105,8 +105,8 @@ def levels_db(samples: np.ndarray) -> np.ndarray:
 def find_speech(level_db: np.ndarray) -> np.ndarray:
     """Which stretches of a whole recording are speech -> bool (stretches,), by their levels.
 
-    Speech is within 30 dB of the loud stretches, and above -60 dB of full scale; pauses of 0.2 s belong to it. Noise
-    that is as loud as speech passes for it.
+    Speech is within 30 dB of the loud stretches, and above -60 dB of full scale; pauses up to 0.2 s count as speech.
+    Noise that is as loud as speech is taken for speech.
     """
     if not len(level_db):
         return np.zeros(0, bool)
@@ -124,8 +124,8 @@ def speech_seconds(level_db: np.ndarray) -> float:
 def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, list, torch.Tensor]:
     """The constants of the MFCC: window (n_fft,), groups of mel filters, and cosines (n_mels, n_mfcc).
 
-    A group is filters (rows, bands) with the first of their rows and the one after the last, so that few zeros are
-    multiplied; each frequency bin has two rows, for the real and the imaginary part.
+    A group is: first row, row after the last, filters (rows, bands); the groups avoid most multiplications with zero.
+    Each frequency bin has two rows, for the real and the imaginary part.
     """
     window = torch.hann_window(n_fft, periodic=True)
     mel_filters = torch.from_numpy(librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=n_mels).T.copy())
@@ -176,7 +176,7 @@ def extract_sliding_windows(features: np.ndarray) -> list[np.ndarray]:
 def get_triplet_features(
     spk_to_utts: dataset.SpkToUtts, rng: np.random.Generator | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features of a random anchor, positive and negative; of a speaker's only utterance, the two halves."""
+    """Features of a random anchor, positive and negative; a speaker's only utterance is split into two halves."""
     anchor, pos, neg = dataset.get_triplet(spk_to_utts, rng)
     if anchor == pos:
         features = extract_features(anchor)
@@ -198,7 +198,7 @@ def get_batched_triplet_input(
 ) -> torch.Tensor:
     """Crops of random triplets -> float32 (3 * batch_size, SEQ_LEN, N_MFCC), rows a, p, n, a, p, n ...
 
-    This is the plain form, which decodes three files a triplet; training reads crops from the feature store.
+    This is the simple version, which decodes three files per triplet; training reads crops from the feature store.
     """
     rng = rng or dataset.shared_generator(myconfig.SEED)
     triplets = (get_triplet_features(spk_to_utts, rng) for _ in range(batch_size))

@@ -1,9 +1,9 @@
 """Every audio file decoded once: the features of a data set on disk, memory-mapped.
 
-A store is a folder with two files that only ever grow at their end. `features.f16` holds frame after frame, N_MFCC
+A store is a folder with two files that only grow at their end. `features.f16` holds frame after frame, N_MFCC
 float16 values each (1,000 hours are 9 GB at each speed). `index.jsonl` has one line per audio file, written after its
-frames: path, size and time of change, then where its frames start at each speed, or why it was skipped. Frames without
-a line, and half a line, are what an interrupted build leaves; nobody reads them, and the file is decoded again.
+frames: path, size and time of change, then where its frames start at each speed, or why it was skipped. An interrupted
+build can leave frames without a line, or half a line; these are ignored, and the file is decoded again.
 """
 
 import contextlib
@@ -44,11 +44,11 @@ Extracted = tuple[str, list[int], list[np.ndarray] | str]
 
 
 class FeatureStore:
-    """Features of a data set at one or several speeds, opened for reading. Each speed makes speakers of its own.
+    """Features of a data set at one or several speeds, opened for reading. Each speed has its own speakers.
 
     Utterances are numbered through all speeds: `files[number]`, `speaker_of[number]` (a number in `speakers`), and
-    `num_frames[number]`; `utts_of_speaker` lists the utterance numbers of each speaker, `speech_seconds` how long they
-    are together, and `corpus_of_speaker` where the speaker comes from.
+    `num_frames[number]`; `utts_of_speaker` lists the utterance numbers of each speaker, `speech_seconds` their total
+    length, and `corpus_of_speaker` the speaker's corpus.
     """
 
     def __init__(self, folder: Path, index: dict[str, list], spk_to_utts: SpkToUtts, speeds: Sequence[float]):
@@ -81,7 +81,7 @@ class FeatureStore:
     def read(self, utt: int, max_frames: int | None = None) -> np.ndarray:
         """The features of an utterance, or its first `max_frames`, float32 (frames, N_MFCC).
 
-        Read from the file and not from its map, which would keep all that was read in memory.
+        They are read from the file and not from its memory map, which would keep everything that was read in memory.
         """
         num_frames = min(self.num_frames[utt], max_frames or self.num_frames[utt])
         offset = self.start[utt] * myconfig.N_MFCC * DTYPE.itemsize
@@ -96,8 +96,8 @@ class FeatureStore:
     def draw_crops(self, utts: np.ndarray, crop_frames: int, rng: np.random.Generator) -> torch.Tensor:
         """A random crop of each utterance (n,) -> float32 (n, crop_frames, N_MFCC).
 
-        An utterance that comes n times is divided into n parts with a crop each. What is too short for a crop is
-        joined with other utterances of its speaker.
+        An utterance that occurs n times is divided into n parts with a crop each. A part that is too short for a
+        crop is joined with other utterances of its speaker.
         """
         _, inverse, counts = np.unique(utts, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
@@ -118,7 +118,7 @@ class FeatureStore:
     ) -> np.ndarray:
         """Append utterances of the speaker that no crop of the batch has `taken`, then repeat, to (crop_frames,).
 
-        Crops of a speaker share no frames, so that a positive is never alike for that reason.
+        Crops of a speaker share no frames, so that a positive is not similar for that reason.
         """
         joined, total = [rows], len(rows)
         for mate in rng.permutation(self.utts_of_speaker[speaker]).tolist():
@@ -141,7 +141,7 @@ def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,)) -> Feat
     index = build(folder, parallel.own_share(files), speeds, f"share-{parallel.rank()}")
     if parallel.world_size() > 1:
         parallel.wait_for_all()
-        index = build(folder, files, speeds, "rest")  # Nothing, unless machines have disks of their own.
+        index = build(folder, files, speeds, "rest")  # Builds nothing, unless machines have separate disks.
     report_skipped(folder, files, index)
     report_duplicates(spk_to_utts, index)
     return FeatureStore(folder, index, spk_to_utts, speeds)
@@ -153,14 +153,14 @@ def store_folder(files: list[str], speeds: Sequence[float]) -> Path:
     # Windows has no common folder for files on two drives.
     common = os.path.commonpath(absolute) if len({Path(file).anchor for file in absolute}) == 1 else "several drives"
     values = {name: getattr(myconfig, name) for name in setting_tables.FEATURE_SETTINGS}
-    # Whoever changes how features are computed gets new ones.
+    # A change of the code that computes features gives a new store.
     code = "".join(map(inspect.getsource, FEATURE_FUNCTIONS))
     key = json.dumps([common, values, list(speeds), code], sort_keys=True)
     return Path(myconfig.FEATURE_STORE_DIR) / f"{Path(common).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def file_state(file: str) -> list[int]:
-    """Size in bytes and time of change in nanoseconds, by which a changed file is noticed; zeros if it is gone."""
+    """Size in bytes and time of change in nanoseconds, to detect a changed file; zeros if it is missing."""
     try:
         state = Path(file).stat()
     except OSError:
@@ -169,7 +169,7 @@ def file_state(file: str) -> list[int]:
 
 
 def missing_files(files: Sequence[str], index: dict[str, list]) -> list[str]:
-    """The files that the index does not have, or not as they are now."""
+    """The files that are not in the index, or have changed since."""
     return [file for file in files if file not in index or index[file][:2] != file_state(file)]
 
 
@@ -199,7 +199,7 @@ def build(folder: Path, files: Sequence[str], speeds: Sequence[float], share: st
         return index
     appending = filelock.FileLock(folder / "append.lock")
     with filelock.FileLock(folder / f"{share}.lock"):
-        missing = missing_files(files, read_index(folder))  # Another process may have built since.
+        missing = missing_files(files, read_index(folder))  # Another process may have built them meanwhile.
         for extracted in extract_all(missing, speeds):
             with appending:
                 append(folder, extracted)
@@ -244,7 +244,7 @@ def write_skipped(path: Path, index: dict[str, list]) -> None:
 
 
 def extract_all(files: list[str], speeds: Sequence[float]) -> Iterator[list[Extracted]]:
-    """Some files at a time: each with its state and its features at each speed, or the reason why there are none."""
+    """Groups of files: each file with its state and its features at each speed, or the reason why there are none."""
 
     def extract(file: str) -> Extracted:
         state = file_state(file)
@@ -275,7 +275,7 @@ def features_at_speeds(file: str, speeds: Sequence[float]) -> list[np.ndarray]:
 
 
 def report_skipped(folder: Path, files: list[str], index: dict[str, list]) -> None:
-    """Print how many files were skipped, if any. Raises ValueError if that is all of them."""
+    """Print how many files were skipped, if any. Raises ValueError if all were skipped."""
     reasons = [index[file][2] for file in files if isinstance(index[file][2], str)]
     if len(reasons) == len(files):
         raise ValueError(f"none of the {len(files)} files can be used: {reasons[0]}")
@@ -284,7 +284,7 @@ def report_skipped(folder: Path, files: list[str], index: dict[str, list]) -> No
 
 
 def report_duplicates(spk_to_utts: SpkToUtts, index: dict[str, list]) -> None:
-    """Print a warning that names the files if the same audio stands under two speakers."""
+    """Print a warning that names the files if the same audio is listed under two speakers."""
     first: dict[str, tuple[str, str]] = {}
     pairs = []
     for speaker, utts in spk_to_utts.items():

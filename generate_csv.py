@@ -1,8 +1,8 @@
 """Write a CSV file `speaker,path` for a folder of any layout, for TRAIN_DATA_CSV and TEST_DATA_CSV.
 
-`python3 generate_csv.py my_voices "{speaker}/**" my_voices.csv`. The pattern says where in the path of a recording,
-counted from the folder, the speaker's name stands: `*` is any part of a name, `**` any folders and names, `{group}` a
-third column that evaluation.py reports by, such as the speaker's sex: `wav/{group}/{speaker}-*.wav`.
+`python3 generate_csv.py my_voices "{speaker}/**" my_voices.csv`. The pattern describes the paths of recordings
+in the folder: `{speaker}` is the speaker's name, `*` any part of a name, `**` any folders and names, and `{group}` a
+third column by which evaluation.py reports, such as the speaker's sex: `wav/{group}/{speaker}-*.wav`.
 """
 
 import csv
@@ -18,7 +18,7 @@ WILDCARDS = {"{speaker}": r"(?P<speaker>[^/]+?)", "{group}": r"(?P<group>[^/]+?)
 
 
 def compile_pattern(pattern: str) -> re.Pattern:
-    """A pattern as a regular expression. Raises ValueError unless it names the speaker, once."""
+    """A pattern as a regular expression. Raises ValueError unless it has `{speaker}` exactly once."""
     if pattern.count("{speaker}") != 1 or pattern.count("{group}") > 1:
         raise ValueError(f"the pattern {pattern!r} must have {{speaker}} once, and may have {{group}} once.")
     parts = re.split(r"(\{speaker\}|\{group\}|\*\*|\*)", pattern)
@@ -28,7 +28,7 @@ def compile_pattern(pattern: str) -> re.Pattern:
 def list_recordings(folder: str, pattern: str) -> tuple[list[list[str]], int]:
     """Rows [speaker, path] or [speaker, path, group] of a folder's audio files, and how many files do not match.
 
-    Raises ValueError if none does.
+    Raises ValueError if no file matches.
     """
     expression = compile_pattern(pattern)
     if not Path(folder).is_dir():
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def path_from(start: Path, file: str) -> str:
-    """The path of a file counted from a folder, or whole where there is no way from the one to the other."""
+    """The path of a file relative to a folder, or its absolute path if there is no relative one."""
     try:
         return Path(os.path.relpath(file, start)).as_posix()
     except ValueError:  # On two drives of Windows.

@@ -1,8 +1,8 @@
-"""What each improvement buys: from the course's recipe to this project's, one setting a row, in a Markdown table.
+"""The effect of each improvement, from the course's recipe to this project's, one per row of a Markdown table.
 
 `python3 ladder.py TRAIN_DATA_CSV=... TEST_DATA_CSV=... --minutes 10` trains every row for the same time and scores it
-under all conditions of `conditions.py`. Killed, the same command continues. The project's recipe is what the settings
-say, so the ladder also explains your own changes of them.
+under all conditions of `conditions.py`. If it is killed, the same command continues. The project's recipe is the
+current settings, so the ladder also shows the effect of your own changes.
 """
 
 import sys
@@ -11,10 +11,10 @@ from foundation import script, settings
 
 if __name__ == "__main__":
     parser = script.OptionParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="of training for each row")
+    parser.add_argument("--minutes", type=float, default=10, help="minutes of training for each row")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each row, whose errors are averaged")
-    parser.add_argument("--condition", default="clean", help="that gets a column of its own, as ls-clean")
-    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
+    parser.add_argument("--condition", default="clean", help="condition with its own column, such as ls-clean")
+    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
     options = parser.parse_intermixed_args()
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
@@ -64,7 +64,7 @@ COURSE = {
     "MIXED_PRECISION": False,
 }
 
-# Each row takes these settings over from `myconfig.py`, on top of those of the rows above. Those that change nothing,
+# Each row takes these settings from `myconfig.py`, in addition to those of the rows above. Rows that change nothing,
 # because the settings have the course's values, are left out.
 ROWS = {
     "the course's recipe": (),
@@ -92,10 +92,10 @@ PROBES = 4
 
 
 def steps_in(seconds: float, spk_to_utts: SpkToUtts) -> int:
-    """How many steps of training this machine does in that time, with the present settings.
+    """How many steps of training this machine does in `seconds`, with the current settings.
 
     A probe has as many steps as take PROBE_SECONDS, and is timed several times. The shortest time counts, because other
-    programs can only lengthen it; what one step alone takes is the start and the end of a training.
+    programs can only lengthen it. The time of one step is subtracted: it is the start and the end of a training.
     """
 
     def time_training(num_steps: int) -> float:
@@ -104,7 +104,7 @@ def steps_in(seconds: float, spk_to_utts: SpkToUtts) -> int:
             neural_net.train_network(spk_to_utts, num_steps)
         return time.perf_counter() - start
 
-    neural_net.train_network(spk_to_utts, 1)  # Extracts the features, if need be.
+    neural_net.train_network(spk_to_utts, 1)  # Extracts the features, if needed.
     num_steps = 10
     while time_training(num_steps) < PROBE_SECONDS:
         num_steps *= 2
@@ -131,7 +131,7 @@ def row_path(row: str, ending: str) -> Path:
 
 
 def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float) -> int:
-    """The number of steps of a row, measured once and kept. Raises ValueError if it was planned for something else."""
+    """The number of steps of a row, measured once and kept. Raises ValueError if it was measured for another plan."""
     path = row_path(row, ".json")
     with settings.override(**list_rows()[row]):
         plan = {"minutes": minutes, "utterances": sum(map(len, spk_to_utts.values())), **training_settings()}
@@ -149,7 +149,7 @@ def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float) -> int:
 
 
 def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int) -> SpeakerEncoder:
-    """Train the model of a row, or what is left of it."""
+    """Train the model of a row, or continue its training."""
     path = str(row_path(row, f"-{seed}.pt"))
     overridden = settings.override(**list_rows()[row], SEED=seed, SAVED_MODEL_PATH=path)
     with overridden, safe_files.only_one_process(path):
@@ -158,7 +158,7 @@ def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int) -> Sp
 
 
 def replicates(trials: conditions.ScoredTrials) -> np.ndarray:
-    """The EER in %, then that of each bootstrap replicate; the same draws of the same speakers, whatever the row."""
+    """The EER in %, then that of each bootstrap replicate; every row gets the same draws of the same speakers."""
     labels, scores, enrol, test = trials
     eer, _ = metrics.equal_error_rate(*metrics.error_rates(labels, scores))
     rng = np.random.default_rng([myconfig.SEED, *np.union1d(enrol, test)])
@@ -172,7 +172,7 @@ def with_interval(eers: np.ndarray, sign: str = "") -> str:
 
 
 def score(encoder: SpeakerEncoder, tested: dict[str, SpkToUtts], condition: str) -> np.ndarray:
-    """EERs in %, each followed by its replicates: of one condition, of all pooled, and the mean of all's own EERs."""
+    """EERs in %, each followed by its replicates: of one condition, of all pooled, and the mean over all conditions."""
     scored = conditions.score_conditions(encoder, tested)
     if condition not in scored:
         raise ValueError(f"--condition {condition}: there are {', '.join(scored)}.")
@@ -188,14 +188,14 @@ def climb(minutes: float, seeds: int, condition: str) -> list[str]:
         raise ValueError(f"--minutes {minutes:g} --seeds {seeds}: at least one training of some time is needed.")
     train_data = dataset.get_spk_to_utts("TRAIN")
     tested = conditions.build_conditions(dataset.get_spk_to_utts("TEST"))
-    with settings.override(AS_NORM=False):  # If a network cannot be scored, it is said before hours of training.
+    with settings.override(AS_NORM=False):  # A scoring error is found before hours of training.
         score(get_speaker_encoder(), tested, condition)
     table = [
         f"| row | steps | EER in %, {condition} | all pooled | mean of all | its change | significant |",
         "|---|---|---|---|---|---|---|",
     ]
     rows = list_rows()
-    # All measured before the first is trained, so that no row suffers from what else the machine does later.
+    # All rows are measured before training, so that later load on the machine does not change the steps of a row.
     num_steps = {row: plan_row(row, train_data, minutes) for row in rows}
     above = None
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""From the scores of trials to figures: error rates, EER, minDCF and confidence intervals. Pure NumPy.
+"""Figures computed from the scores of trials: error rates, EER, minDCF and confidence intervals. Pure NumPy.
 
 A trial compares two utterances. Its label is 1 if one speaker said both (a target trial) and 0 if not; it is accepted
 when its score reaches the threshold.
@@ -17,8 +17,8 @@ def error_rates(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sweep the threshold -> thresholds (ascending), false-accept rates and false-reject rates, all (thresholds,).
 
-    Every distinct score is a threshold, and one beyond them that rejects all; with `threshold_step`, every multiple
-    of it. Takes O(n log n). Raises ValueError unless there are finite scores of both classes.
+    Every distinct score is a threshold, plus one above them that rejects all; with `threshold_step`, the thresholds
+    are its multiples. Takes O(n log n). Raises ValueError unless there are finite scores of both classes.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels.shape != scores.shape or labels.ndim != 1:
@@ -56,7 +56,7 @@ def equal_error_rate(thresholds: np.ndarray, false_accept: np.ndarray, false_rej
 def find_crossing(false_accept: np.ndarray, false_reject: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where falling false-accept rates meet rising false-reject rates, both (rows, thresholds).
 
-    Returns the rate there (rows,), on straight lines between the thresholds, and the number of the nearest threshold.
+    Returns the rate there (rows,), interpolated between the thresholds, and the number of the nearest threshold.
     The first threshold accepts all. A row of NaN gives NaN.
     """
     rows = np.arange(len(false_accept))
@@ -70,7 +70,7 @@ def find_crossing(false_accept: np.ndarray, false_reject: np.ndarray) -> tuple[n
 
 
 def min_dcf(false_accept: np.ndarray, false_reject: np.ndarray, p_target: float) -> float:
-    """Lowest detection cost over all thresholds, both errors costing 1, over that of the better constant answer.
+    """Lowest detection cost over all thresholds (each error costs 1), divided by that of the better constant answer.
 
     Source: NIST 2016 Speaker Recognition Evaluation Plan, section 3.
     """
@@ -85,7 +85,7 @@ def eer_interval(
     test_speakers: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """95 % confidence interval of the EER, by a bootstrap over speakers; one speaker's name or number a trial.
+    """95 % confidence interval of the EER, by a bootstrap over speakers, given by name or number for each trial.
 
     Raises ValueError for fewer than 3 speakers.
     """
@@ -93,7 +93,7 @@ def eer_interval(
 
 
 def central_95_percent(replicates: np.ndarray) -> tuple[float, float]:
-    """The interval that leaves out 2.5 % of the replicates at either end."""
+    """The interval that leaves out 2.5 % of the replicates at each end."""
     low, high = np.nanpercentile(replicates, [2.5, 97.5]).tolist()
     return low, high
 
@@ -148,7 +148,7 @@ def score_bins(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, int]
 
 
 def histogram_eers(nontargets: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """EER of each row of two histograms (rows, bins), the rates taken as linear in a bin; NaN if a class is empty."""
+    """EER of each row of two histograms (rows, bins), with rates linear within a bin; NaN if a class is empty."""
 
     def cumulative_share(histogram: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):

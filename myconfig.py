@@ -2,7 +2,7 @@
 
 Edit them here, or override any of them for one run on the command line of the scripts that train and evaluate:
 `python3 neural_net.py TRAINING_STEPS=200 TRAIN_DATA_CSV=my.csv`.
-Paths count from the folder in which the command is typed.
+Relative paths start at the folder in which the command is run.
 """
 
 import os
@@ -16,13 +16,13 @@ TRAIN_DATA_DIR = "data/demo/train"
 # Folder with the test data, in the same layout; its speakers must not be among those of the training data.
 TEST_DATA_DIR = "data/demo/test"
 
-# CSV file with rows `speaker,path`, used instead of TRAIN_DATA_DIR when set; relative paths count from its folder.
+# CSV file with rows `speaker,path`, used instead of TRAIN_DATA_DIR when set; relative paths start at its folder.
 TRAIN_DATA_CSV = ""
 
 # The same, instead of TEST_DATA_DIR.
 TEST_DATA_CSV = ""
 
-# Folder where features are kept, so that every audio file is decoded only once. It may be deleted when nothing runs.
+# Folder where features are kept, so that every audio file is decoded only once. It may be deleted while no script runs.
 FEATURE_STORE_DIR = "data/features"
 
 # -------------------------------------- Features --------------------------------------
@@ -31,7 +31,7 @@ FEATURE_STORE_DIR = "data/features"
 N_MFCC = 40
 
 # Window of the Fourier transform, in samples at 16 kHz: 2048 is 128 ms, librosa's default. The 20 to 30 ms that are
-# usual for speech follow the vocal tract more closely; this long, the MFCCs also tell of the pitch.
+# usual for speech follow the vocal tract more closely; with a long window, the MFCCs also show the pitch.
 N_FFT = 2048
 
 # Samples from one frame to the next: 512 is 32 ms, librosa's default, 31 frames a second.
@@ -40,13 +40,13 @@ HOP_LENGTH = 512
 # Number of mel bands under the cepstrum: librosa's default.
 N_MELS = 128
 
-# Subtract each recording's mean cepstrum, which removes a fixed microphone and room, and some of the voice with it.
+# Subtract each recording's mean cepstrum, which removes the effect of microphone and room, but also some of the voice.
 CEPSTRAL_MEAN_NORMALIZATION = False
 
 # --------------------------------------- Encoder --------------------------------------
 
 # Let the LSTMs also read the deltas of each frame: by how much the MFCCs change from the frame before to the frame
-# after. A fixed microphone shifts the MFCCs of all frames alike, so it hardly shows in them.
+# after. A fixed microphone shifts the MFCCs of all frames equally, so it hardly changes the deltas.
 DELTAS = True
 
 # Units of each LSTM layer, in each direction.
@@ -61,8 +61,8 @@ BI_LSTM = False
 # The embedding is the mean of the LSTM's outputs over all frames; if False, its output at the last frame.
 FRAME_AGGREGATION_MEAN = True
 
-# LSTMs that are trained side by side, each with a loss of its own. The embedding is made of all of theirs, so that the
-# errors of one are outvoted by the others. Multiplies the cost of a step and the size of the embedding.
+# Number of LSTMs that are trained together, each with its own loss. The embedding joins the outputs of all, so that the
+# errors of one matter less. Multiplies the cost of a step and the size of the embedding.
 ENSEMBLE_SIZE = 1
 
 # -------------------------------------- Training --------------------------------------
@@ -70,16 +70,16 @@ ENSEMBLE_SIZE = 1
 # The trained model. The file next to it that ends in `.last.pt` is the checkpoint from which training continues.
 SAVED_MODEL_PATH = "saved_model/saved_model.pt"
 
-# Start from the weights of this model instead of from random ones, to train it on with other data or settings; several,
-# with commas between their paths, become an ensemble. They bring their shape with them.
+# Start from the weights of this model instead of random ones, to train it further with other data or settings. Several
+# models, with commas between their paths, become an ensemble. The shape of the encoder comes from these models.
 INITIAL_MODELS = ""
 
 # Delete the model and its checkpoint, and train from the first step. To continue this training, leave it out again.
 START_OVER = False
 
 # Which triplets the loss is made of: "batch_hard" takes for every embedding of the batch the farthest of its own
-# speaker and the nearest of another one; "smooth_batch_hard" looks at all of them, the harder the more, which cannot
-# collapse as easily; "random" draws triplets blindly, as the course does, and needs far more steps.
+# speaker and the nearest of another one; "smooth_batch_hard" uses all of them, hard ones more, and does not collapse
+# as easily; "random" draws random triplets, as the course does, and needs far more steps.
 TRIPLET_MINING = "smooth_batch_hard"
 
 # How much "smooth_batch_hard" prefers hard pairs: at 40 the weight of a pair grows e-fold with 0.025 of similarity.
@@ -94,13 +94,13 @@ BATCH_SIZE = 32
 # Utterances of each speaker in a batch; "random" does not use it.
 UTTERANCES_PER_SPEAKER = 4
 
-# Speakers are drawn for a batch in proportion to the speech there is of them, but nobody counts for more than this, in
-# seconds; 0 draws all speakers equally often.
+# Speakers are drawn for a batch in proportion to their seconds of speech, of which at most this many count; 0 draws all
+# speakers equally often.
 MAX_SPEECH_SECONDS = 32.0
 
-# Share of the batches whose speakers are all of one corpus, so that none is told from another by what sets corpora
-# apart. A speaker's corpus is the name up to its first hyphen, as in "ls-1088"; without hyphens it makes no difference,
-# and "random" does not use it.
+# Share of the batches whose speakers are all of one corpus, so that speakers are not distinguished by differences
+# between corpora. A speaker's corpus is the name up to its first hyphen, as in "ls-1088";
+# without hyphens this setting has no effect. "random" does not use it.
 ONE_CORPUS_BATCHES = 0.75
 
 # Frames of a training crop, and of a sliding window: 100 are 3.2 seconds.
@@ -110,14 +110,14 @@ SEQ_LEN = 100
 # and long recordings both work; 0 keeps SEQ_LEN, as the course does.
 SEQ_LEN_JITTER = 0.6
 
-# The training data at other speeds, each speed making a new speaker out of every speaker: 1.1 is 10 % faster and
-# higher. Must include 1.0.
+# The speeds of the training data. Each speed makes a new speaker of every speaker: 1.1 is 10 % faster and higher. Must
+# include 1.0.
 SPEEDS = (0.8, 0.9, 1.0, 1.1, 1.2)
 
 # Number of optimiser steps.
 TRAINING_STEPS = 1000
 
-# Step size of the Adam optimiser at its highest.
+# Highest step size of the Adam optimiser.
 LEARNING_RATE = 0.002
 
 # "cosine" raises the step size over the first twentieth of training and lowers it to zero along a cosine;
@@ -131,26 +131,26 @@ SAVE_MODEL_FREQUENCY = 100
 NUM_VALIDATION_SPEAKERS = 24
 
 # Shift each training crop's MFCCs by a random channel, as another microphone and room would, so that the encoder does
-# not recognise speakers by those: in deviations of each coefficient; 0 for none.
+# not recognise speakers by these. The unit is the standard deviation of each coefficient; 0 for none.
 CHANNEL_AUGMENTATION = 0.1
 
 # Make each training crop louder or softer by a random gain, as the distance to a microphone does, so that the encoder
-# does not recognise speakers by their level: its standard deviation in decibels; 0 for none.
+# does not recognise speakers by their level. Standard deviation of the gain in decibels; 0 for none.
 GAIN_AUGMENTATION_DB = 3.0
 
-# Share of the batches that are disturbed; the others stay clean, because a clean recording tells more of the voice.
+# Share of the batches that are disturbed; the others stay clean, because a clean recording shows more of the voice.
 DISTURBED_BATCHES = 0.5
 
-# Probability that a crop of a disturbed batch is heard in a room, in noise, and cut to a narrow band as by telephones
-# and codecs.
+# Probabilities that a crop of a disturbed batch gets the echo of a room, noise, and the narrow band of telephones and
+# codecs.
 ROOM_PROB = 0.25
 NOISE_PROB = 0.4
 NARROW_BAND_PROB = 0.3
 
-# Folder with noise recordings, <kind>/**/<audio file>, for a part of the noise; "" takes voices and coloured noise.
+# Folder with noise recordings, <kind>/**/<audio file>, for a part of the noise; "" uses only voices and coloured noise.
 NOISE_DIR = ""
 
-# Least and most signal-to-noise ratio of noisy crops, in decibels.
+# Lowest and highest signal-to-noise ratio of noisy crops, in decibels.
 NOISE_SNR_DB = (0.0, 20.0)
 
 # Mask random coefficients and frames of the training crops (SpecAugment).
@@ -173,8 +173,8 @@ EVAL_TRIALS = "triplets"
 # Number of triplets; each gives one target and one non-target trial.
 NUM_EVAL_TRIPLETS = 10000
 
-# Say how many deviations a score lies above the mean score of its two utterances with the training speakers most like
-# them (AS-norm), so that one threshold does better for recordings of many kinds; if False, it is a cosine similarity.
+# Normalise scores (AS-norm): a score is the number of deviations above the mean score of its two utterances with the
+# most similar training speakers, so that one threshold suits many kinds of recordings; if False, a cosine similarity.
 AS_NORM = False
 
 # Embed each utterance in one piece; if False, as the mean over sliding windows of SEQ_LEN frames.
@@ -189,15 +189,15 @@ EVAL_THRESHOLD_STEP = 0.0
 # Folder for scores.txt, results.json and the plots.
 RESULTS_DIR = "results"
 
-# Folder where conditions.py keeps the test data cut short, mixed with noise, and by telephone.
+# Folder where conditions.py keeps changed copies of the test data: cut short, mixed with noise, and by telephone.
 CONDITIONS_DIR = "data/conditions"
 
-# Folder with the noise for it, <kind>/**/<audio file>, of other kinds than in NOISE_DIR; "" leaves this condition out.
+# Folder with noise for conditions.py, <kind>/**/<audio file>, of other kinds than in NOISE_DIR; "" for no noise.
 TEST_NOISE_DIR = ""
 
 # --------------------------------------- Machine --------------------------------------
 
-# Threads: files that are decoded, and parts of a batch that are computed, at the same time.
+# Number of threads that decode files, or compute parts of a batch, at the same time.
 NUM_PROCESSES = os.cpu_count() or 1
 
 # "auto" takes an NVIDIA GPU if there is one, else an Apple GPU, else the CPU; or "cuda", "mps", "cpu".

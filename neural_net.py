@@ -1,7 +1,7 @@
 """The triplet losses, and the training loop that makes a speaker encoder with them.
 
-`python3 neural_net.py` trains on the training data that the settings name. Killed at any moment, the same command
-continues, and ends with the weights that an undisturbed run has.
+`python3 neural_net.py` trains on the training data that the settings name. If it is killed at any moment, the same
+command continues, and ends with the same weights as an uninterrupted run.
 """
 
 from foundation import script, settings
@@ -27,12 +27,12 @@ from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder,
 from training_batches import disturb, draw_batches
 from training_progress import TrainingProgress
 
-__all__ = ["SpeakerEncoder", "load_encoder"]  # Also to be found here.
+__all__ = ["SpeakerEncoder", "load_encoder"]  # Importable from here too.
 
 WARMUP_FRACTION = 0.05
 MAX_GRADIENT_NORM = 3.0
 
-# Enough utterances of each validation speaker, and enough of the training data for the normalisation.
+# At most this many utterances of each validation speaker, and utterances and frames of each for the normalisation.
 VALIDATION_UTTS = 10
 NORMALISATION_UTTS, NORMALISATION_FRAMES = 2000, 500
 
@@ -73,10 +73,10 @@ def get_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
 
 
 def get_smooth_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
-    """The same with all positives and negatives counted, the harder the more, and a soft hinge -> the same shape.
+    """Like get_batch_hard_losses, but all pairs count, harder pairs more, and the hinge is soft -> the same shape.
 
-    log-sum-exp with sharpness s takes the place of the extremes, softplus that of the hinge; as s grows they become
-    get_batch_hard_losses. With gradients from all pairs it does not collapse where the hardest pair is hopeless.
+    log-sum-exp with sharpness s replaces minimum and maximum, softplus replaces the hinge; as s grows, the loss becomes
+    get_batch_hard_losses. All pairs give gradients, so training does not collapse if the hardest pair is too hard.
     Sources: Hermans et al. 2017, section 2 (soft margin); Oh Song et al. 2016, "Deep metric learning via lifted
     structured feature embedding" (smooth maximum).
     """
@@ -100,11 +100,11 @@ def get_batch_similarities(embeddings: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None = None) -> list[float]:
-    """Train an encoder, new or of INITIAL_MODELS, for `num_steps` steps; returns the loss of every step.
+    """Train an encoder, new or made of INITIAL_MODELS, for `num_steps` steps; returns the loss of every step.
 
     With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved.
-    Raises ValueError if the data cannot be trained on, a model cannot be used or goes with other settings, or the loss
-    is not finite.
+    Raises ValueError if the data cannot be trained on, a model cannot be used or has other settings, or the loss is
+    not finite.
     """
     initial_models = [load_encoder(path) for path in settings.split_paths(myconfig.INITIAL_MODELS)]
     encoder = join_encoders(initial_models) if initial_models else get_speaker_encoder()
@@ -117,7 +117,7 @@ def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: s
 def train_encoder(
     encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None
 ) -> list[float]:
-    """The same for this encoder, which has the settings' shape."""
+    """Do what `train_network` does with this encoder, whose shape matches the settings."""
     train_data, validation_data = set_validation_speakers_aside(spk_to_utts, encoder.train_speakers)
     encoder.train_speakers = sorted({*encoder.train_speakers, *train_data})
     is_reader = not myconfig.START_OVER and parallel.rank() == 0
@@ -167,7 +167,7 @@ def set_validation_speakers_aside(
 ) -> tuple[dataset.SpkToUtts, dataset.SpkToUtts]:
     """Split into training data and NUM_VALIDATION_SPEAKERS other speakers, who have two utterances or more.
 
-    Nobody is chosen of the known speakers, on whom an initial model was trained.
+    Known speakers, on whom an initial model was trained, are never chosen.
     """
     candidates = [speaker for speaker in spk_to_utts if len(spk_to_utts[speaker]) > 1 and speaker not in known_speakers]
     number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), len(spk_to_utts) // 5)
@@ -212,7 +212,7 @@ def embed_batch(network: nn.Module, crops: torch.Tensor) -> torch.Tensor:
 def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
     """The losses that TRIPLET_MINING names, of embeddings (speakers or triplets, utterances, dimensions).
 
-    Each LSTM of an ensemble has its own, from its part of the dimensions; they follow one another.
+    Each LSTM of an ensemble has its own losses, from its part of the dimensions; they are concatenated.
     """
     losses = {
         "random": get_random_triplet_losses,
@@ -224,7 +224,7 @@ def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
 
 
 def active_share(losses: torch.Tensor) -> float:
-    """Share of the losses whose positive is not nearer than the negative by the margin yet: where the hinge is."""
+    """Share of the losses above the hinge: those whose positive is not yet nearer than the negative by the margin."""
     at_hinge = math.log(2) / myconfig.MINING_SHARPNESS if myconfig.TRIPLET_MINING == "smooth_batch_hard" else 0.0
     return float((losses > at_hinge).float().mean())
 
@@ -246,8 +246,8 @@ def validation_eer(
 ) -> float:
     """EER over all pairs of crops of the validation utterances; NaN if there are not both kinds of pairs.
 
-    As in training, a share of DISTURBED_BATCHES is in rooms, noise and narrow bands, so that the best model is the best
-    at what it is trained for. The crops are the same at every step.
+    As in training, a share DISTURBED_BATCHES of the crops has room echo, noise or a narrow band, so that the best model
+    is chosen for what it is trained for. The crops are the same at every step.
     """
     if store is None:
         return math.nan
@@ -268,7 +268,7 @@ def main() -> None:
     """Train on the training data of the settings and draw the curves beside the model."""
     parallel.prepare_process()
     spk_to_utts = dataset.get_spk_to_utts("TRAIN")
-    names = ", ".join([*list(spk_to_utts)[:2], "..."])  # They show whether the right folder was meant.
+    names = ", ".join([*list(spk_to_utts)[:2], "..."])  # The names show whether it is the right folder.
     num_utts = sum(map(len, spk_to_utts.values()))
     print(f"Training data: {len(spk_to_utts)} speakers ({names}), {num_utts} utterances.", flush=True)
     with parallel.process_group(), contextlib.ExitStack() as locks:

@@ -1,4 +1,4 @@
-"""What a saved encoder must withstand when it is loaded: its weights, thresholds and cohort are checked."""
+"""Checks of a saved encoder when it is loaded: its weights, thresholds and cohort."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import myconfig
 
 
 def check_shapes(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], path: str) -> None:
-    """Raise ValueError unless weights have the shapes that their settings ask for, and are no more than the file."""
+    """Raise ValueError if weights do not have the shapes of their settings, or are larger than the file."""
     for name, tensor in expected.items():
         if weights[name].shape != tensor.shape:
             raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, and its settings {tuple(tensor.shape)}.")
@@ -18,9 +18,9 @@ def check_shapes(weights: dict[str, torch.Tensor], expected: dict[str, torch.Ten
 
 
 def classic_settings(weights: dict) -> dict:
-    """The settings of a classic model, which holds an LSTM's weights and no settings: its shape tells them.
+    """The settings of a classic model, which has no settings: they follow from the shape of its LSTM's weights.
 
-    They also stand for settings that did not exist yet when a model was saved.
+    They are also the defaults for settings that did not exist yet when a model was saved.
     """
     units, num_inputs = weights["lstms.0.weight_ih_l0"].shape
     num_layers = sum(name.startswith("lstms.0.weight_ih") and not name.endswith("_reverse") for name in weights)

@@ -26,11 +26,11 @@ class SpeakerEncoder(nn.Module):
     """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
 
     Each LSTM of the ensemble reads the frames, normalised with the mean and deviation of the training data, and with
-    DELTAS how these change; its outputs are aggregated by their mean or by taking the last one. Those of several stand
-    side by side in the embedding, each with length 1, so that the cosine similarity of two embeddings is the mean of
-    theirs. The settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by
-    `conditions.py`, in `calibration`, and the embeddings of some training speakers (speakers, dimensions), in `cohort`,
-    against which scores can be normalised. `path` says where it was loaded from.
+    DELTAS also their changes; its outputs are aggregated: their mean, or the last one. The results of several LSTMs are
+    concatenated, each with length 1, so that the cosine similarity of two embeddings is the mean over the LSTMs.
+    `settings` are those that shaped the encoder, `calibration` has the decision thresholds measured by `conditions.py`,
+    `cohort` (speakers, dimensions) has the embeddings of some training speakers, with which scores can be normalised,
+    and `path` is the file that the encoder was loaded from.
     """
 
     feature_mean: torch.Tensor
@@ -63,7 +63,7 @@ class SpeakerEncoder(nn.Module):
         return self.settings["ENSEMBLE_SIZE"] * directions * self.settings["LSTM_HIDDEN_SIZE"]
 
     def forward(self, features: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed a batch; `num_frames` (batch,) says how many frames of each row count where rows are padded."""
+        """Embed a batch; if rows are padded, `num_frames` (batch,) gives the frames of each row without padding."""
         normalised = (features - self.feature_mean) / self.feature_std
         if self.settings["DELTAS"]:
             normalised = append_deltas(normalised, num_frames)
@@ -91,8 +91,8 @@ class SpeakerEncoder(nn.Module):
 def append_deltas(frames: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
     """Append to each frame (batch, frames, N) the one after it minus the one before it -> (batch, frames, 2 N).
 
-    The first frame and the last one, of which `num_frames` (batch,) tells where rows are padded, get zeros. Source of
-    deltas: Furui 1986; these are plain differences, not his slopes of lines through several frames.
+    The first and the last frame get zeros; if rows are padded, `num_frames` (batch,) tells which one is last. Source of
+    deltas: Furui 1986; these are plain differences, not his slopes of lines fitted to several frames.
     """
     deltas = torch.zeros_like(frames)
     deltas[:, 1:-1] = frames[:, 2:] - frames[:, :-2]
@@ -110,7 +110,7 @@ def get_speaker_encoder(load_from: str = "") -> SpeakerEncoder:
 
 
 def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
-    """A new encoder to be trained that has the LSTMs of all these, which are used up; its embedding has all of theirs.
+    """A new encoder to train, which takes over the LSTMs of all these (unusable afterwards) and joins their embeddings.
 
     Raises ValueError if they differ in the settings that shape them.
     """
@@ -118,7 +118,7 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
     shapes = [encoder.settings | {"ENSEMBLE_SIZE": len(lstms)} for encoder in encoders]
     if differing := [name for name in shapes[0] if any(shape[name] != shapes[0][name] for shape in shapes)]:
         paths = " and ".join(encoder.path for encoder in encoders)
-        raise ValueError(f"{paths} differ in {', '.join(differing)}, so that they cannot be joined.")
+        raise ValueError(f"{paths} differ in {', '.join(differing)}, so they cannot be joined.")
     with settings.override(**shapes[0]):
         joined = SpeakerEncoder().to(parallel.get_device())
     joined.feature_mean, joined.feature_std = encoders[0].feature_mean, encoders[0].feature_std
@@ -131,7 +131,7 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
 
 @torch.no_grad()
 def renormalise(encoder: SpeakerEncoder, other: SpeakerEncoder) -> None:
-    """Change the LSTMs of an encoder so that they give the same with features that are normalised as the other's.
+    """Change an encoder's LSTMs so that they give the same outputs for features normalised like those of `other`.
 
     W (x - m) / s + b = W' (x - m') / s' + b' for W' = W s' / s and b' = b + W (m' - m) / s; deltas have no mean.
     """
@@ -146,7 +146,7 @@ def renormalise(encoder: SpeakerEncoder, other: SpeakerEncoder) -> None:
 def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> np.ndarray:
     """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), L2-normalised, in order.
 
-    Batches hold utterances of similar length. An utterance shorter than SEQ_LEN is embedded in one piece also where
+    Batches hold utterances of similar length. An utterance shorter than SEQ_LEN is embedded in one piece even if
     USE_FULL_SEQUENCE_INFERENCE is off.
     """
     if not len(features):
@@ -172,7 +172,7 @@ def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> n
         batches.append(longest_first[:batch_size])
         longest_first = longest_first[batch_size:]
     pool = parallel.thread_pool(myconfig.NUM_PROCESSES if device.type == "cpu" else 1)
-    list(pool.map(embed, batches))  # A list, so that errors come out.
+    list(pool.map(embed, batches))  # The list raises the errors of the threads.
     of_utt = outputs.split([len(pieces) for pieces in pieces_of_utt])
     return nn.functional.normalize(torch.stack([outputs.mean(dim=0) for outputs in of_utt])).numpy()
 
@@ -182,7 +182,7 @@ def embed_store(
 ) -> np.ndarray:
     """Embed utterances of a feature store, by their numbers, or all -> float32 (utterances, dimensions), normalised.
 
-    Where there are several processes, each embeds its share, and all get the whole.
+    With several processes, each one embeds its share, and all get the full result.
     """
     utts = np.arange(len(store.files)) if utts is None else utts
     own_utts = parallel.own_share(utts)
@@ -199,9 +199,9 @@ def embed_store(
 
 
 def model_fingerprint(encoder: SpeakerEncoder) -> str:
-    """A hash of all of a model that embeddings depend on: its weights and settings."""
-    # Settings that came later do not count where they say what was always so before, and a single LSTM has no number,
-    # so that databases of that time stay of use.
+    """A hash of everything in a model that affects embeddings: its weights and settings."""
+    # Newer settings do not count if they have the value that was fixed before, and a single LSTM has no number, so that
+    # older databases remain usable.
     later = {"ENSEMBLE_SIZE": 1, "DELTAS": False}
     shape = {name: value for name, value in encoder.settings.items() if later.get(name) != value}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
@@ -213,7 +213,7 @@ def model_fingerprint(encoder: SpeakerEncoder) -> str:
 def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
     """Save a model that `load_encoder` rebuilds without `myconfig.py`, with `more` plain values and tensors.
 
-    There is never half of a model: see `safe_files`. Raises OSError if the disk is full or read-only.
+    The file is never half-written: see `safe_files`. Raises OSError if the disk is full or read-only.
     """
     model = {
         "encoder_state_dict": encoder.state_dict(),
@@ -239,12 +239,12 @@ def load_encoder(path: str) -> SpeakerEncoder:
             raise ValueError(f"it has settings that this version does not know: {', '.join(sorted(unknown))}.")
         settings.check_model(shape)
         with settings.override(**shape):
-            if "settings" not in model:  # Classic models read features as they are.
+            if "settings" not in model:  # Classic models do not normalise features.
                 weights = {
                     "feature_mean": torch.zeros(shape["N_MFCC"]),
                     "feature_std": torch.ones(shape["N_MFCC"]),
                 } | weights
-            with torch.device("meta"):  # Shapes alone, which take no memory.
+            with torch.device("meta"):  # Only shapes, which take no memory.
                 expected = SpeakerEncoder().state_dict()
             check_shapes(weights, expected, path)
             encoder = SpeakerEncoder()

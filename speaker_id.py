@@ -24,7 +24,7 @@ def build_parser() -> script.OptionParser:
     common.add_argument("--json", action="store_true", help="print JSON, for programs")
     decision = script.OptionParser(add_help=False)
     decision.add_argument("--far", type=float, default=0.01, help="false-accept rate of the threshold (default: 0.01)")
-    decision.add_argument("--threshold", type=float, help="accept scores from here on, instead of --far")
+    decision.add_argument("--threshold", type=float, help="accept scores of this value or more, instead of --far")
     database = script.OptionParser(add_help=False)
     database.add_argument("--db", default=DEFAULT_DATABASE, help=f"the database (default: {DEFAULT_DATABASE})")
 
@@ -38,10 +38,10 @@ def build_parser() -> script.OptionParser:
     command.add_argument("name")
     command.add_argument("files", nargs="+")
     command.add_argument("--more", action="store_true", help="add recordings to somebody who is enrolled")
-    command = add("identify", "Who of the enrolled speaks?", common, decision, database)
+    command = add("identify", "Which enrolled person speaks?", common, decision, database)
     command.add_argument("files", nargs="+")
     add("list", "Who is enrolled?", common, database)
-    command = add("remove", "Remove a person and all that is stored of them.", common, database)
+    command = add("remove", "Remove a person and all their stored data.", common, database)
     command.add_argument("name")
     command = add("rename", "Give a person another name.", common, database)
     command.add_argument("old")
@@ -97,7 +97,7 @@ def run_verify(encoder: SpeakerEncoder) -> int:
 
 
 def check_ending(path: str, *endings: str) -> None:
-    """Raise ValueError for a file to be written with another ending, which may be that of somebody's recording."""
+    """Raise ValueError if an output file has another ending, because it may be one of the user's recordings."""
     if not path.lower().endswith(endings):
         raise ValueError(f"--out {path} must end in {' or '.join(endings)}.")
 
@@ -160,7 +160,7 @@ def run_timeline(encoder: SpeakerEncoder) -> int:
         raise ValueError("choose one of --rttm and --json.")
     files = expand_files(options.files)
     if options.rttm and len({Path(file).stem for file in files}) < len(files):
-        raise ValueError("RTTM tells recordings apart by their names alone, and two of these have the same.")
+        raise ValueError("RTTM identifies recordings only by their names, and two of these have the same name.")
     decision = decision_for(encoder, options.far, options.threshold)
     with speaker_database.open_database(options.db) as connection:
         names, enrolled = speaker_database.read_speakers(connection, model_of(encoder))
@@ -216,7 +216,7 @@ def main() -> None:
         "embed": run_embed,
         "map": run_map,
     }
-    settings.check_each(settings.all_settings())  # Those of myconfig.py, which are not looked at before.
+    settings.check_each(settings.all_settings())  # The settings of myconfig.py, which were not checked before.
     without_model = {"list": run_list, "remove": run_remove, "rename": run_rename}
     if options.command in without_model:
         sys.exit(without_model[options.command]())

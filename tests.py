@@ -1,7 +1,7 @@
 """Verify the set-up and every script. Needs no network and no data, and leaves nothing behind.
 
 `python3 tests.py metrics evaluation` runs the tests of some chapters (files of `unit_tests/`), and
-`python3 tests.py -k name` those that have `name` in theirs.
+`python3 tests.py -k name` those with `name` in their names.
 """
 
 import unittest
@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [chapter.removesuffix(".py") for chapter in options.chapters]
     if unknown := set(chosen) - set(chapters):
-        raise ValueError(f"there are no tests of {min(unknown)}; there are some of {', '.join(chapters)}.")
+        raise ValueError(f"there are no tests of {min(unknown)}; the chapters are {', '.join(chapters)}.")
     try:
         import unit_tests.shared  # noqa: F401 - it needs all packages.
     except ModuleNotFoundError as error:

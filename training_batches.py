@@ -1,4 +1,4 @@
-"""The batches of training: which crops a step reads, and what is done to them before the network hears them."""
+"""Training batches: which crops a step reads, and how they are changed before they go into the network."""
 
 from collections.abc import Iterable, Iterator
 
@@ -19,7 +19,7 @@ def draw_batches(
     noise_store: feature_store.FeatureStore | None,
     steps: Iterable[int],
 ) -> Iterator[torch.Tensor]:
-    """The batches of these steps, each drawn in a thread while the network computes with the one before."""
+    """The batches of these steps, each drawn in a thread while the network processes the previous one."""
     pool = parallel.thread_pool(1)
     current = None
     for step in steps:
@@ -39,8 +39,8 @@ def draw_batch(
 ) -> torch.Tensor:
     """The crops of a step, on the device: (speakers, utterances, frames, N_MFCC), or (triplets, 3, frames, N_MFCC).
 
-    They depend on SEED, the step and the rank alone, so that training can continue anywhere. Each process draws its
-    part of the batch, which is mined as a whole, from speakers of its own.
+    The crops depend only on SEED, the step and the rank, so that training can continue at any step. Each process draws
+    its part of the batch from its own speakers; the triplets are mined in the whole batch.
     """
     rng = np.random.default_rng([myconfig.SEED, step])
     crop_frames = max(1, round(myconfig.SEQ_LEN * (1 + myconfig.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
@@ -65,7 +65,7 @@ def draw_batch(
 def disturb(
     crops: torch.Tensor, noise_store: feature_store.FeatureStore | None, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Put some of the crops (batch, frames, N_MFCC) into rooms, noise and narrow bands, if the settings ask for it."""
+    """Add room echo, noise or a narrow band to some of the crops (batch, frames, N_MFCC), if the settings say so."""
     if not max(myconfig.ROOM_PROB, myconfig.NOISE_PROB, myconfig.NARROW_BAND_PROB):
         return crops
     noises = None

@@ -1,4 +1,4 @@
-"""What is seen of training while it runs: progress bar, warnings in words, and the curves of loss and EER."""
+"""How training is shown while it runs: progress bar, warnings, and the curves of loss and EER."""
 
 import math
 import time
@@ -38,7 +38,7 @@ class TrainingProgress:
         self.seconds = float(model["training_time"])
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the steps that remain, under a progress bar on a terminal."""
+        """The numbers of the remaining steps, with a progress bar on a terminal."""
         first = len(self.losses)
         if first >= self.num_steps:
             print(f"Already trained for {first} steps. Raise TRAINING_STEPS, or start over with START_OVER=true.")
@@ -54,7 +54,7 @@ class TrainingProgress:
                 self.bar.update()
 
     def update(self, loss: float, active: float, embeddings: torch.Tensor) -> None:
-        """Note a step's loss and share of active triplets; warn when training collapses. Raises ValueError on NaN."""
+        """Record a step's loss and share of active triplets; warn when training collapses. Raises ValueError on NaN."""
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss} at step {len(self.losses) + 1}. {COLLAPSE_REMEDY}")
         self.losses.append(loss)
@@ -78,7 +78,7 @@ class TrainingProgress:
         tqdm.write(f"Warning: training has collapsed: {symptom}. {COLLAPSE_REMEDY}")
 
     def validate(self, eer: float) -> None:
-        """Note a validation EER, and print a line where there is no progress bar."""
+        """Record a validation EER, and print a line if there is no progress bar."""
         self.validation.append((len(self.losses), eer))
         if self.bar.disable:
             steps_left = self.num_steps - len(self.losses)
@@ -86,11 +86,11 @@ class TrainingProgress:
             print(f"Step {len(self.losses)}: {self.describe()}, {minutes_left:.1f} min left", flush=True)
 
     def is_best(self) -> bool:
-        """Whether the last validation EER is the lowest, as it always counts without validation."""
+        """Whether the last validation EER is the lowest; always true without validation."""
         return not self.validation[-1][1] > min(eer for _, eer in self.validation)
 
     def describe(self) -> str:
-        """Recent loss, share of triplets that still teach, and the last validation EER."""
+        """Recent loss, share of active triplets, and the last validation EER."""
         recent = self.losses[-WINDOW_STEPS:]
         text = f"loss {sum(recent) / len(recent):.4f}, active {self.active:.0%}"
         if self.validation and not math.isnan(self.validation[-1][1]):
@@ -99,7 +99,7 @@ class TrainingProgress:
 
     def plot(self, path: Path) -> None:
         """Draw loss and validation EER against the step into a PNG."""
-        import matplotlib.figure  # Slow, and only needed here.
+        import matplotlib.figure  # Slow to import, and only needed here.
 
         with pictures.style():
             figure = matplotlib.figure.Figure(figsize=(7, 4))

@@ -26,8 +26,8 @@ def draw_triplet_trials(store: FeatureStore, num_triplets: int) -> Trials:
     utts_of_speaker = [utts for utts in store.utts_of_speaker if len(utts) > 1]
     if len(utts_of_speaker) < 2:
         raise ValueError(
-            f"{len(utts_of_speaker)} test speakers have two utterances or more, and triplets need two such; one is "
-            "enough for EVAL_TRIALS=all_pairs."
+            f"{len(utts_of_speaker)} test speakers have two utterances or more, and triplets need two such "
+            "speakers; for EVAL_TRIALS=all_pairs one is enough."
         )
     if len(utts_of_speaker) < len(store.speakers):
         print(f"Left out: {len(store.speakers) - len(utts_of_speaker)} speakers with a single utterance.")
@@ -48,8 +48,8 @@ def all_pair_trials(store: FeatureStore) -> Trials:
 def read_trial_list(path: str, store: FeatureStore) -> Trials:
     """Read lines `label enrol_path test_path`, quoted where a path has spaces.
 
-    Paths count from the test data's folder or from the list's own. Raises ValueError, with the line's number, for a
-    line of another form, or a file that is not among the test data or cannot be used.
+    Paths are relative to the folder of the test data or of the list. Raises ValueError, with the line number, for a
+    line in another format, or a file that is not among the test data or cannot be used.
     """
     number_of = {os.path.abspath(file): number for number, file in enumerate(store.files)}  # noqa: PTH100
     data_dir = Path(myconfig.TEST_DATA_CSV).parent if myconfig.TEST_DATA_CSV else Path(myconfig.TEST_DATA_DIR)
@@ -78,7 +78,7 @@ def read_trial_list(path: str, store: FeatureStore) -> Trials:
 def find_utterance(name: str, folders: Sequence[Path], number_of: dict[str, int], place: str) -> int:
     """The number of the utterance that a trial list names, in the first of the folders that has it."""
     for folder in folders:
-        path = os.path.abspath(folder / name)  # noqa: PTH100 - unlike pathlib, it takes away `..`.
+        path = os.path.abspath(folder / name)  # noqa: PTH100 - unlike pathlib, it resolves `..`.
         if path in number_of:
             return number_of[path]
     raise ValueError(f"{place}: {name} is not among the test data that can be used.")

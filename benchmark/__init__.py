@@ -1,1 +1,1 @@
-"""How fast this is: `python3 -m benchmark`."""
+"""Speed measurements: `python3 -m benchmark`."""

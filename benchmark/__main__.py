@@ -1,8 +1,8 @@
-"""How fast this is, against the straightforward way of doing the same: a Markdown table.
+"""Compare the speed of this project with a straightforward implementation, in a Markdown table.
 
-`python3 -m benchmark` times both sides in turns on the training and test data of the settings, in some minutes;
-`--quick` takes less care. `--minutes 30` instead trains the straightforward way for so long and says how soon the
-project's own way is as good, with its features not extracted yet.
+`python3 -m benchmark` times both in turns on the training and test data of the settings, in a few minutes; `--quick` is
+less precise. `--minutes 30` instead trains the straightforward way for 30 minutes and reports how soon the project's
+own training is as good; extracting its features is included.
 """
 
 import sys
@@ -12,8 +12,8 @@ from foundation import script, settings
 if __name__ == "__main__":
     parser = script.OptionParser(prog="python3 -m benchmark", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
-    parser.add_argument("--minutes", type=float, default=0, help="of straightforward training to be caught up with")
-    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as of every script")
+    parser.add_argument("--minutes", type=float, default=0, help="minutes of straightforward training to compare with")
+    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
     options = parser.parse_intermixed_args()
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
@@ -66,7 +66,7 @@ def all_pairs_eer(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> fl
 
 
 def catch_up(minutes: float) -> None:
-    """Print what EER the straightforward way reaches in so many minutes, and how soon the project's way does."""
+    """Print the EER that the straightforward way reaches in `minutes`, and how soon the project reaches it."""
     train_data, test_data = dataset.get_spk_to_utts("TRAIN"), dataset.get_spk_to_utts("TEST")
     encoder = neural_net.get_speaker_encoder()
     num_steps = straightforward_training(encoder, train_data, 60 * minutes)
@@ -88,12 +88,12 @@ def catch_up(minutes: float) -> None:
 
 # --------------------------------------- The table --------------------------------------
 
-# What is done, what it takes the straightforward way and here, and the ratio.
+# The task, the time that the straightforward way and this project take, and the ratio.
 Row = tuple[str, str, str, str]
 
 
 def median_seconds(*functions: Callable[[], object]) -> list[float]:
-    """Median time of each function, called in turns after one call each that does not count."""
+    """Median time of each function, called in turns; the first call of each does not count."""
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(4 if options.quick else 12):
         for function, of_function in zip(functions, times, strict=True):
@@ -128,7 +128,7 @@ def mfcc_rows(files: list[str]) -> list[Row]:
     """MFCC of files with as many processes or threads as cores, and of a clip in memory."""
     clip = np.random.default_rng(0).normal(0, 0.1, 4 * feature_extraction.SAMPLE_RATE).astype(np.float32)
     rate, threads = feature_extraction.SAMPLE_RATE, parallel.thread_pool(myconfig.NUM_PROCESSES)
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # In the processes, which would get in each other's way.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # In the processes, which would slow each other down.
     pool = multiprocessing.get_context("spawn").Pool
     with pool(myconfig.NUM_PROCESSES, settings.apply_override, [f"N_MFCC={myconfig.N_MFCC}"]) as processes:
         of_files = median_seconds(
@@ -283,7 +283,7 @@ def print_table() -> None:
 
 def main() -> None:
     """Print the table, or the time to an EER."""
-    with settings.override(AS_NORM=False):  # For which these networks have no cohort.
+    with settings.override(AS_NORM=False):  # These networks have no cohort for it.
         if options.minutes:
             catch_up(options.minutes)
         else:

@@ -27,7 +27,7 @@ def straightforward_features(audio_file: str) -> np.ndarray:
 
 
 def straightforward_crops(files: list[str], crop_frames: int, rng: np.random.Generator) -> torch.Tensor:
-    """A random crop of each file, decoded and transformed on the spot."""
+    """A random crop of each file, decoded and transformed each time."""
     with settings.override(SEQ_LEN=crop_frames):
         crops = [feature_extraction.crop_features(straightforward_features(file), rng) for file in files]
     return torch.from_numpy(np.stack(crops))
@@ -44,7 +44,7 @@ def straightforward_step(encoder: SpeakerEncoder, optimizer: torch.optim.Optimiz
 
 
 def straightforward_training(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, seconds: float) -> int:
-    """Train on random triplets, as the course does, for so long; returns the number of steps."""
+    """Train on random triplets, as the course does, for `seconds`; returns the number of steps."""
     optimizer = torch.optim.Adam(encoder.parameters(), lr=COURSE_LEARNING_RATE)
     rng = np.random.default_rng(myconfig.SEED)
     num_steps, end = 0, time.perf_counter() + seconds
@@ -58,7 +58,7 @@ def straightforward_training(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkTo
 
 
 def straightforward_trials(encoder: SpeakerEncoder, triplets: Sequence[Sequence[str]]) -> list[float]:
-    """Scores of triplets of files, each file embedded whenever it comes up."""
+    """Scores of triplets of files, each file embedded again every time it occurs."""
     scores = []
     for triplet in triplets:
         anchor, pos, neg = (evaluation.run_inference(straightforward_features(file), encoder) for file in triplet)

@@ -1,1 +1,1 @@
-"""Settings, scripts, files, threads and processes: what any project needs. It knows nothing of speech."""
+"""Settings, scripts, files, threads and processes: what any project needs. Nothing here is about speech."""

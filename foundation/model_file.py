@@ -1,4 +1,4 @@
-"""The file of a model: written whole or not at all, and read without running any code in it."""
+"""Model files: written completely or not at all, and read without running any code in them."""
 
 import io
 import pickletools
@@ -9,26 +9,26 @@ import torch
 
 from foundation import safe_files
 
-# What the pickle in a model's file may build.
+# The types that the pickle in a model file may create.
 MODEL_TYPES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 MODEL_TYPES |= {f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool")}
 
-# The most that this pickle may be; a training of a million steps makes ten megabytes.
+# The largest size of this pickle; training for a million steps makes ten megabytes.
 MAX_PICKLE_BYTES = 2**26
 
 
 def write_model(path: str, model: dict) -> None:
     """Write a model's file. Raises OSError if the disk is full or read-only."""
-    content = io.BytesIO()  # Of a full disk torch.save itself would say nothing that helps.
+    content = io.BytesIO()  # On a full disk, torch.save itself gives no helpful error.
     torch.save(model, content)
     with safe_files.replace_when_whole(path) as file:
         file.write(content.getbuffer())
 
 
 def read_model(path: str) -> dict:
-    """Read a model file without running code in it. Raises ValueError if it is missing, damaged or no model.
+    """Read a model file without running code in it. Raises ValueError if it is missing, damaged or not a model.
 
-    Raises OSError if it may not be read.
+    Raises OSError without the permission to read it.
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct the path.")
@@ -50,8 +50,8 @@ def read_model(path: str) -> dict:
 def holds_only_weights(path: str) -> bool:
     """Whether a file is what `torch.save` writes for a model, before anything in it is unpacked.
 
-    It must not unpack to more than its own size, nor build many things, nor any but tensors, lists and dicts: even the
-    harmless types that PyTorch allows could fill the memory. Raises an exception for a file that is no archive.
+    It must not unpack to more than its own size, create many objects, or create any but tensors, lists and dicts: even
+    harmless types that PyTorch allows could fill the memory. Raises an exception for a file that is not an archive.
     """
     with Path(path).open("rb") as file:
         starts_as_archive = file.read(4) == b"PK\x03\x04"

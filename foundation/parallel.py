@@ -1,4 +1,4 @@
-"""Many hands: threads that share a batch, and processes that train one encoder together.
+"""Parallel work: threads that share a batch, and processes that train one encoder together.
 
 `torchrun --nproc_per_node=4 neural_net.py` starts four processes, and numbers them by rank; each has a GPU or one core
 of its own. Started without torchrun, a script is the only process.
@@ -20,32 +20,32 @@ import myconfig
 
 Items = TypeVar("Items", list, np.ndarray)
 
-# Rows of a batch that are worth a thread of their own.
+# The fewest rows of a batch for which a thread of their own saves time.
 MIN_ROWS = 16
 
 # --------------------------------------- Threads ---------------------------------------
 
 
 def prepare_process() -> None:
-    """Let a script use its threads and its memory well: a fifth of the time of a training step.
+    """Make a script use its threads and memory well, which saves a fifth of the time of a training step.
 
-    PyTorch gets one thread, because `thread_pool` is what runs in parallel. The C library is told to reuse memory
-    instead of giving it back and asking anew in each step; that is for glibc, the one of most Linux systems.
+    PyTorch gets one thread, because `thread_pool` does the parallel work. The C library is told to reuse memory instead
+    of returning and requesting it in each step; this works for glibc, the C library of most Linux systems.
     """
     torch.set_num_threads(1)
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor gets pages of its own.
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no pages go back.
-        libc.mallopt(-8, 1)  # M_ARENA_MAX: that holds for all threads.
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no pages are returned.
+        libc.mallopt(-8, 1)  # M_ARENA_MAX: this applies to all threads.
 
 
 @functools.cache
 def thread_pool(num_threads: int) -> ThreadPoolExecutor:
     """Threads for large pieces of work, in each of which PyTorch has one thread.
 
-    They suffice where the work runs outside Python's interpreter lock, as decoding, Fourier transforms and networks
-    do. PyTorch's own threads would wait for one another after every small matrix product of an LSTM, which takes
+    They suffice for work that runs outside Python's interpreter lock, such as decoding, Fourier transforms and
+    networks. PyTorch's own threads would wait for one another after every small matrix product of an LSTM, which takes
     several times as long as soon as any other program is busy on one of the cores.
     """
     return ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -56,8 +56,8 @@ def embed_in_threads(
 ) -> torch.Tensor:
     """`embed(batch)` (rows, dimensions), computed in parts at the same time, forward and backward.
 
-    When the gradient of the embeddings is known, each thread takes it through its own part; their gradients of the
-    parameters are added in the order of the parts, so that the sum is the same each time.
+    When the gradient of the embeddings is known, each thread propagates it back through its own part. The gradients of
+    the parameters are added in the order of the parts, so that the sum is the same each time.
     """
     parts = batch.chunk(min(myconfig.NUM_PROCESSES, max(1, len(batch) // MIN_ROWS)))
     pool = thread_pool(myconfig.NUM_PROCESSES)
@@ -79,9 +79,9 @@ def embed_in_threads(
 
 
 def get_device() -> torch.device:
-    """The device that DEVICE names; "auto" is an NVIDIA GPU, an Apple GPU or the CPU, the first that is there.
+    """The device that DEVICE names; "auto" is an NVIDIA GPU, an Apple GPU or the CPU, the first available.
 
-    Of several processes each takes an NVIDIA GPU of its own, or the CPU. Raises ValueError if the device is not there.
+    With several processes, each uses its own NVIDIA GPU, or the CPU. Raises ValueError for an unavailable device.
     """
     has_mps = torch.backends.mps.is_available() and world_size() == 1
     available = {"cuda": torch.cuda.is_available(), "mps": has_mps, "cpu": True}
@@ -99,14 +99,14 @@ def use_bfloat16(device: torch.device) -> bool:
         return myconfig.MIXED_PRECISION and torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not myconfig.MIXED_PRECISION:
         return False
-    if not hasattr(torch.cpu, "get_capabilities"):  # Older versions of PyTorch know it, but keep it to themselves.
+    if not hasattr(torch.cpu, "get_capabilities"):  # Older versions of PyTorch have only a private function for it.
         return torch.cpu._is_avx512_bf16_supported()
     return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun has started, if it has, for the length of a `with` block."""
+    """Connect the processes that torchrun started, if any, for the length of a `with` block."""
     if "WORLD_SIZE" not in os.environ:
         yield
         return
@@ -132,13 +132,13 @@ def world_size() -> int:
 
 
 def wait_for_all() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has reached this point."""
     if world_size() > 1:
         distributed.barrier()
 
 
 def own_share(items: Items) -> Items:
-    """Every so-manyeth of the items, so that each item is some process's own."""
+    """This process's share of the items: every `world_size()`-th one. Each item belongs to exactly one process."""
     return items[rank() :: world_size()]
 
 
@@ -155,8 +155,8 @@ def replicate(network: nn.Module) -> nn.Module:
 def gather(embeddings: torch.Tensor) -> torch.Tensor:
     """Embeddings (speakers, ...) of each process -> those of all, in the order of ranks, on every process.
 
-    Gradients flow to the process's own only. A loss of all of them thus has in each process its part of the gradient;
-    the parts add up to the gradient of one process with the whole batch.
+    Gradients flow only to the process's own embeddings. So a loss of all embeddings gives each process a part of the
+    gradient; the parts add up to the gradient of one process with the whole batch.
     """
     if world_size() == 1:
         return embeddings

@@ -1,4 +1,4 @@
-"""Pictures: one style for all of them, and files that are whole."""
+"""Pictures: one style for all of them, and files that are never half-written."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens while they are written."""
+"""Files that are complete or missing, whatever happens while they are written."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import filelock
 
 @contextlib.contextmanager
 def replace_when_whole(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` for writing, and give it that name once the block has ended well.
+    """Open a temporary file beside `path` for writing, and rename it to `path` if the block ends without an error.
 
     The folder is made if it is missing. Raises OSError if the disk is full or read-only.
     """
@@ -28,7 +28,7 @@ def replace_when_whole(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8 that is whole or not there."""
+    """Write a text file in UTF-8, completely or not at all."""
     with replace_when_whole(path) as file:
         file.write(text.encode("utf-8", errors="surrogateescape"))
 
@@ -40,7 +40,7 @@ def only_one_process(path: str | Path) -> Iterator[None]:
     owner = Path(f"{path}.lock.owner")  # Not in the lock itself, which cannot be read on Windows while it is held.
     try:
         with filelock.FileLock(f"{path}.lock", timeout=0):
-            with contextlib.suppress(OSError):  # It only helps the other process to say who is in its way.
+            with contextlib.suppress(OSError):  # It only helps another process to name this one in its error.
                 write_text(owner, str(os.getpid()))
             try:
                 yield

@@ -1,4 +1,4 @@
-"""What scripts share: their options, and an end with the answer or with one sentence on what a user can mend."""
+"""What scripts share: their options, and errors that a user can fix, reported in one sentence."""
 
 import argparse
 import errno
@@ -9,12 +9,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-# What a full disk and limits of a user or a file are called.
+# The error codes of a full disk, and of the limits of a user or a file.
 NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 
 class OptionParser(argparse.ArgumentParser):
-    """The options of a script; a mistake in them is one line, as every mistake is."""
+    """The options of a script; a mistake in them is reported in one line, like every mistake."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -25,9 +25,9 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; an error that a user can mend (ValueError, OSError) becomes one sentence."""
+    """Run a script's `main`; an error that a user can fix (ValueError, OSError) becomes one sentence."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # A file's name may have letters that the terminal lacks.
+        if isinstance(stream, io.TextIOWrapper):  # The terminal may lack characters of a file name.
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGINT, interrupt)
     try:
@@ -48,11 +48,11 @@ def run(main: Callable[[], None]) -> None:
                 "BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE."
             )
         traceback.print_exc()
-        sys.exit(70)  # Python's own 1 may be an answer.
+        sys.exit(70)  # Python's own exit code 1 can be an answer.
 
 
 def interrupt(*_: object) -> NoReturn:
-    """Stop the script; who does not want to wait until its threads have ended what they are at, stops once more."""
+    """Stop the script when its threads have finished their current work; a second interrupt stops it at once."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise KeyboardInterrupt
 
@@ -64,5 +64,5 @@ def fail(message: object) -> NoReturn:
 
 
 def printable(text: str) -> str:
-    """The text with ends of lines and control characters, which the names of files may have, written as escapes."""
+    """The text with line ends and control characters, which file names may have, written as escapes."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

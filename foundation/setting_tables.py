@@ -1,11 +1,11 @@
-"""What each setting may be, and what depends on it. Every setting of `myconfig.py` stands in one of these tables."""
+"""What each setting may be, and what depends on it. Every setting of `myconfig.py` is in one of these tables."""
 
 # What a stored feature depends on, and what the shape of the encoder depends on. Both are saved inside a model.
 FEATURE_SETTINGS = ("N_MFCC", "N_FFT", "HOP_LENGTH", "N_MELS", "CEPSTRAL_MEAN_NORMALIZATION")
 SHAPE_SETTINGS = ("DELTAS", "LSTM_HIDDEN_SIZE", "LSTM_NUM_LAYERS", "BI_LSTM", "FRAME_AGGREGATION_MEAN", "ENSEMBLE_SIZE")
 MODEL_SETTINGS = FEATURE_SETTINGS + SHAPE_SETTINGS
 
-# On these the trained weights depend too, so a checkpoint is only continued with the same ones. The initial models are
+# The trained weights depend on these too, so a checkpoint is only continued with the same ones. The initial models are
 # compared first, because the shape comes from them.
 TRAINING_SETTINGS = ("INITIAL_MODELS", *MODEL_SETTINGS) + (
     "TRIPLET_MINING",
@@ -38,7 +38,7 @@ TRAINING_SETTINGS = ("INITIAL_MODELS", *MODEL_SETTINGS) + (
     "SEED",
 )
 
-# Lowest and highest value; whole numbers where both are whole. For a tuple they hold for each of its values.
+# Lowest and highest value; if both are whole, only whole numbers are allowed. For a tuple they apply to each value.
 LIMITS = {
     "N_MFCC": (1, 512),
     "N_FFT": (64, 16384),

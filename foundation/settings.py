@@ -1,7 +1,7 @@
 """How settings reach the scripts: `NAME=value` on the command line, checks of every value, and `--help`.
 
-A script calls `read_command_line` before its slow imports, so that help and mistakes answer at once, and everything
-else reads `myconfig.NAME` at the moment it needs the value.
+A script calls `read_command_line` before its slow imports, so that help and errors appear at once. Everything else
+reads `myconfig.NAME` at the moment it needs the value.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from foundation.setting_tables import CHOICES, LIMITS, LISTS, OPTIONAL_PATHS, PA
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
 
-# Names typed on the command line: where these contradict a model, the user is told instead of overruled.
+# Names typed on the command line: if one contradicts a model, an error is raised instead of using the model's value.
 typed_names: set[str] = set()
 
 
 def all_settings() -> dict:
-    """Every setting with its present value, in the order of `myconfig.py`."""
+    """Every setting with its current value, in the order of `myconfig.py`."""
     return {name: value for name, value in vars(myconfig).items() if name.isupper()}
 
 
@@ -38,7 +38,7 @@ def read_command_line(description: str, *more_checks: Callable[[dict], None]) ->
 
     `more_checks`, such as `check_training`, come after `check`.
     """
-    if int(os.environ.get("RANK", "0")) > 0:  # Of the processes that torchrun starts, the first one speaks for all.
+    if int(os.environ.get("RANK", "0")) > 0:  # Of the processes that torchrun starts, only the first one prints.
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the script ends.
     arguments = sys.argv[1:]
     if "-h" in arguments or "--help" in arguments:
@@ -54,7 +54,7 @@ def read_command_line(description: str, *more_checks: Callable[[dict], None]) ->
 
 
 def help_text(description: str) -> str:
-    """The script's description, then every setting with its comment and present value, by section."""
+    """The script's description, then every setting with its comment and current value, by section."""
     lines = [inspect.cleandoc(description), "", f"Usage: python3 {Path(sys.argv[0]).name} [NAME=value ...]", ""]
     comment: list[str] = []
     for line in inspect.getsource(myconfig).splitlines():
@@ -88,7 +88,7 @@ def apply_override(argument: str) -> None:
 
 
 def check_name(name: str, known: Collection[str]) -> None:
-    """Raise ValueError, with the nearest name of a setting, for a name that is none."""
+    """Raise ValueError, with the most similar name of a setting, for an unknown name."""
     if name not in known:
         nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
@@ -119,7 +119,7 @@ def allowed_values(name: str) -> str:
 
 
 def check_each(values: dict) -> None:
-    """Check that these are all settings, and as `check_model` does. Raises ValueError."""
+    """Check that all settings and no others are there, then do the checks of `check_model`. Raises ValueError."""
     known = (*LIMITS, *CHOICES, *PATHS, *OPTIONAL_PATHS)
     if missing := set(known) - values.keys():
         raise ValueError(f"{min(missing)} is missing in myconfig.py.")
@@ -129,7 +129,7 @@ def check_each(values: dict) -> None:
 
 
 def check(values: dict) -> None:
-    """Check all settings, alone and against each other, but for those of `check_training`. Raises ValueError."""
+    """Check all settings, alone and against each other, except the checks of `check_training`. Raises ValueError."""
     check_each(values)
     refuse = [
         (not values["SAVED_MODEL_PATH"].endswith(".pt"), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must end in .pt."),
@@ -147,7 +147,7 @@ def check(values: dict) -> None:
 
 
 def check_training(values: dict) -> None:
-    """Check against each other the settings that matter in training alone. Raises ValueError."""
+    """Check the settings that matter only in training against each other. Raises ValueError."""
     initial = split_paths(values["INITIAL_MODELS"])
     files = {os.path.realpath(path) for path in initial}
     missing = [path for path in initial or [values["INITIAL_MODELS"]] if not Path(path).is_file()]
@@ -240,7 +240,7 @@ def is_within_limits(name: str, value: object) -> bool:
 
 @contextlib.contextmanager
 def override(**values: object) -> Iterator[None]:
-    """Settings that hold inside a `with` block: a model's own, or those of a test. Raises ValueError if unknown."""
+    """Change settings inside a `with` block, to a model's own or those of a test. Raises ValueError if unknown."""
     before = all_settings()
     if unknown := set(values) - set(before):
         raise ValueError(f"there is no setting {sorted(unknown)[0]!r}.")

@@ -1,1 +1,1 @@
-"""What the project withstands: `python3 -m stress`."""
+"""Stress tests of the project: `python3 -m stress`."""

@@ -1,7 +1,7 @@
-"""What the project withstands: `python3 -m stress`, in an hour at most, on Linux or macOS.
+"""Stress tests of the project: `python3 -m stress`, in an hour at most, on Linux or macOS.
 
-Broken recordings, lists, models and databases, being killed at any moment, and large inputs in the memory of a laptop.
-`--quick` takes fewer files and kills, and leaves out the large inputs.
+They use broken recordings, lists, models and databases, kills at any moment, and large inputs in a laptop's memory.
+`--quick` uses fewer files and kills, and leaves out the large inputs.
 """
 
 from foundation import script, settings
@@ -23,7 +23,7 @@ NUM_KILLS, NUM_KILLS_QUICK = 100, 6
 
 
 def main() -> None:
-    """Print what was withstood. Raises AssertionError for the first thing that was not."""
+    """Run the stress tests and print the results. Raises AssertionError for the first failure."""
     parallel.prepare_process()
     with tempfile.TemporaryDirectory() as folder, settings.override(FEATURE_STORE_DIR=f"{folder}/features"):
         num_files = NUM_BROKEN_FILES_QUICK if options.quick else NUM_BROKEN_FILES

@@ -1,7 +1,7 @@
-"""Hurt recordings: a folder of audio files as broken as files get, with good ones between them.
+"""Broken recordings: a folder of audio files that are damaged in many ways, with good ones between them.
 
-Not one of them may stop a run over the folder, each must be reported with its reason or be used, and the good ones must
-give the features that they give alone.
+No file may stop a run over the folder. Each file must be used or be reported with a reason, and the good ones must give
+the same features as without the others.
 """
 
 import os
@@ -16,7 +16,7 @@ import dataset
 import demo_data
 import feature_store
 
-# Letters in the names of files and folders: all that a file system may hold.
+# Names of files and folders, with unusual characters that file systems allow.
 NAMES = (
     "plain",
     "two words",
@@ -51,7 +51,7 @@ def flip_bits(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def hurt_header(content: bytes, rng: np.random.Generator) -> bytes:
-    """Write any bytes over the first 64, where formats say what they are."""
+    """Overwrite some of the first 64 bytes, where the format is declared, with random ones."""
     values = np.frombuffer(content, np.uint8).copy()
     places = rng.integers(min(64, len(values)), size=rng.integers(1, 16))
     values[places] = rng.integers(256, size=len(places))
@@ -74,7 +74,7 @@ CHANGES: tuple[Change, ...] = (truncate, flip_bits, hurt_header, shuffle)
 
 
 def write_special_files(folder: Path, samples: np.ndarray) -> None:
-    """Files that are strange rather than damaged."""
+    """Write files that are unusual rather than damaged."""
     rate = demo_data.SAMPLE_RATE
     folder.mkdir(parents=True)
     soundfile.write(folder / "24-bit.wav", samples, rate, subtype="PCM_24")
@@ -100,7 +100,7 @@ def write_special_files(folder: Path, samples: np.ndarray) -> None:
 
 
 def write_broken_corpus(folder: Path, num_files: int, seed: int) -> list[str]:
-    """Write so many broken files, special ones, and a good one a speaker; returns the good ones."""
+    """Write `num_files` broken files, special ones, and a good one per speaker; returns the good ones."""
     rng = np.random.default_rng(seed)
     samples = 0.1 * rng.normal(size=2 * demo_data.SAMPLE_RATE).cumsum() % 1 - 0.5
     names = [name for name in NAMES if os.name != "nt" or not set(name) & set('"\n;')]
@@ -124,7 +124,7 @@ def write_broken_corpus(folder: Path, num_files: int, seed: int) -> list[str]:
 
 
 def hear_broken_corpus(folder: Path, num_files: int, seed: int = 0) -> str:
-    """Extract the features of such a corpus; returns what happened. Raises AssertionError if it was not withstood."""
+    """Extract the features of such a corpus; returns what happened. Raises AssertionError for a failure."""
     good = write_broken_corpus(folder, num_files, seed)
     spk_to_utts = dataset.get_librispeech_spk_to_utts(str(folder))
     store = feature_store.open_store(spk_to_utts)

@@ -1,6 +1,6 @@
-"""Killed at any moment: training, evaluation and enrolment get SIGKILL at random times, again and again.
+"""Kills at any moment: training, evaluation and enrolment get SIGKILL at random times, again and again.
 
-The same command must go on and come to the same end, bit for bit, and leave nothing half-written and nothing behind.
+The same command must continue to the same result, bit for bit, and leave no half-written and no temporary files.
 """
 
 import json
@@ -32,7 +32,7 @@ TRAINING = (
 
 
 def commands() -> dict[str, list[str]]:
-    """What is killed; all run in a folder of their own."""
+    """The commands to kill; all run in a folder of their own."""
 
     def python(script: str, *arguments: str) -> list[str]:
         return [sys.executable, str(PROJECT_DIR / script), *arguments]
@@ -47,7 +47,7 @@ def commands() -> dict[str, list[str]]:
 
 
 def run_and_kill(command: list[str], folder: Path, seconds: float) -> bool:
-    """Run a command for so long at most; whether it came to its end. Raises AssertionError if it failed."""
+    """Run a command for at most `seconds`; returns whether it finished. Raises AssertionError if it failed."""
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         _, errors = process.communicate(timeout=seconds)
@@ -55,7 +55,7 @@ def run_and_kill(command: list[str], folder: Path, seconds: float) -> bool:
         process.kill()
         process.communicate()
         return False
-    # Killed between its last change and its end, enrolment has nothing left to do.
+    # If enrolment was killed after its last change, it has nothing left to do.
     assert process.returncode == 0 or "is enrolled already" in errors, errors
     return True
 
@@ -67,7 +67,7 @@ def same_weights(first: Path, second: Path) -> bool:
 
 
 def check_what_is_there(folder: Path) -> None:
-    """Everything that can be read is whole, and temporary files do not pile up. Raises AssertionError or ValueError."""
+    """Check that all files are complete and temporary files do not accumulate. Raises AssertionError or ValueError."""
     for path in folder.glob("*.pt"):
         read_model(str(path))
     if (folder / "results/results.json").exists():
@@ -88,7 +88,7 @@ def read_eer(folder: Path) -> float:
 
 
 def start_over(name: str, folder: Path) -> None:
-    """Forget what a command has made, so that it has all of it to do again."""
+    """Delete the output of a command, so that it must start from the beginning."""
     made = {"training": ("data", "model*"), "evaluation": ("data", "results"), "enrolment": ("speakers.db*",)}
     for pattern in made[name]:
         for path in folder.glob(pattern):
@@ -96,7 +96,7 @@ def start_over(name: str, folder: Path) -> None:
 
 
 def soak(folder: Path, num_kills: int, seed: int = 0) -> str:
-    """Kill each command until all have been killed so often together; returns what happened. Raises AssertionError."""
+    """Kill the commands `num_kills` times in total; returns what happened. Raises AssertionError."""
     rng = np.random.default_rng(seed)
     for number in range(NUM_SPEAKERS):
         demo_data.write_speaker(folder / "voices" / f"s{number:02}", np.random.default_rng([3, number]))
@@ -114,11 +114,11 @@ def soak(folder: Path, num_kills: int, seed: int = 0) -> str:
     for name, command in commands().items():
         while kills[name] < num_kills / len(kills):
             start_over(name, folder)
-            # Most of a run is imports, and the end of it is what matters: it is not killed before a quarter.
+            # Most of a run is imports, and its end matters most, so it is not killed in its first quarter.
             latest = 0.9
             while not run_and_kill(command, folder, rng.uniform(0.25, latest) * seconds[name]):
                 kills[name] += 1
-                latest += 0.1  # So that it comes to its end some time.
+                latest += 0.1  # So that it finishes eventually.
                 check_what_is_there(folder)
             check_what_is_there(folder)
             rounds += 1
@@ -128,4 +128,4 @@ def soak(folder: Path, num_kills: int, seed: int = 0) -> str:
             if name == "evaluation":
                 assert read_eer(folder) == eer
     assert not list(folder.rglob("*.tmp"))
-    return f"{kills} kills in {rounds} runs that came to their end, all with the same weights and EER."
+    return f"{kills} kills in {rounds} completed runs, all with the same weights and EER."

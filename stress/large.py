@@ -30,12 +30,12 @@ RECORDING_HOURS = 3
 NUM_TINY_FILES = 100_000
 MAX_GIGABYTES = 4
 
-# Writes large inputs into a folder and works on them; returns what that took.
+# Writes large inputs into a folder and processes them; returns what that took, as text.
 Case = Callable[[Path], str]
 
 
 def peak_gigabytes() -> float:
-    """The most memory that this process has had so far, with the disk's pages that it read through a map."""
+    """The peak memory of this process so far, including the pages of memory-mapped files that it read."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
 
@@ -61,7 +61,7 @@ def long_recording(folder: Path) -> str:
 
 
 def tiny_files(folder: Path) -> str:
-    """Evaluate on NUM_TINY_FILES, each just long enough; returns what it took."""
+    """Evaluate on NUM_TINY_FILES files, each just long enough to be used; returns what it took."""
     rng = np.random.default_rng(0)
     soundfile.write(folder / "tiny.wav", np.zeros(myconfig.N_FFT), demo_data.SAMPLE_RATE, subtype="PCM_U8")
     header = (folder / "tiny.wav").read_bytes()[: -myconfig.N_FFT]
@@ -78,7 +78,7 @@ def tiny_files(folder: Path) -> str:
 
 
 def write_sparse_store(hours: float) -> dataset.SpkToUtts:
-    """A feature store of so many hours at each speed, of zeros that take no room on the disk; returns its data set."""
+    """Write a feature store of `hours` at each speed, of zeros that take no disk space; returns its data set."""
     num_utts = int(hours * 3600 / UTT_SECONDS)
     files = [f"/corpus/{utt // UTTS_PER_SPEAKER}/{utt}.flac" for utt in range(num_utts)]
     for speeds in (myconfig.SPEEDS, (1.0,)):
@@ -90,7 +90,7 @@ def write_sparse_store(hours: float) -> dataset.SpkToUtts:
         with (folder / "index.jsonl").open("w") as file:
             for number, utt in enumerate(files):
                 starts = [(number * len(speeds) + speed) * frames for speed in range(len(speeds))]
-                # Size and time of change are those of a file that is not there.
+                # Size and time of change are those of a missing file.
                 file.write(json.dumps([utt, [0, 0, [[start, frames] for start in starts], str(number)]]) + "\n")
     spk_to_utts: dataset.SpkToUtts = {}
     for utt in files:
@@ -117,7 +117,7 @@ def measure(case: Case, folder: Path) -> str:
 
 
 def withstand_large_inputs() -> None:
-    """Print what each case took, in a process of its own. Raises AssertionError for more than MAX_GIGABYTES."""
+    """Run each case in its own process and print what it took. Raises AssertionError for more than MAX_GIGABYTES."""
     for case in (long_recording, tiny_files, large_corpus):
         with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as pool:
             print(pool.submit(measure, case, Path(folder)).result(), flush=True)

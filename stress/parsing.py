@@ -1,6 +1,6 @@
-"""Hurt lists, models, databases and settings: whatever their bytes are, they are read or refused with a sentence.
+"""Broken lists, models, databases and settings: all must be read, or refused with an error message.
 
-Every kind of file that the project parses by itself is written once, well-formed, and then changed at random.
+Every kind of file that the project itself parses is written once, correctly, and then changed at random.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from voices import database as speaker_database
 # Reads a file. Raises ValueError if it cannot be used.
 Reader = Callable[[Path], object]
 
-# What stands in lists and on command lines, and may turn up where it does not belong.
+# Pieces of lists and command lines, which are inserted where they do not belong.
 SNIPPETS = (
     b"\n",
     b'"',
@@ -45,7 +45,7 @@ SNIPPETS = (
 
 
 def put_in_snippets(content: bytes, rng: np.random.Generator) -> bytes:
-    """Put pieces that mean something to a parser anywhere, or in place of something."""
+    """Insert pieces that have a meaning for parsers at random places, or replace bytes with them."""
     for _ in range(rng.integers(1, 5)):
         start = int(rng.integers(len(content) + 1))
         end = start + int(rng.integers(4))
@@ -100,7 +100,7 @@ def write_samples(folder: Path) -> dict[str, Reader]:
 
 
 def read_overrides(path: Path) -> None:
-    """Take each line for an assignment on the command line."""
+    """Apply each line like an assignment on the command line."""
     try:
         with settings.override():
             for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
@@ -112,7 +112,7 @@ def read_overrides(path: Path) -> None:
 
 
 def parse_broken_files(folder: Path, num_files: int, seed: int = 0) -> str:
-    """Read broken files of each kind; returns what happened. Raises AssertionError if one was not withstood."""
+    """Read broken files of each kind; returns what happened. Raises AssertionError for any error but ValueError."""
     readers = write_samples(folder)
     rng = np.random.default_rng(seed)
     refused = dict.fromkeys(readers, 0)

@@ -1,1 +1,1 @@
-"""What `speaker_id.py` and `demo_page.py` share: recordings, the enrolled, who spoke when, and the map. No training."""
+"""Shared by `speaker_id.py` and `demo_page.py`: recordings, enrolled people, who spoke when, the map. No training."""

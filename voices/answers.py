@@ -1,4 +1,4 @@
-"""What is asked of voices: is it the same person, who is it? Answers as plain values, without printing."""
+"""Questions about voices: is it the same person, who is it? Answers are plain values; nothing is printed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ NUM_SHOWN = 5
 
 
 class Decision(NamedTuple):
-    """Where scores are accepted: the threshold, the false-accept rate that it stands for if known, and its source."""
+    """When scores are accepted: the threshold, its false-accept rate if known, and its source."""
 
     threshold: float
     false_accept_rate: float | None
@@ -34,8 +34,8 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
         return Decision(threshold, None, "given")
     if not encoder.calibration:
         raise ValueError(
-            "the model knows no threshold: conditions.py --calibrate finds some on test data; or give speaker_id.py a "
-            "--threshold."
+            "the model has no thresholds: measure some with conditions.py --calibrate on test data, or give "
+            "speaker_id.py a --threshold."
         )
     rates, thresholds = encoder.calibration["false_accept_rates"], encoder.calibration["thresholds"]
     if not min(rates) <= far <= max(rates):
@@ -48,7 +48,7 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
 
 
 def verify(encoder: SpeakerEncoder, first: Sequence[str], second: Sequence[str], decision: Decision) -> dict:
-    """Compare the voices of two lists of recordings: `same`, `score`, and what the decision rests on."""
+    """Compare the voices of two lists of recordings: `same`, `score`, and the data of the decision."""
     sides = [hear(encoder, files) for files in (first, second)]
     score = float(mean_embedding(sides[0]) @ mean_embedding(sides[1]))
     warnings = list_warnings(sides[0] + sides[1])
@@ -58,7 +58,7 @@ def verify(encoder: SpeakerEncoder, first: Sequence[str], second: Sequence[str],
 def enrol(
     encoder: SpeakerEncoder, database: str, name: str, files: Sequence[str], more: bool = False
 ) -> tuple[float, list[tuple[str, str]]]:
-    """Add a person to the database, or recordings of one who is there: seconds of speech heard, and warnings.
+    """Add a person, or more recordings of an enrolled one; returns the seconds of speech heard, and warnings.
 
     Nothing is added unless all recordings can be used. Raises ValueError as `speaker_database.enrol` does.
     """

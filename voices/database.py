@@ -1,8 +1,8 @@
 """Who is enrolled: a SQLite database of embeddings, which several processes may read and write at once.
 
-An embedding tells a person apart as a fingerprint does. The file is made readable by its owner only (on Windows, as its
-folder is), and what is removed is overwritten in the file. All its embeddings come from one model; those of another one
-would be compared in vain.
+An embedding identifies a person like a fingerprint. Only the owner can read the file (on Windows, it has the
+permissions of its folder), and removed data are overwritten in the file. All its embeddings come from one model:
+those of different models cannot be compared.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Marks the file as ours, in the place that SQLite has for that.
+# Marks the file as ours, in the header field that SQLite has for that.
 APPLICATION_ID = 0x53505249
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS model (fingerprint TEXT NOT NULL, dimensions INTEGER NOT NULL, path TEXT NOT NULL);
@@ -34,12 +34,12 @@ WRONG_TYPES = (
 )
 SECONDS_TO_WAIT = 60.0
 
-# What those are called who are not in the database.
+# The name for speakers who are not in the database.
 UNKNOWN = "unknown"
 
 
 class Model(NamedTuple):
-    """The model that made the embeddings: a hash of its weights, the length of an embedding, and where it was."""
+    """The model that made the embeddings: a hash of its weights, the length of an embedding, and its path."""
 
     fingerprint: str
     dimensions: int
@@ -59,32 +59,32 @@ class Recording(NamedTuple):
 def open_database(path: str, mode: str = "read") -> Iterator[sqlite3.Connection]:
     """Open a database to "read", "write" or "create" it, for the length of a `with` block.
 
-    Changes are made as a whole or not at all; other processes wait meanwhile. Raises ValueError if it is not there
-    (unless it is to be created) or is not such a database.
+    All changes are made or none; other processes wait meanwhile. Raises ValueError if the database does not exist
+    (unless it is to be created), or if the file is not such a database.
     """
     if not Path(path).exists():
         if mode != "create":
             raise ValueError(f"there is no database {path}: enrol somebody first.")
-        with contextlib.suppress(FileExistsError):  # Another process may have been quicker.
+        with contextlib.suppress(FileExistsError):  # Another process may have created it.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     try:
-        # The whole path, because SQLite takes some words, as :memory:, for databases that are lost at the end.
+        # The absolute path, because SQLite treats some names, such as :memory:, as databases that are lost at the end.
         connection = sqlite3.connect(Path(path).absolute(), timeout=SECONDS_TO_WAIT, isolation_level=None)
         try:
             connection.execute("PRAGMA secure_delete = ON")
-            # To write at once, because SQLite does not wait for others if a change comes after something was read.
+            # Lock for writing at once, because SQLite does not wait for others if a transaction reads before it writes.
             connection.execute("BEGIN" if mode == "read" else "BEGIN IMMEDIATE")
             check_or_prepare(connection, path, mode)
             yield connection
             connection.execute("COMMIT")
         finally:
-            connection.close()  # Takes back what was not committed.
+            connection.close()  # Rolls back what was not committed.
     except sqlite3.Error as error:
         raise ValueError(f"{path} cannot be used as a database of speakers: {error}.") from None
 
 
 def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> None:
-    """Make the tables if the file is empty and to be created. Raises ValueError for one that is damaged or not ours."""
+    """Create the tables in an empty file for mode "create". Raises ValueError for one that is damaged or not ours."""
     if connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
         if connection.execute(f"SELECT 1 FROM recordings WHERE {WRONG_TYPES} LIMIT 1").fetchone():
             raise ValueError(f"{path} is damaged.")
@@ -99,7 +99,7 @@ def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> No
 
 
 def clean_name(name: str) -> str:
-    """A name without spaces around it. Raises ValueError for one that could not be printed, or is nobody's."""
+    """A name without spaces around it. Raises ValueError for one that cannot be printed, or is UNKNOWN."""
     cleaned = name.strip()
     if cleaned.lower() == UNKNOWN:
         raise ValueError(f"{name!r} is what strangers are called: choose another name.")
@@ -111,7 +111,7 @@ def clean_name(name: str) -> str:
 def enrol(
     connection: sqlite3.Connection, name: str, recordings: Sequence[Recording], model: Model, more: bool = False
 ) -> None:
-    """Add a speaker, or with `more` recordings of one who is there.
+    """Add a speaker or, with `more`, recordings of an enrolled speaker.
 
     Raises ValueError for a name that exists (or with `more` does not), a recording that is enrolled already, or
     another model than that of the database.
@@ -124,7 +124,7 @@ def enrol(
     if not check_model(connection, model):
         connection.execute("INSERT INTO model VALUES (?, ?, ?)", model)
     for file, sha256, speech_seconds, embedding in recordings:
-        printable = file.encode("utf-8", "backslashreplace").decode()  # A file's name may be no UTF-8.
+        printable = file.encode("utf-8", "backslashreplace").decode()  # A file name may not be UTF-8.
         row = connection.execute("SELECT speaker, file FROM recordings WHERE sha256 = ?", (sha256,)).fetchone()
         if row:
             raise ValueError(f"{printable} is the same recording as {row[1]} of {row[0]!r}.")
@@ -145,7 +145,7 @@ def check_model(connection: sqlite3.Connection, model: Model) -> bool:
     if row and row[:2] != model[:2]:
         raise ValueError(
             f"the database has embeddings of another model, which was {row[2]} (fingerprint {row[0]}): name that one "
-            "with --model, or enrol anew with another --db."
+            "with --model, or enrol again with another --db."
         )
     return row is not None
 

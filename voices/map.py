@@ -1,4 +1,4 @@
-"""Voices as a picture: recordings as points, near to each other where they sound alike, and all their similarities."""
+"""Pictures of voices: a map of recordings, where similar voices are near to each other, and all their similarities."""
 
 import re
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ MAX_NAMES = 20
 
 
 def name_speakers(files: Sequence[str]) -> list[str]:
-    """A speaker for each file: its folder, or where all are in one folder, its name up to the last `-` or `_`.
+    """A speaker for each file: its folder or, if all are in one folder, its name up to the last `-` or `_`.
 
-    In LibriSpeech, the folder above.
+    In LibriSpeech, it is the parent of the file's folder.
     """
     paths = [Path(file).absolute() for file in files]
     if all(path.stem.startswith(f"{path.parent.parent.name}-{path.parent.name}-") for path in paths):
@@ -31,14 +31,14 @@ def name_speakers(files: Sequence[str]) -> list[str]:
 
 
 def lay_out(embeddings: np.ndarray) -> np.ndarray:
-    """Places (recordings, 2) for embeddings (recordings, dimensions) of length 1.
+    """Positions (recordings, 2) for embeddings (recordings, dimensions) of length 1.
 
     Sources: van der Maaten and Hinton 2008, "Visualizing data using t-SNE"; principal components for few recordings.
     """
     if len(embeddings) < 3:
         return np.column_stack([np.arange(len(embeddings)), np.zeros(len(embeddings))])
     if len(embeddings) < LEAST_FOR_TSNE:
-        from sklearn.decomposition import PCA  # Slow, and only needed here.
+        from sklearn.decomposition import PCA  # Slow to import, and only needed here.
 
         return PCA(2).fit_transform(embeddings)
     from sklearn.manifold import TSNE

@@ -1,4 +1,4 @@
-"""Recordings of one's own: find them, embed them, and say what is wrong with them."""
+"""The user's own recordings: find them, embed them, and report what is wrong with them."""
 
 import csv
 import glob
@@ -26,7 +26,7 @@ CLIPPED_SHARE = 0.001
 
 
 class Heard(NamedTuple):
-    """What was heard in a recording: its row for a database, and what makes it doubtful, in words."""
+    """What was heard in a recording: its row for a database, and why its score may be wrong, in words."""
 
     recording: Recording
     faults: list[str]
@@ -74,12 +74,12 @@ def listen(file: str) -> tuple[np.ndarray, float, str, list[str]]:
 
 
 def count_clipped(samples: np.ndarray) -> int:
-    """The number of samples near the ends of the range, because clipped ones are not at them after resampling."""
+    """The number of samples near the ends of the range; after resampling, clipped ones are not exactly there."""
     return int(np.count_nonzero(np.abs(samples) > CLIPPED_LEVEL))
 
 
 def find_faults(seconds: float, speech_seconds: float, num_clipped: int) -> list[str]:
-    """What makes the score of a recording doubtful, in words."""
+    """Why the score of a recording may be wrong, in words."""
     found = []
     if speech_seconds < LITTLE_SPEECH_SECONDS:
         found.append(f"there is only {speech_seconds:.1f} s of speech in it")
@@ -91,7 +91,7 @@ def find_faults(seconds: float, speech_seconds: float, num_clipped: int) -> list
 
 
 def list_warnings(heard: Sequence[Heard]) -> list[tuple[str, str]]:
-    """The file and the words of every fault."""
+    """The file and the description of every fault."""
     return [(one.recording.file, words) for one in heard for words in one.faults]
 
 

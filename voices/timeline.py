@@ -1,4 +1,4 @@
-"""Who spoke when: embeddings of a sliding window, compared with those of the enrolled, and smoothed into turns."""
+"""Who spoke when: embeddings of a sliding window are compared with enrolled ones and smoothed into turns."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,16 +20,16 @@ from voices.recordings import count_clipped, find_faults
 WINDOW_SECONDS = 1.6
 STEP_SECONDS = 0.4
 
-# A multiple of the samples of which speech is found, so that none are lost between blocks.
+# A block is a multiple of the stretches in which speech is detected, so that no samples are lost between blocks.
 BLOCK_STEPS = feature_extraction.SPEECH_FRAME_SAMPLES
 
 # A window with less speech than this is silence.
 LEAST_SPEECH_SHARE = 0.3
 
-# Passing from one speaker to another costs as much as this difference of similarity in one window.
+# A change of speaker costs as much as this difference of similarity in one window.
 SWITCH_COST = 0.6
 
-# Of many enrolled people, so many at most are looked for: those who are nearest in the most windows.
+# At most this many enrolled people are looked for: those who are nearest in the most windows.
 MAX_CANDIDATES = 8
 
 
@@ -43,10 +43,10 @@ class Turn(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """The turns, and what they were found from.
+    """The turns, and the data they were found in.
 
     `middles` (windows,) are in seconds; `similarities` (windows, candidates) are NaN in silence; `candidates` are
-    names; `faults` say in words what makes the recording doubtful.
+    names; `faults` say in words why the result may be wrong.
     """
 
     turns: list[Turn]
@@ -59,9 +59,9 @@ class Timeline(NamedTuple):
 def find_timeline(
     encoder: SpeakerEncoder, recording: str, names: Sequence[str], enrolled: np.ndarray, threshold: float
 ) -> Timeline:
-    """Who of the enrolled (speakers, dimensions), and who else, speaks when in a recording of any length.
+    """When each enrolled speaker (speakers, dimensions), or an unknown one, speaks in a recording of any length.
 
-    Needs the memory of a minute or two of audio. Raises ValueError for a file that cannot be used.
+    Needs memory for only one or two minutes of audio. Raises ValueError for a file that cannot be used.
     """
     with settings.override(**encoder.settings, USE_FULL_SEQUENCE_INFERENCE=True):
         blocks = list(embed_windows(encoder, recording))
@@ -73,12 +73,12 @@ def find_timeline(
     candidates = find_candidates(embeddings[is_speech], enrolled)
     chosen = [names[number] for number in candidates]
     similarities = embeddings @ enrolled[candidates].T
-    # Whoever is known must be nearer than the threshold, which is the similarity of the unknown.
+    # The threshold is the similarity of unknown speakers, so an enrolled speaker must be nearer than it.
     scores = np.column_stack([similarities, np.full(len(similarities), threshold)])
     state = np.where(is_speech, best_path(np.where(is_speech[:, None], scores, 0)), -1)
     similarities[~is_speech] = np.nan
     middles = starts + window_seconds / 2
-    # A window speaks for its middle step, the first and the last one for all up to the ends of the recording.
+    # A window decides for the step at its middle; the first and the last one also decide for the recording's ends.
     seconds = len(levels_db) * feature_extraction.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
     bounds = np.array([0.0, *(middles[1:] - step_seconds / 2), seconds])
     speech_seconds = feature_extraction.speech_seconds(levels_db)
@@ -97,9 +97,9 @@ def step_samples() -> int:
 
 
 def embed_windows(encoder: SpeakerEncoder, recording: str) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Block after block of a recording, embeddings (windows, dimensions), levels in decibels, and clipped samples.
+    """Of each block of a recording: embeddings (windows, dimensions), levels in decibels, number of clipped samples.
 
-    A recording shorter than a window makes one.
+    A recording shorter than a window gives one window.
     """
     step, window = step_samples(), window_samples()
     window_frames = window // myconfig.HOP_LENGTH
@@ -128,7 +128,7 @@ def speech_share(levels_db: np.ndarray, starts: np.ndarray, length: float) -> np
 
 
 def find_candidates(embeddings: np.ndarray, enrolled: np.ndarray) -> np.ndarray:
-    """The numbers of those enrolled who are nearest in the most windows, at most MAX_CANDIDATES, ascending."""
+    """The numbers of the enrolled speakers that are nearest in the most windows, at most MAX_CANDIDATES, ascending."""
     if not len(enrolled):
         return np.zeros(0, np.int64)
     blocks = np.array_split(embeddings, len(embeddings) // BLOCK_STEPS + 1)
@@ -138,7 +138,7 @@ def find_candidates(embeddings: np.ndarray, enrolled: np.ndarray) -> np.ndarray:
 
 
 def best_path(scores: np.ndarray) -> np.ndarray:
-    """The sequence of states that has the highest sum of scores (windows, states), less SWITCH_COST for each change.
+    """The sequence of states that has the highest sum of scores (windows, states), minus SWITCH_COST per change.
 
     Source: Viterbi 1967, with equal costs for all changes.
     """
@@ -157,9 +157,9 @@ def best_path(scores: np.ndarray) -> np.ndarray:
 
 
 def join_turns(state: np.ndarray, bounds: np.ndarray, similarities: np.ndarray, names: Sequence[str]) -> list[Turn]:
-    """Runs of one state (windows,) as turns; -1 is silence, and what comes after the names is UNKNOWN.
+    """Join runs of one state (windows,) into turns; -1 is silence, and a number after the names is UNKNOWN.
 
-    Window number n speaks for the time from bounds[n] to bounds[n + 1], in seconds.
+    Window number n decides for the time from bounds[n] to bounds[n + 1], in seconds.
     """
     changes = np.flatnonzero(np.diff(state, prepend=-2, append=-2))
     turns = []
@@ -174,12 +174,12 @@ def join_turns(state: np.ndarray, bounds: np.ndarray, similarities: np.ndarray, 
 
 
 def one_word(text: str) -> str:
-    """A name in which nothing separates fields or lines."""
+    """A name without spaces and line ends, which separate fields and lines."""
     return "_".join(text.split())
 
 
 def to_rttm(turns: Sequence[Turn], recording: str) -> str:
-    """Turns as RTTM, the format of NIST's Rich Transcription evaluations: one line a turn."""
+    """Turns as RTTM, the format of NIST's Rich Transcription evaluations: one line per turn."""
     name = one_word(Path(recording).stem)
     lines = (
         f"SPEAKER {name} 1 {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> {one_word(turn.speaker)} <NA> <NA>\n"
@@ -194,7 +194,7 @@ def draw_timeline(timeline: Timeline, threshold: float) -> matplotlib.figure.Fig
         figure = matplotlib.figure.Figure(figsize=(12, 4.5))
         curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         rows = [*timeline.candidates, UNKNOWN]
-        # As they are in this style, which does not hold any more when lines are drawn.
+        # Fixed now, because this style is no longer active when the lines are drawn.
         colours = [matplotlib.colors.to_hex(f"C{number}") for number in range(4)]
         styles = [(colours[number % 4], ("-", ":", "--", "-.")[number // 4]) for number in range(MAX_CANDIDATES)]
         for number, name in enumerate(timeline.candidates):
