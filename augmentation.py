@@ -2,7 +2,6 @@
 
 import math
 
-import librosa
 import numpy as np
 import soxr
 import torch
@@ -132,7 +131,7 @@ def to_power(decibels: torch.Tensor) -> torch.Tensor:
 
 def mel_bands(num_bands: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Centre frequencies and widths of librosa's mel bands, in Hz, both (num_bands,)."""
-    edges = librosa.mel_frequencies(num_bands + 2, fmin=0, fmax=feature_extraction.SAMPLE_RATE / 2).astype(np.float32)
+    edges = feature_extraction.mel_frequencies(num_bands + 2).astype(np.float32)
     return torch.from_numpy(edges[1:-1]), torch.from_numpy((edges[2:] - edges[:-2]) / 2)
 
 

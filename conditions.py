@@ -11,6 +11,7 @@ import sys
 from foundation import script, settings
 
 if __name__ == "__main__":
+    script.begin()
     parser = script.OptionParser(description=__doc__)
     parser.add_argument("--calibrate", metavar="TEXT", default="", help="description of the test data, shown to users")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
@@ -154,6 +155,7 @@ def derive(spk_to_utts: SpkToUtts, change: Change, other_files: Sequence[str]) -
     utts = [(speaker, utt) for speaker, utts in spk_to_utts.items() for utt in utts]
     for number, (speaker, utt) in enumerate(tqdm(utts, desc="Changing", disable=None)):
         source = json.dumps([*made_of, number, str(Path(utt).absolute()), feature_store.file_state(utt)])
+        script.raise_if_interrupted()
         path = Path(myconfig.CONDITIONS_DIR) / "audio" / f"{hashlib.sha256(source.encode()).hexdigest()[:24]}.flac"
         if not path.exists():
             changed = change(feature_extraction.read_audio(utt), np.random.default_rng([myconfig.SEED, number]))
@@ -243,6 +245,7 @@ def main() -> None:
     """Print a Markdown table of a model's EER, and thresholds at the EER, FAR 1 % and 0.1 %, under every condition."""
     parallel.prepare_process()
     encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
+    settings.report_overruled(encoder.settings)
     conditions = build_conditions(dataset.get_spk_to_utts("TEST"))
     scored = score_conditions(encoder, conditions)
     scored["all of these"] = pool(scored)

@@ -3,30 +3,28 @@
 A data set is a dict `spk_to_utts`: speaker's name -> sorted list of the paths of this speaker's utterances.
 """
 
-import csv
 import functools
-import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 import demo_data
 import myconfig
 from foundation import settings
+from foundation.recording_lists import find_audio_files, read_csv, same_letters
 
 SpkToUtts = dict[str, list[str]]
 
 # A speaker's utterances: their paths, or their numbers in a feature store.
 Utts = list[str] | np.ndarray
 
-# File endings of all formats that libsndfile decodes, except headerless RAW, and some endings that it does not list.
-AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
-AUDIO_SUFFIXES |= {".opus", ".oga", ".aif", ".aifc", ".snd", ".sph"}
+# What a folder is called that has speakers in it, rather than being one of them.
+PART_NAME = re.compile(r"(train|dev|test|val|valid|validation|eval)([-_](clean|other)([-_]\d+)?)?", re.IGNORECASE)
 
-
-HEADER = ["speaker", "path", "group"]
+# What the recordings count as that lie in a folder of noise, but in no folder of a kind.
+LOOSE = "loose files"
 
 
 def get_spk_to_utts(part: str) -> SpkToUtts:
@@ -41,6 +39,7 @@ def get_spk_to_utts(part: str) -> SpkToUtts:
             raise ValueError(
                 f"{part}_DATA_CSV={csv_path} is used instead of the folder: add {part}_DATA_CSV= to use the folder."
             )
+        read_csv(csv_path, check_files=True)  # Before hours of work.
         return get_csv_spk_to_utts(csv_path)
     if Path(data_dir) in (demo_data.TRAIN_DIR, demo_data.TEST_DIR):
         demo_data.build_if_missing()
@@ -50,34 +49,61 @@ def get_spk_to_utts(part: str) -> SpkToUtts:
 
 
 def get_noises(noise_dir: str) -> SpkToUtts:
-    """The recordings of a folder of noise, by kind; none for "". Raises ValueError if it is not a folder."""
+    """The recordings of a folder of noise, <kind>/**/<file>, by kind; none for "".
+
+    Recordings in no folder of a kind are a kind, too. Raises ValueError if it is not a folder, or has no recordings.
+    """
     if not noise_dir:
         return {}
     if not Path(noise_dir).is_dir():
         raise ValueError(f"{noise_dir}, the folder of noise, is not a folder: correct the path.")
-    return get_librispeech_spk_to_utts(noise_dir)
+    noises = find_by_folder(noise_dir)
+    if loose := find_audio_files(noise_dir, go_deeper=False):
+        noises[LOOSE] = loose
+    if not noises:
+        raise ValueError(f"{noise_dir}, the folder of noise, has no audio files laid out as <kind>/**/<file>.")
+    return noises
+
+
+def find_by_folder(data_dir: str) -> SpkToUtts:
+    """The audio files below each folder in `data_dir`, by the folder's name; hidden and empty folders do not count.
+
+    Two spellings of the same letters are one name.
+    """
+    found: SpkToUtts = {}
+    for folder in sorted(path for path in Path(data_dir).iterdir() if path.is_dir() and path.name[0] != "."):
+        if utts := find_audio_files(folder):
+            found[same_letters(folder.name)] = sorted(found.get(same_letters(folder.name), []) + utts)
+    return found
 
 
 def get_librispeech_spk_to_utts(data_dir: str) -> SpkToUtts:
-    """Collect the audio files of a folder <speaker>/**/<file>, LibriSpeech's layout. Raises ValueError if empty."""
-    spk_to_utts = {}
-    for speaker_dir in sorted(path for path in Path(data_dir).iterdir() if path.is_dir() and path.name[0] != "."):
-        if utts := find_audio_files(speaker_dir):
-            spk_to_utts[speaker_dir.name] = utts
+    """Collect the audio files of a folder <speaker>/**/<file>, LibriSpeech's layout.
+
+    Raises ValueError if there are none, or if the folder seems to be above or below the one that holds the speakers.
+    """
+    spk_to_utts = find_by_folder(data_dir)
     if not spk_to_utts:
         raise ValueError(f"{data_dir} has no audio files laid out as <speaker>/**/<file>.")
+    check_level(data_dir, spk_to_utts)
+    if loose := find_audio_files(data_dir, go_deeper=False):
+        print(f"Not used: {len(loose)} recordings in {data_dir} itself, in no folder of a speaker.", flush=True)
     return spk_to_utts
 
 
-def find_audio_files(folder: str | Path) -> list[str]:
-    """The audio files in a folder and its folders, sorted; hidden ones do not count."""
-    return sorted(
-        os.path.join(inside, name)  # noqa: PTH118 - pathlib takes three times as long over 100,000 files.
-        for inside, folders, names in os.walk(folder)
-        if not any(part.startswith(".") for part in Path(os.path.relpath(inside, folder)).parts)
-        for name in names
-        if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith(".")  # noqa: PTH122
-    )
+def check_level(data_dir: str, spk_to_utts: SpkToUtts) -> None:
+    """Raise ValueError if a folder's folders are not speakers, but parts of a corpus, or chapters of one speaker."""
+    first = Path(data_dir) / next(iter(spk_to_utts))
+    is_one_with_many = len(spk_to_utts) == 1 and len(find_by_folder(str(first))) > 1
+    if all(map(PART_NAME.fullmatch, spk_to_utts)) or is_one_with_many:
+        raise ValueError(
+            f"{data_dir} seems to be one level too high: its folders, such as {first.name}, are taken for speakers. "
+            f"Name {first} instead."
+        )
+    speaker = Path(data_dir).absolute().name
+    utts_of_chapters = [(chapter, Path(utt).name) for chapter, utts in spk_to_utts.items() for utt in utts]
+    if all(name.startswith(f"{speaker}-{chapter}-") for chapter, name in utts_of_chapters):
+        raise ValueError(f"{data_dir} seems to be one level too low: its folders are chapters of one speaker.")
 
 
 def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
@@ -89,53 +115,6 @@ def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
     for speaker, utt, _ in read_csv(csv_path):
         spk_to_utts.setdefault(speaker, []).append(utt)
     return {speaker: sorted(set(utts)) for speaker, utts in sorted(spk_to_utts.items())}
-
-
-def read_csv(csv_path: str) -> list[tuple[str, str, str]]:
-    """The rows of a CSV file: speaker, path, and group or "".
-
-    Raises ValueError, with the line number, for a row in another format, a missing file, a file listed under two
-    speakers, or a speaker in two groups.
-    """
-    if not Path(csv_path).is_file():
-        raise ValueError(f"there is no CSV file {csv_path}.")
-    listed: list[tuple[str, str, str]] = []
-    speaker_of: dict[str, str] = {}
-    group_of: dict[str, str] = {}
-    try:
-        with Path(csv_path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows = csv.reader(file, skipinitialspace=True)
-            for row in rows:
-                place = f"{csv_path}, line {rows.line_num}"
-                if not row or [field.strip().lower() for field in row] in (HEADER, HEADER[:2]):
-                    continue
-                if "\0" in "".join(row) or (has_bytes(row[0]) and not has_bytes("".join(row[1:2]))):
-                    raise ValueError(f"{place}: the list is not in UTF-8.")
-                if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
-                    raise ValueError(f"{place}: expected `speaker,path`, found {','.join(row)[:80]!r}.")
-                speaker, utt = row[0].strip(), str(Path(csv_path).parent / row[1].strip())
-                group = row[2].strip() if len(row) == 3 else ""
-                if not os.path.isfile(utt):  # noqa: PTH113 - pathlib raises OSError for a path that is too long.
-                    hint = " A header must be `speaker,path`." if rows.line_num == 1 else ""
-                    hint = " The list may not be in UTF-8." if has_bytes(row[1]) else hint
-                    raise ValueError(f"{place}: there is no file {utt}.{hint}")
-                if speaker_of.setdefault(utt, speaker) != speaker:
-                    raise ValueError(f"{place}: {utt} is also listed under speaker {speaker_of[utt]!r}.")
-                if group_of.setdefault(speaker, group) != group:
-                    raise ValueError(
-                        f"{place}: speaker {speaker!r} is in two groups, {group_of[speaker]!r} and {group!r}."
-                    )
-                listed.append((speaker, utt, group))
-    except csv.Error as error:
-        raise ValueError(f"{csv_path} is not a CSV file: {error}.") from None
-    if not listed:
-        raise ValueError(f"{csv_path} lists no files.")
-    return listed
-
-
-def has_bytes(text: str) -> bool:
-    """Whether a text has bytes that are not UTF-8, kept by `surrogateescape`; file names can have such bytes."""
-    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def get_groups(part: str) -> dict[str, str]:

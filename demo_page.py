@@ -12,6 +12,7 @@ from typing import Any
 from foundation import script, settings
 
 if __name__ == "__main__":
+    script.begin()
     parser = script.OptionParser(description=__doc__)
     parser.add_argument("--model", default="", help="a model (default: the best pretrained one)")
     parser.add_argument("--db", default="", help="the database (default: that of speaker_id.py)")
@@ -32,7 +33,6 @@ import matplotlib.figure
 import numpy as np
 
 import feature_extraction
-import myconfig
 import speaker_id
 from foundation import parallel, pictures
 from speaker_encoder import SpeakerEncoder, load_encoder
@@ -60,15 +60,12 @@ def draw_comparison(
     encoder: SpeakerEncoder, files: Sequence[str], score: float, threshold: float
 ) -> matplotlib.figure.Figure:
     """Draw the MFCCs of two recordings side by side, as the encoder sees them, and their score on a dial."""
-    with (
-        pictures.style(),
-        settings.override(**encoder.settings),
-    ):
+    with pictures.style():
         figure = matplotlib.figure.Figure(figsize=(12, 3.5))
         for place, file, title in zip((1, 2), files, ("first recording", "second recording"), strict=True):
-            mfcc = feature_extraction.extract_features(file)
+            mfcc = feature_extraction.extract_features(file, encoder.feature_settings)
             normalised = (mfcc - encoder.feature_mean.cpu().numpy()) / encoder.feature_std.cpu().numpy()
-            seconds = len(mfcc) * myconfig.HOP_LENGTH / feature_extraction.SAMPLE_RATE
+            seconds = len(mfcc) * encoder.feature_settings.hop_length / feature_extraction.SAMPLE_RATE
             axes = figure.add_subplot(1, 3, place)
             extent = (0, seconds, 0, mfcc.shape[1])
             axes.imshow(normalised.T, vmin=-3, vmax=3, origin="lower", aspect="auto", extent=extent)
@@ -174,7 +171,7 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
 
 def doubts(warnings: Sequence[tuple[str, str]]) -> list[str]:
     """Warnings about uploads, without the paths where these are stored."""
-    return [f"Do not trust this recording: {words}." for _, words in warnings]
+    return [f"Please note: {words}." for _, words in warnings]
 
 
 def launch(page: gradio.Blocks, address: str, port: int | None, **more: Any) -> tuple:

@@ -7,12 +7,14 @@ figures and one picture to RESULTS_DIR.
 from foundation import script, settings
 
 if __name__ == "__main__":
+    script.begin()
     settings.read_command_line(__doc__)
 
 import csv
 import io
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +29,7 @@ import feature_store
 import metrics
 import myconfig
 from foundation import parallel, pictures, safe_files, setting_tables
+from foundation.recording_lists import Paths, as_paths
 from score_normalization import cohort_statistics, normalize_scores
 from speaker_encoder import SpeakerEncoder, embed_features, embed_store, load_encoder
 from trials import Trials, draw_triplet_trials, get_trials
@@ -48,18 +51,27 @@ def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
         return encoder(batch).mean(dim=0).cpu().numpy()
 
 
-def embed_utterances(encoder: SpeakerEncoder, audio_files: Sequence[str]) -> np.ndarray:
+def embed_utterances(encoder: SpeakerEncoder, audio_files: Paths) -> np.ndarray:
     """Embed audio files of any format -> float32 (utterances, dimensions), L2-normalised, in the order of the files.
 
-    The dot product of two rows is the cosine similarity of two utterances. Raises ValueError for a file that cannot
-    be used.
+    The dot product of two rows is the cosine similarity of two utterances. Warns of doubtful files, such as those of
+    which a part cannot be read. Raises ValueError for a file that cannot be used.
     """
+
+    def extract(file: str) -> tuple[np.ndarray, list[str]]:
+        doubts: list[str] = []
+        return feature_extraction.extract_features(file, encoder.feature_settings, doubts), doubts
+
     chunks = [np.zeros((0, encoder.dimensions), np.float32)]
-    pool = parallel.thread_pool(myconfig.NUM_PROCESSES)
-    with settings.override(**encoder.settings):
-        for start in range(0, len(audio_files), CHUNK_FILES):
-            features = list(pool.map(feature_extraction.extract_features, audio_files[start : start + CHUNK_FILES]))
-            chunks.append(embed_features(encoder, features))
+    paths, pool = as_paths(audio_files), parallel.thread_pool(myconfig.NUM_PROCESSES)
+    for start in range(0, len(paths), CHUNK_FILES):
+        chunk = paths[start : start + CHUNK_FILES]
+        features = []
+        for file, (of_file, doubts) in zip(chunk, pool.map(extract, chunk), strict=True):
+            features.append(of_file)
+            for words in doubts:
+                warnings.warn(f"{file}: {words}.", stacklevel=2)
+        chunks.append(embed_features(encoder, features))
     return np.concatenate(chunks)
 
 
@@ -270,6 +282,7 @@ def main() -> None:
     parallel.prepare_process()
     with parallel.process_group():
         encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
+        settings.report_overruled(encoder.settings)
         print_report(evaluate(encoder, dataset.get_spk_to_utts("TEST"), dataset.get_groups("TEST")))
 
 

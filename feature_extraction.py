@@ -1,22 +1,19 @@
-"""From an audio file to MFCC features: decode, mix to mono, resample, and compute MFCCs as librosa does, but faster."""
+"""From an audio file to MFCC features: mix to mono, resample, and compute MFCCs as librosa does, but faster."""
 
 import functools
-import os
 from collections.abc import Iterator
-from pathlib import Path
+from typing import NamedTuple
 
-import librosa
 import numpy as np
 import scipy  # Its parts are loaded at first use: scripts that do not need them start a second faster.
-import soundfile
 import soxr
 import torch
 
 import dataset
 import myconfig
+from foundation import audio_decoder
 
 SAMPLE_RATE = 16000
-BLOCK_SAMPLES = 2**20
 BLOCK_FRAMES = 2**9
 BANDS_IN_GROUP = 32
 SPEECH_FRAME_SAMPLES = 320
@@ -24,76 +21,111 @@ SPEECH_FRAME_SAMPLES = 320
 # A recording is silent if its samples span less than this: two steps of 16-bit audio.
 SILENT_RANGE = 2 / 2**15
 
-# Full scale is 1, or 2**15 in wrongly scaled float files; with far larger samples the power of a frame overflows.
-MAX_SAMPLE = 1e9
+# Channels cancel each other out if their mean is so much quieter than the loudest one; the mean of one voice and
+# silence is 6 dB quieter.
+CANCELLED_DB = 10
+
+# Two channels hold different sounds if both have speech and their levels correlate less than this.
+LEAST_LEVEL_CORRELATION = 0.4
 
 
-def decode(audio_file: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode any file that libsndfile can read, in blocks -> sample rate, float32 samples (the mean of the channels).
+class FeatureSettings(NamedTuple):
+    """The settings of the same names that features depend on: of `myconfig.py`, or those that a model was made with."""
 
-    Raises ValueError, with the reason, for a file that is not audio, is not finite, or has an unusable rate.
+    n_mfcc: int
+    n_fft: int
+    hop_length: int
+    n_mels: int
+    cepstral_mean_normalization: bool
+
+
+def feature_settings(values: dict | None = None) -> FeatureSettings:
+    """The present settings, or those of a model, by their names."""
+    values = vars(myconfig) if values is None else values
+    return FeatureSettings(*(values[name.upper()] for name in FeatureSettings._fields))
+
+
+# ------------------------------------ One voice, 16 kHz --------------------------------
+
+
+def read_audio(audio_file: str, doubts: list[str] | None = None) -> np.ndarray:
+    """Decode a whole file -> float32 samples, mono, 16 kHz, without constant offset.
+
+    Full scale is 1; float files and resampling may go a little beyond. What is doubtful about the recording, such as
+    that half of it is missing, is put into `doubts`, in words. Raises ValueError for a file that cannot be decoded, or
+    is empty or silent.
     """
-    if not Path(audio_file).is_file():  # Reading a pipe may never end.
-        raise ValueError(f"{audio_file} {'is not a file' if Path(audio_file).exists() else 'does not exist'}.")
-    try:
-        # soundfile cannot encode a name that is not UTF-8, so it gets the bytes.
-        with soundfile.SoundFile(audio_file if os.name == "nt" else os.fsencode(audio_file)) as file:
-            if not 4000 <= file.samplerate <= 192000:
-                raise ValueError(
-                    f"{audio_file} has a sample rate of {file.samplerate} Hz; 4,000 to 192,000 can be used."
-                )
-            while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-                if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
-                    raise ValueError(f"{audio_file} has samples that are not numbers, or far too large.")
-                yield file.samplerate, block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-    except soundfile.LibsndfileError as error:  # It reports some damaged files as missing.
-        raise ValueError(
-            f"{audio_file} cannot be decoded: it is damaged, or not audio in a known format "
-            f"(libsndfile: {error.error_string.rstrip('.')})."
-        ) from None
-    except (OSError, TypeError) as error:
-        raise ValueError(f"{audio_file} cannot be decoded: {error}") from None
-
-
-def read_audio(audio_file: str) -> np.ndarray:
-    """Decode a whole file -> float32 samples, mono, 16 kHz.
-
-    Full scale is 1; float files and resampling may go a little beyond. Raises ValueError for a file that cannot be
-    decoded, or is empty, silent or too short.
-    """
-    decoded = list(decode(audio_file))
-    if not decoded:
-        raise ValueError(f"{audio_file} is empty.")
-    rate = decoded[0][0]
-    samples = np.concatenate([block for _, block in decoded])
+    doubts = [] if doubts is None else doubts
+    streams: list[tuple[int, list[np.ndarray]]] = []  # More than one where files of different kinds were chained.
+    for rate, block in audio_decoder.decode(audio_file, doubts):
+        if not streams or (rate, block.shape[1]) != (streams[-1][0], streams[-1][1][0].shape[1]):
+            streams.append((rate, []))
+        streams[-1][1].append(block)
+    of_streams = []
+    for rate, blocks in streams:
+        of_streams.append(resample(to_mono(np.concatenate(blocks), rate, doubts), rate))
+    samples = np.concatenate(of_streams)
     if samples.max() - samples.min() < SILENT_RANGE:
         raise ValueError(f"{audio_file} is silent.")
-    if rate != SAMPLE_RATE:
-        samples = soxr.resample(samples, rate, SAMPLE_RATE)
-    if len(samples) < myconfig.N_FFT:
-        raise ValueError(f"{audio_file} is shorter than one frame, {myconfig.N_FFT / SAMPLE_RATE:.3f} s.")
     return samples
 
 
-def read_blocks(audio_file: str, block_samples: int) -> Iterator[np.ndarray]:
-    """The samples of `read_audio` in blocks, for recordings of any length; the last block may be shorter.
+def read_blocks(audio_file: str, block_samples: int, doubts: list[str] | None = None) -> Iterator[np.ndarray]:
+    """The same in blocks, for recordings of any length; the last block may be shorter.
 
-    Raises ValueError for a file that cannot be decoded or is empty.
+    The offset is taken off each minute or so by itself, so that long recordings may differ from those of `read_audio`
+    in the last digits. Raises ValueError for a file that cannot be decoded or is empty.
     """
-    resampler, buffer = None, np.zeros(0, np.float32)
-    for rate, block in decode(audio_file):
-        if rate != SAMPLE_RATE:
-            resampler = resampler or soxr.ResampleStream(rate, SAMPLE_RATE, 1)
-            block = resampler.resample_chunk(block)
-        buffer = np.concatenate([buffer, block])
+    doubts = [] if doubts is None else doubts
+    buffer, kind = np.zeros(0, np.float32), (0, 0)
+    resampler: soxr.ResampleStream | None = None
+
+    def rest() -> np.ndarray:
+        return resampler.resample_chunk(np.zeros(0, np.float32), last=True) if resampler else np.zeros(0, np.float32)
+
+    for rate, block in audio_decoder.decode(audio_file, doubts):
+        if kind != (rate, block.shape[1]):
+            buffer = np.concatenate([buffer, rest()])
+            resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1) if rate != SAMPLE_RATE else None
+            kind = (rate, block.shape[1])
+        mono = to_mono(block, rate, doubts)
+        buffer = np.concatenate([buffer, resampler.resample_chunk(mono) if resampler else mono])
         while len(buffer) > block_samples:
             yield buffer[:block_samples]
             buffer = buffer[block_samples:]
-    if resampler:
-        buffer = np.concatenate([buffer, resampler.resample_chunk(np.zeros(0, np.float32), last=True)])
-    if not len(buffer):
-        raise ValueError(f"{audio_file} is empty.")
-    yield buffer
+    yield np.concatenate([buffer, rest()])
+
+
+def resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Samples at another rate -> at 16 kHz."""
+    return samples if rate == SAMPLE_RATE else soxr.resample(samples, rate, SAMPLE_RATE)
+
+
+def to_mono(channels: np.ndarray, rate: int, doubts: list[str]) -> np.ndarray:
+    """Samples (samples, channels) -> the mean of the channels (samples,), or the loudest one where they cancel.
+
+    A constant offset, as cheap microphones have, is taken off each channel.
+    """
+    channels = channels - channels.mean(axis=0, dtype=np.float64).astype(np.float32)
+    if channels.shape[1] == 1:
+        return channels[:, 0]
+    mean = channels.mean(axis=1)
+    power = np.square(channels).mean(axis=0)
+    first, second = np.argsort(-power, kind="stable")[:2]
+    if np.square(mean).mean() < power[first] * 10 ** (-CANCELLED_DB / 10):
+        note(f"its channels cancel each other out, so that only one is heard, number {first + 1}", doubts)
+        return channels[:, first]
+    levels = np.stack([levels_db(resample(channels[:, number], rate)) for number in (first, second)])
+    both_speak = min(map(speech_seconds, levels)) >= 1 and power[second] > 0.01 * power[first]
+    if both_speak and np.corrcoef(levels.clip(min=-60))[0, 1] < LEAST_LEVEL_CORRELATION:
+        note("its channels hold different sounds, perhaps a person each: make a file of each channel", doubts)
+    return mean
+
+
+def note(words: str, doubts: list[str]) -> None:
+    """Add a doubt, once."""
+    if words not in doubts:
+        doubts.append(words)
 
 
 def levels_db(samples: np.ndarray) -> np.ndarray:
@@ -120,6 +152,33 @@ def speech_seconds(level_db: np.ndarray) -> float:
     return float(find_speech(level_db).sum() * SPEECH_FRAME_SAMPLES / SAMPLE_RATE)
 
 
+# ----------------------------------------- MFCC ----------------------------------------
+
+
+def mel_frequencies(number: int) -> np.ndarray:
+    """So many frequencies in Hz, from 0 to half the sample rate, at equal distances on Slaney's mel scale (number,).
+
+    The scale is linear up to 1 kHz, with 15 mels there, and logarithmic above, a factor of 6.4 in 27 mels. Source:
+    Slaney 1998, "Auditory toolbox", version 2; librosa's default.
+    """
+    highest = 15 + 27 * np.log(SAMPLE_RATE / 2 / 1000) / np.log(6.4)
+    mels = np.linspace(0, highest, number)
+    return np.where(mels < 15, 1000 * mels / 15, 1000 * np.exp(np.log(6.4) / 27 * (mels - 15)))
+
+
+def mel_filters(n_fft: int, n_mels: int) -> np.ndarray:
+    """Triangles over the bins of a Fourier transform, each of area 1 -> float32 (n_mels, n_fft // 2 + 1).
+
+    A triangle begins at the middle of the one before and ends at that of the one after it.
+    """
+    bins = np.linspace(0, SAMPLE_RATE / 2, n_fft // 2 + 1)
+    edges = mel_frequencies(n_mels + 2)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    triangles = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    return (triangles * (2 / (edges[2:] - edges[:-2]))).astype(np.float32)
+
+
 @functools.cache
 def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, list, torch.Tensor]:
     """The constants of the MFCC: window (n_fft,), groups of mel filters, and cosines (n_mels, n_mfcc).
@@ -128,9 +187,9 @@ def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, l
     Each frequency bin has two rows, for the real and the imaginary part.
     """
     window = torch.hann_window(n_fft, periodic=True)
-    mel_filters = torch.from_numpy(librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=n_mels).T.copy())
+    all_filters = torch.from_numpy(mel_filters(n_fft, n_mels).T.copy())
     mel_groups = []
-    for filters in mel_filters.split(BANDS_IN_GROUP, dim=1):
+    for filters in all_filters.split(BANDS_IN_GROUP, dim=1):
         bins = filters.any(dim=1).nonzero()
         first, end = (int(bins.min()), int(bins.max()) + 1) if len(bins) else (0, 1)
         mel_groups.append((2 * first, 2 * end, filters[first:end].repeat_interleave(2, dim=0)))
@@ -138,18 +197,19 @@ def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, l
     return window, mel_groups, torch.from_numpy(cosines.copy())
 
 
-def compute_mfcc(samples: np.ndarray) -> np.ndarray:
-    """Samples -> float32 (frames, N_MFCC), the transpose of `librosa.feature.mfcc` with the settings' window and hop.
+def compute_mfcc(samples: np.ndarray, wanted: FeatureSettings | None = None) -> np.ndarray:
+    """Samples -> float32 (frames, N_MFCC), the transpose of `librosa.feature.mfcc` with the `wanted` settings.
 
     One frame every HOP_LENGTH samples, centred there, zeros beyond the ends; decibels of the mel power, floored 80 dB
     below the loudest band of the recording; orthonormal DCT. After Davis and Mermelstein 1980, "Comparison of
     parametric representations for monosyllabic word recognition"; the mel scale is Slaney's, not that of HTK.
     """
-    window, mel_groups, cosines = mfcc_matrices(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)
-    half = myconfig.N_FFT // 2
+    wanted = wanted or feature_settings()
+    window, mel_groups, cosines = mfcc_matrices(wanted.n_fft, wanted.n_mels, wanted.n_mfcc)
+    half = wanted.n_fft // 2
     padded = torch.nn.functional.pad(torch.from_numpy(samples), (half, half))
-    frames = padded.unfold(0, myconfig.N_FFT, myconfig.HOP_LENGTH)
-    decibels = torch.empty(len(frames), myconfig.N_MELS)
+    frames = padded.unfold(0, wanted.n_fft, wanted.hop_length)
+    decibels = torch.empty(len(frames), wanted.n_mels)
     # In blocks, so that an hour needs no more memory than its samples and its result.
     for start in range(0, len(frames), BLOCK_FRAMES):
         spectrum = torch.fft.rfft(frames[start : start + BLOCK_FRAMES] * window)
@@ -157,14 +217,25 @@ def compute_mfcc(samples: np.ndarray) -> np.ndarray:
         mel_power = torch.cat([power[:, first:end] @ filters for first, end, filters in mel_groups], dim=1)
         decibels[start : start + BLOCK_FRAMES] = 10 * torch.log10(mel_power.clamp(min=1e-10))
     mfcc = decibels.clamp(min=float(decibels.max()) - 80) @ cosines
-    if myconfig.CEPSTRAL_MEAN_NORMALIZATION:
+    if wanted.cepstral_mean_normalization:
         mfcc -= mfcc.mean(dim=0)
     return mfcc.numpy()
 
 
-def extract_features(audio_file: str) -> np.ndarray:
+def extract_features(
+    audio_file: str, wanted: FeatureSettings | None = None, doubts: list[str] | None = None
+) -> np.ndarray:
     """Audio file -> MFCC features, float32 (frames, N_MFCC). Raises ValueError for a file that cannot be used."""
-    return compute_mfcc(read_audio(audio_file))
+    wanted = wanted or feature_settings()
+    samples = read_audio(audio_file, doubts)
+    check_length(samples, audio_file, wanted)
+    return compute_mfcc(samples, wanted)
+
+
+def check_length(samples: np.ndarray, audio_file: str, wanted: FeatureSettings) -> None:
+    """Raise ValueError for less than one frame."""
+    if len(samples) < wanted.n_fft:
+        raise ValueError(f"{audio_file} is shorter than one frame, {wanted.n_fft / SAMPLE_RATE:.3f} s.")
 
 
 def extract_sliding_windows(features: np.ndarray) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import filelock
 import numpy as np
@@ -27,20 +28,38 @@ import dataset
 import feature_extraction
 import myconfig
 from dataset import SpkToUtts
-from foundation import parallel, safe_files, setting_tables
+from foundation import audio_decoder, parallel, safe_files, script, setting_tables
 
 CHUNK_FILES = 64
 DTYPE = np.dtype("<f2")
 FEATURE_FUNCTIONS: tuple[Callable, ...] = (
-    feature_extraction.decode,
+    audio_decoder.decode_file,
+    audio_decoder.decode_exactly,
+    audio_decoder.decode_with_ffmpeg,
+    audio_decoder.to_float,
     feature_extraction.read_audio,
+    feature_extraction.to_mono,
+    feature_extraction.mel_filters,
     feature_extraction.mfcc_matrices,
     feature_extraction.compute_mfcc,
     augmentation.change_speed,
 )
 
-# A file, its size and time of change, and its features at each speed or why there are none.
-Extracted = tuple[str, list[int], list[np.ndarray] | str]
+
+class Extracted(NamedTuple):
+    """What an index line and the frames before it are made of.
+
+    `state` is the file's size and time of change, `content` a hash of its bytes, `result` its features at each speed,
+    or where these are already, or why there are none; `digest` is a hash of the features, and `doubts` say in words
+    what is doubtful about them.
+    """
+
+    file: str
+    state: list[int]
+    content: str
+    result: list | str
+    digest: str
+    doubts: list[str]
 
 
 class FeatureStore:
@@ -168,13 +187,30 @@ def file_state(file: str) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
+def file_digest(file: str) -> str:
+    """A hash of a file's bytes; "" if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        if not Path(file).is_file():  # Reading a named pipe could block for ever.
+            return ""
+        with Path(file).open("rb") as content:
+            while block := content.read(2**20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()[:16]
+
+
 def missing_files(files: Sequence[str], index: dict[str, list]) -> list[str]:
     """The files that are not in the index, or have changed since."""
     return [file for file in files if file not in index or index[file][:2] != file_state(file)]
 
 
 def read_index(folder: Path) -> dict[str, list]:
-    """File -> [size, time of change, [[start, frames] at each speed] or the reason for skipping, digest]."""
+    """File -> [size, time of change, [[start, frames] at each speed] or the reason for skipping, ...].
+
+    The last three are a digest of the features, one of the file, and what is doubtful about it, a list of words.
+    """
     if not (folder / "index.jsonl").exists():
         return {}
     lines = (folder / "index.jsonl").read_bytes().splitlines()
@@ -184,7 +220,8 @@ def read_index(folder: Path) -> dict[str, list]:
         # A line that was cut off or damaged, or whose frames were lost, does not count: its file is decoded again.
         with contextlib.suppress(ValueError, TypeError, LookupError):
             file, entry = json.loads(line)
-            if isinstance(entry[2], str) or sum(entry[2][-1]) <= num_frames:
+            _, _, places, _, _, _ = entry
+            if isinstance(places, str) or sum(places[-1]) <= num_frames:
                 index[file] = entry
     return index
 
@@ -199,13 +236,16 @@ def build(folder: Path, files: Sequence[str], speeds: Sequence[float], share: st
         return index
     appending = filelock.FileLock(folder / "append.lock")
     with filelock.FileLock(folder / f"{share}.lock"):
-        missing = missing_files(files, read_index(folder))  # Another process may have built them meanwhile.
-        for extracted in extract_all(missing, speeds):
+        index = read_index(folder)  # Another process may have built them meanwhile.
+        for extracted in extract_all(missing_files(files, index), speeds, index):
             with appending:
                 append(folder, extracted)
         with appending:
             index = read_index(folder)
-            write_skipped(folder / "skipped.csv", index)
+            skipped = [[path, entry[2]] for path, entry in index.items() if isinstance(entry[2], str)]
+            doubtful = [[path, "; ".join(entry[5])] for path, entry in index.items() if entry[5]]
+            write_list(folder / "skipped.csv", skipped)
+            write_list(folder / "doubtful.csv", doubtful)
     return index
 
 
@@ -217,41 +257,43 @@ def append(folder: Path, extracted: list[Extracted]) -> None:
         end = features_file.seek(0, os.SEEK_END)
         features_file.write(bytes(-end % frame_bytes))  # A process that was killed may have left part of a frame.
         start = -(-end // frame_bytes)
-        for file, state, result in extracted:
-            if isinstance(result, str):
-                lines.append("\n" + json.dumps([file, [*state, result, ""]]))
-                continue
-            places = []
-            for features in result:
-                places.append([start, len(features)])
-                start += len(features)
-                features_file.write(features.tobytes())
-            digest = hashlib.sha256(result[0].tobytes()).hexdigest()[:16]
-            lines.append("\n" + json.dumps([file, [*state, places, digest]]))
+        for file, state, content, result, digest, doubts in extracted:
+            if not isinstance(result, str):
+                for number, features in enumerate(result):
+                    if isinstance(features, np.ndarray):
+                        features_file.write(features.tobytes())
+                        result[number] = [start, len(features)]
+                        start += len(features)
+            lines.append("\n" + json.dumps([file, [*state, result, digest, content, doubts]]))
         features_file.flush()
         os.fsync(features_file.fileno())
     with (folder / "index.jsonl").open("ab") as index_file:
         index_file.write("".join(lines).encode())
 
 
-def write_skipped(path: Path, index: dict[str, list]) -> None:
-    """List the files that were skipped, with the reasons."""
+def write_list(path: Path, reasons: list[list[str]]) -> None:
+    """List files with the reasons why they are skipped or doubtful."""
     with safe_files.replace_when_whole(path) as file:
         listing = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
         csv.writer(listing).writerow(["file", "reason"])
-        csv.writer(listing).writerows([path, entry[2]] for path, entry in index.items() if isinstance(entry[2], str))
+        csv.writer(listing).writerows(reasons)
         listing.detach()
 
 
-def extract_all(files: list[str], speeds: Sequence[float]) -> Iterator[list[Extracted]]:
-    """Groups of files: each file with its state and its features at each speed, or the reason why there are none."""
+def extract_all(files: list[str], speeds: Sequence[float], index: dict[str, list]) -> Iterator[list[Extracted]]:
+    """Groups of files, extracted. A file whose time of change alone is another than in the index is not decoded."""
 
     def extract(file: str) -> Extracted:
-        state = file_state(file)
+        state, content = file_state(file), file_digest(file)
+        if file in index and index[file][4] == content != "":
+            _, _, result, digest, _, doubts = index[file]
+            return Extracted(file, state, content, result, digest, doubts)
+        doubts = []
         try:
-            return file, state, [features.astype(DTYPE) for features in features_at_speeds(file, speeds)]
+            result = [features.astype(DTYPE) for features in features_at_speeds(file, speeds, doubts)]
         except ValueError as error:
-            return file, state, str(error)
+            return Extracted(file, state, content, str(error), "", [])
+        return Extracted(file, state, content, result, hashlib.sha256(result[0].tobytes()).hexdigest()[:16], doubts)
 
     if not files:
         return
@@ -265,12 +307,14 @@ def extract_all(files: list[str], speeds: Sequence[float]) -> Iterator[list[Extr
             for extracted in pool.map(extract, files[start : start + CHUNK_FILES]):
                 chunk.append(extracted)
                 progress.update()
+                script.raise_if_interrupted()
             yield chunk
 
 
-def features_at_speeds(file: str, speeds: Sequence[float]) -> list[np.ndarray]:
+def features_at_speeds(file: str, speeds: Sequence[float], doubts: list[str]) -> list[np.ndarray]:
     """Features of a file at each speed, the file decoded once. Raises ValueError for one that cannot be used."""
-    samples = feature_extraction.read_audio(file)
+    samples = feature_extraction.read_audio(file, doubts)
+    feature_extraction.check_length(samples, file, feature_extraction.feature_settings())
     return [feature_extraction.compute_mfcc(augmentation.change_speed(samples, speed)) for speed in speeds]
 
 
@@ -281,6 +325,11 @@ def report_skipped(folder: Path, files: list[str], index: dict[str, list]) -> No
         raise ValueError(f"none of the {len(files)} files can be used: {reasons[0]}")
     if reasons:
         print(f"Skipped {len(reasons)} of {len(files)} files; the reasons are in {folder / 'skipped.csv'}.")
+    if doubtful := [file for file in files if index[file][5]]:
+        print(
+            f"Warning: {len(doubtful)} of {len(files)} files are doubtful, such as {doubtful[0]}: "
+            f"{index[doubtful[0]][5][0]}. {folder / 'doubtful.csv'} has all reasons."
+        )
 
 
 def report_duplicates(spk_to_utts: SpkToUtts, index: dict[str, list]) -> None:

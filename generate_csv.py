@@ -11,8 +11,8 @@ import os
 import re
 from pathlib import Path
 
-import dataset
 from foundation import safe_files, script
+from foundation.recording_lists import find_audio_files
 
 WILDCARDS = {"{speaker}": r"(?P<speaker>[^/]+?)", "{group}": r"(?P<group>[^/]+?)", "**": ".*", "*": "[^/]*"}
 
@@ -33,7 +33,7 @@ def list_recordings(folder: str, pattern: str) -> tuple[list[list[str]], int]:
     expression = compile_pattern(pattern)
     if not Path(folder).is_dir():
         raise ValueError(f"{folder} is not a folder.")
-    files = dataset.find_audio_files(folder)
+    files = find_audio_files(folder)
     rows = []
     for file in files:
         match = expression.fullmatch(Path(file).relative_to(folder).as_posix())

@@ -10,6 +10,7 @@ import sys
 from foundation import script, settings
 
 if __name__ == "__main__":
+    script.begin()
     parser = script.OptionParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="minutes of training for each row")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each row, whose errors are averaged")

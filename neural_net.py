@@ -7,6 +7,7 @@ command continues, and ends with the same weights as an uninterrupted run.
 from foundation import script, settings
 
 if __name__ == "__main__":
+    script.begin()
     settings.read_command_line(__doc__, settings.check_training)
 
 import contextlib

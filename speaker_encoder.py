@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,25 +38,32 @@ class SpeakerEncoder(nn.Module):
     feature_mean: torch.Tensor
     feature_std: torch.Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, shape: dict | None = None) -> None:
+        """An encoder of this shape, a value for each of MODEL_SETTINGS, or of that of the present settings."""
         super().__init__()
-        self.settings = {name: getattr(myconfig, name) for name in setting_tables.MODEL_SETTINGS}
+        values = settings.all_settings() if shape is None else shape
+        self.settings = {name: values[name] for name in setting_tables.MODEL_SETTINGS}
         self.train_speakers: list[str] = []
         self.calibration: dict = {}
         self.cohort = np.zeros((0, self.dimensions), np.float32)
         self.path = ""
-        self.register_buffer("feature_mean", torch.zeros(myconfig.N_MFCC))
-        self.register_buffer("feature_std", torch.ones(myconfig.N_MFCC))
+        self.register_buffer("feature_mean", torch.zeros(values["N_MFCC"]))
+        self.register_buffer("feature_std", torch.ones(values["N_MFCC"]))
         self.lstms = nn.ModuleList(
             nn.LSTM(
-                input_size=(2 if myconfig.DELTAS else 1) * myconfig.N_MFCC,
-                hidden_size=myconfig.LSTM_HIDDEN_SIZE,
-                num_layers=myconfig.LSTM_NUM_LAYERS,
-                bidirectional=myconfig.BI_LSTM,
+                input_size=(2 if values["DELTAS"] else 1) * values["N_MFCC"],
+                hidden_size=values["LSTM_HIDDEN_SIZE"],
+                num_layers=values["LSTM_NUM_LAYERS"],
+                bidirectional=values["BI_LSTM"],
                 batch_first=True,
             )
-            for _ in range(myconfig.ENSEMBLE_SIZE)
+            for _ in range(values["ENSEMBLE_SIZE"])
         )
+
+    @property
+    def feature_settings(self) -> feature_extraction.FeatureSettings:
+        """The settings of the features that this encoder reads."""
+        return feature_extraction.feature_settings(self.settings)
 
     @property
     def dimensions(self) -> int:
@@ -119,8 +128,7 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
     if differing := [name for name in shapes[0] if any(shape[name] != shapes[0][name] for shape in shapes)]:
         paths = " and ".join(encoder.path for encoder in encoders)
         raise ValueError(f"{paths} differ in {', '.join(differing)}, so they cannot be joined.")
-    with settings.override(**shapes[0]):
-        joined = SpeakerEncoder().to(parallel.get_device())
+    joined = SpeakerEncoder(shapes[0]).to(parallel.get_device())
     joined.feature_mean, joined.feature_std = encoders[0].feature_mean, encoders[0].feature_std
     for encoder in encoders:
         renormalise(encoder, joined)
@@ -143,15 +151,18 @@ def renormalise(encoder: SpeakerEncoder, other: SpeakerEncoder) -> None:
             weight.view(len(weight), -1, num_mfcc).mul_(other.feature_std / encoder.feature_std)
 
 
-def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> np.ndarray:
+def embed_features(
+    encoder: SpeakerEncoder, features: Sequence[np.ndarray], in_one_piece: bool | None = None
+) -> np.ndarray:
     """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), L2-normalised, in order.
 
-    Batches hold utterances of similar length. An utterance shorter than SEQ_LEN is embedded in one piece even if
-    USE_FULL_SEQUENCE_INFERENCE is off.
+    Batches hold utterances of similar length. `in_one_piece` takes the place of USE_FULL_SEQUENCE_INFERENCE. An
+    utterance shorter than SEQ_LEN is embedded in one piece anyway.
     """
+    in_one_piece = myconfig.USE_FULL_SEQUENCE_INFERENCE if in_one_piece is None else in_one_piece
     if not len(features):
         return np.zeros((0, encoder.dimensions), np.float32)
-    if myconfig.USE_FULL_SEQUENCE_INFERENCE:
+    if in_one_piece:
         pieces_of_utt = [[utt] for utt in features]
     else:
         pieces_of_utt = [feature_extraction.extract_sliding_windows(utt) or [utt] for utt in features]
@@ -225,11 +236,20 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
     write_model(path, model)
 
 
-def load_encoder(path: str) -> SpeakerEncoder:
+def find_model(path: str | os.PathLike) -> str:
+    """The path of a model; that of a pretrained one, where there is none, counts from the project's folder."""
+    shipped = Path(__file__).with_name("saved_model") / "pretrained" / Path(path).name
+    is_shipped = Path(path).parts[-3:-1] == shipped.parts[-3:-1] and shipped.exists()
+    return str(shipped) if is_shipped and not Path(path).exists() else os.fspath(path)
+
+
+def load_encoder(path: str | os.PathLike) -> SpeakerEncoder:
     """Load a saved or classic model as an encoder on the device, shaped by the settings saved with it.
 
-    Raises ValueError if the file cannot be used, or if a setting typed on the command line contradicts it.
+    The pretrained models are found from any working directory. Raises ValueError if the file cannot be used, or if a
+    setting typed on the command line contradicts it.
     """
+    path = find_model(path)
     model = read_model(path)
     try:
         # Classic models have one LSTM, and no number in its name.
@@ -238,16 +258,15 @@ def load_encoder(path: str) -> SpeakerEncoder:
         if unknown := shape.keys() - set(setting_tables.MODEL_SETTINGS):
             raise ValueError(f"it has settings that this version does not know: {', '.join(sorted(unknown))}.")
         settings.check_model(shape)
-        with settings.override(**shape):
-            if "settings" not in model:  # Classic models do not normalise features.
-                weights = {
-                    "feature_mean": torch.zeros(shape["N_MFCC"]),
-                    "feature_std": torch.ones(shape["N_MFCC"]),
-                } | weights
-            with torch.device("meta"):  # Only shapes, which take no memory.
-                expected = SpeakerEncoder().state_dict()
-            check_shapes(weights, expected, path)
-            encoder = SpeakerEncoder()
+        if "settings" not in model:  # Classic models do not normalise features.
+            weights = {
+                "feature_mean": torch.zeros(shape["N_MFCC"]),
+                "feature_std": torch.ones(shape["N_MFCC"]),
+            } | weights
+        with torch.device("meta"):  # Only shapes, which take no memory.
+            expected = SpeakerEncoder(shape).state_dict()
+        check_shapes(weights, expected, path)
+        encoder = SpeakerEncoder(shape)
         encoder.load_state_dict(weights)
         encoder.train_speakers = list(model.get("train_speakers", []))
         encoder.calibration = check_calibration(model.get("calibration", {}))

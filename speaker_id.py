@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from foundation import script
+from foundation import script, settings
 
 DEFAULT_MODEL = Path(__file__).with_name("saved_model") / "pretrained" / "lstm104x5.pt"
 DEFAULT_DATABASE = "speakers.db"
@@ -60,11 +60,12 @@ def build_parser() -> script.OptionParser:
 
 
 if __name__ == "__main__":
+    script.begin()
     options = build_parser().parse_args()
 
 import numpy as np
 
-from foundation import parallel, pictures, settings
+from foundation import parallel, pictures
 from speaker_encoder import SpeakerEncoder, load_encoder
 from voices import database as speaker_database
 from voices import map as voice_map
@@ -83,7 +84,7 @@ def show(answer: object, text: str) -> None:
 def warn(warnings: Sequence[tuple[str, str]]) -> None:
     """Print warnings on the error stream."""
     for file, words in warnings:
-        print(f"Warning: do not trust {script.printable(file)}: {words}.", file=sys.stderr)
+        print(f"Warning: {script.printable(file)}: {words}.", file=sys.stderr)
 
 
 def run_verify(encoder: SpeakerEncoder) -> int:

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 import myconfig
-from foundation import parallel, pictures
+from foundation import parallel, pictures, script
 
 # The last steps over which the loss is averaged and judged.
 WINDOW_STEPS = 100
@@ -48,6 +48,7 @@ class TrainingProgress:
         is_silent = True if parallel.rank() else None  # None shows the bar on a terminal only.
         with tqdm(initial=first, total=self.num_steps, desc="Training", unit="step", disable=is_silent) as self.bar:
             for step in range(first, self.num_steps):
+                script.raise_if_interrupted()
                 start = time.perf_counter()
                 yield step
                 self.seconds += time.perf_counter() - start

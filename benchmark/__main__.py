@@ -10,6 +10,7 @@ import sys
 from foundation import script, settings
 
 if __name__ == "__main__":
+    script.begin()
     parser = script.OptionParser(prog="python3 -m benchmark", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     parser.add_argument("--minutes", type=float, default=0, help="minutes of straightforward training to compare with")

@@ -51,6 +51,10 @@ def thread_pool(num_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
+if hasattr(os, "register_at_fork"):  # A forked process has the pools, but none of their threads: it makes its own.
+    os.register_at_fork(after_in_child=thread_pool.cache_clear)
+
+
 def embed_in_threads(
     embed: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, parameters: list[nn.Parameter]
 ) -> torch.Tensor:

@@ -1,16 +1,25 @@
-"""What scripts share: their options, and errors that a user can fix, reported in one sentence."""
+"""What scripts share: their options, and ends that a user understands, each in one sentence."""
 
 import argparse
 import errno
 import io
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 # The error codes of a full disk, and of the limits of a user or a file.
 NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
+
+# Exit codes. Python's own 1 can be the answer "no".
+MISTAKE, INTERNAL_ERROR, STOPPED, OUTPUT_CLOSED = 2, 70, 130, 141
+
+STOPPED_WORDS = "\nStopped. The same command continues from what is saved, if anything is."
+
+is_interrupted = False
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -24,14 +33,40 @@ class OptionParser(argparse.ArgumentParser):
         fail(f"{message}. --help says more.")
 
 
+def begin() -> None:
+    """Called before a script's slow imports: while they last, Ctrl-C and a missing package are one sentence, too."""
+
+    def stop(*_: object) -> NoReturn:
+        print(STOPPED_WORDS, file=sys.stderr, flush=True)
+        os._exit(STOPPED)
+
+    def tell(kind: type[BaseException], error: BaseException, where: Any) -> None:
+        if isinstance(error, ModuleNotFoundError):
+            print(f"Error: {error.name} is not installed: pip3 install -r requirements.txt.", file=sys.stderr)
+            os._exit(MISTAKE)
+        sys.__excepthook__(kind, error, where)
+
+    signal.signal(signal.SIGINT, stop)
+    sys.excepthook = tell
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; an error that a user can fix (ValueError, OSError) becomes one sentence."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # The terminal may lack characters of a file name.
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = tell_unless_interrupt
+    code: Any = 0
     try:
-        main()
+        try:
+            main()
+        except SystemExit as ending:
+            code = ending.code
+        raise_if_interrupted()
+        sys.stdout.flush()
+    except BrokenPipeError:  # As of `| head`.
+        os._exit(OUTPUT_CLOSED)
     except (ValueError, OSError) as error:
         if getattr(error, "errno", None) in NO_ROOM:
             fail(f"there is no room on the disk ({error}): make some, and the same command goes on.")
@@ -39,8 +74,8 @@ def run(main: Callable[[], None]) -> None:
             fail(f"{error.filename}: {error.strerror.lower()}.")
         fail(error)
     except KeyboardInterrupt:
-        print("\nStopped. The same command continues from what is saved, if anything is.", file=sys.stderr)
-        sys.exit(130)
+        print(STOPPED_WORDS, file=sys.stderr)
+        sys.exit(STOPPED)
     except Exception as error:
         if isinstance(error, (MemoryError, RuntimeError)) and "memory" in f"{error!r}".lower():
             fail(
@@ -48,19 +83,52 @@ def run(main: Callable[[], None]) -> None:
                 "BATCH_SIZE, SEQ_LEN or LSTM_HIDDEN_SIZE."
             )
         traceback.print_exc()
-        sys.exit(70)  # Python's own exit code 1 can be an answer.
+        sys.exit(INTERNAL_ERROR)
+    if "WORLD_SIZE" in os.environ:  # PyTorch's threads between processes sometimes abort where the interpreter ends.
+        os._exit(code or 0)
+    if code:
+        sys.exit(code)
 
 
 def interrupt(*_: object) -> NoReturn:
     """Stop the script when its threads have finished their current work; a second interrupt stops it at once."""
+    global is_interrupted
+    is_interrupted = True
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise KeyboardInterrupt
 
 
+def raise_if_interrupted() -> None:
+    """Raise KeyboardInterrupt after a Ctrl-C: its own exception is lost if it comes in a callback of Python's."""
+    if is_interrupted:
+        raise KeyboardInterrupt
+
+
+def tell_unless_interrupt(unraisable: Any) -> None:
+    """What Python does with an exception that it cannot raise, but for an interrupt, which is remembered."""
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+
+
 def fail(message: object) -> NoReturn:
     """End the script with one line on the error stream and exit code 2."""
-    print(f"Error: {printable(str(message))}", file=sys.stderr)
-    sys.exit(2)
+    try:
+        print(f"Error: {printable(str(message))}", file=sys.stderr, flush=True)
+    except OSError:  # Nobody reads it.
+        os._exit(MISTAKE)
+    sys.exit(MISTAKE)
+
+
+def fail_in_settings(error: Exception) -> NoReturn:
+    """Tell a mistake in `myconfig.py` that Python found: end the script, or raise ValueError where there is none."""
+    line = error.lineno if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)[-1].lineno
+    words = error.msg if isinstance(error, SyntaxError) else str(error)
+    if isinstance(error, NameError):
+        words += ": write True and False with capitals, and texts in quotes"
+    message = f"myconfig.py, line {line}: {words}."
+    if Path(sys.argv[0]).absolute().parent in (Path(__file__).parents[1], *Path(__file__).parents[1].iterdir()):
+        fail(message)
+    raise ValueError(message) from None
 
 
 def printable(text: str) -> str:

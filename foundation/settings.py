@@ -12,8 +12,13 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-import myconfig
 from foundation import script
+
+try:
+    import myconfig
+except Exception as error:  # Users edit it, so it can raise anything.
+    script.fail_in_settings(error)
+
 from foundation.setting_tables import CHOICES, LIMITS, LISTS, OPTIONAL_PATHS, PATHS
 
 TRUE_WORDS = ("true", "yes", "on", "1")
@@ -123,7 +128,10 @@ def check_each(values: dict) -> None:
     known = (*LIMITS, *CHOICES, *PATHS, *OPTIONAL_PATHS)
     if missing := set(known) - values.keys():
         raise ValueError(f"{min(missing)} is missing in myconfig.py.")
-    for name in values:
+    typed_by_mistake = {
+        name for name, value in vars(myconfig).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    for name in (*values, *typed_by_mistake):
         check_name(name, known)
     check_model(values)
 
@@ -195,6 +203,15 @@ def check_training(values: dict) -> None:
         ),
     ]
     raise_first(refuse, values | {"missing": missing[0] if missing else ""})
+
+
+def report_overruled(shape: dict) -> None:
+    """Print which settings of `myconfig.py` a model's own ones replace, if any."""
+    names = [name for name, value in shape.items() if getattr(myconfig, name) != value]
+    if names:
+        own = ", ".join(f"{name}={display(shape[name])}" for name in names)
+        present = ", ".join(display(getattr(myconfig, name)) for name in names)
+        print(f"The model's {own} {'are' if len(names) > 1 else 'is'} used, not {present} of myconfig.py.", flush=True)
 
 
 def check_model(values: dict) -> None:

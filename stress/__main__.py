@@ -7,6 +7,7 @@ They use broken recordings, lists, models and databases, kills at any moment, an
 from foundation import script, settings
 
 if __name__ == "__main__":
+    script.begin()
     parser = script.OptionParser(prog="python3 -m stress", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer files and kills, no large inputs")
     options = parser.parse_args()

@@ -91,7 +91,8 @@ def write_sparse_store(hours: float) -> dataset.SpkToUtts:
             for number, utt in enumerate(files):
                 starts = [(number * len(speeds) + speed) * frames for speed in range(len(speeds))]
                 # Size and time of change are those of a missing file.
-                file.write(json.dumps([utt, [0, 0, [[start, frames] for start in starts], str(number)]]) + "\n")
+                places = [[start, frames] for start in starts]
+                file.write(json.dumps([utt, [0, 0, places, str(number), "", []]]) + "\n")
     spk_to_utts: dataset.SpkToUtts = {}
     for utt in files:
         spk_to_utts.setdefault(Path(utt).parent.name, []).append(utt)

@@ -128,7 +128,7 @@ class ConditionsTest(ProjectTest):
             ("conditions.py", "NUM_PROCESSES=1", "--calibrate", "1", "DEVICE=none"): "DEVICE=none is not one of",
             ("ladder.py", "NUM_PROCESSES=1", "--minutes", "1", "DEVICE=none"): "DEVICE=none is not one of",
             ("conditions.py", "--calibrate", "DEVICE=cpu"): "that is a setting",
-            ("conditions.py", "--calibrate", "mine", "AS_NORM=true"): "takes thresholds of cosine similarities",
+            ("conditions.py", "--calibrate", "mine", "AS_NORM=true"): "needs cosine similarities",
         }
         for arguments, message in cases.items():
             result = self.run_script(*arguments)

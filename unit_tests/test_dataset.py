@@ -1,5 +1,11 @@
 """Tests of `dataset.py`."""
 
+import contextlib
+import io
+import os
+import unicodedata
+import unittest
+
 import numpy as np
 
 import dataset
@@ -25,6 +31,54 @@ class DatasetTest(ProjectTest):
             dataset.get_spk_to_utts("TRAIN")
         with settings.override(TRAIN_DATA_DIR=str(self.dir / "empty")), self.assertRaisesRegex(ValueError, "empty"):
             dataset.get_spk_to_utts("TRAIN")
+
+    def touch(self, *names: str) -> None:
+        for name in names:
+            (self.dir / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.dir / name).touch()
+
+    def test_a_folder_one_level_too_high_or_too_low_is_noticed(self) -> None:
+        self.touch(*(f"corpus/{part}/{s}/7/{s}-7-0.flac" for part in ("train-clean-100", "test-clean") for s in "12"))
+        self.touch(*(f"other/wav/{speaker}/a.wav" for speaker in ("ann", "bob")))
+        for folder in ("corpus", "other"):
+            with self.assertRaisesRegex(ValueError, "one level too high.*Name .*(test-clean|wav) instead"):
+                dataset.get_librispeech_spk_to_utts(str(self.dir / folder))
+        with self.assertRaisesRegex(ValueError, "one level too low"):
+            dataset.get_librispeech_spk_to_utts(str(self.dir / "corpus/test-clean/1"))
+        self.assertEqual(list(dataset.get_librispeech_spk_to_utts(str(self.dir / "corpus/test-clean"))), ["1", "2"])
+
+    def test_nothing_is_left_out_in_silence(self) -> None:
+        self.touch(
+            "data/ann/a.m4a", "data/ann/b.wma", "data/ann/c.mid", "data/ann/notes.txt", "data/d.wav", "data/e.mp3"
+        )
+        self.assertEqual(len(dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))["ann"]), 3)
+        self.assertIn("Not used: 2 recordings", self.output.getvalue())
+
+    def test_noise_is_spoken_of_by_kind(self) -> None:
+        self.touch("noise/rain/a.wav", "noise/loose.wav", "empty/x.txt")
+        self.assertEqual(list(dataset.get_noises(str(self.dir / "noise"))), ["rain", dataset.LOOSE])
+        with self.assertRaisesRegex(ValueError, "<kind>"):
+            dataset.get_noises(str(self.dir / "empty"))
+
+    def test_two_spellings_of_one_name_are_one_speaker(self) -> None:
+        composed, decomposed = "Zoë", unicodedata.normalize("NFD", "Zoë")
+        if len({composed, decomposed}) == 2:
+            self.touch(f"data/{composed}/a.wav", f"data/{decomposed}/b.wav", "data/Bob/c.wav")
+            found = dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
+            self.assertEqual({speaker: len(utts) for speaker, utts in found.items()}, {"Bob": 1, composed: 2})
+            listed = self.read_csv(f"{composed},data/a.wav\n{decomposed},data/b.wav\n".encode())
+            self.assertEqual(list(listed), [composed])
+
+    @unittest.skipIf(os.name == "nt", "Links need rights on Windows.")
+    def test_links_are_followed_and_circles_noticed(self) -> None:
+        self.touch("elsewhere/deep/a.wav")
+        (self.dir / "data").mkdir()
+        (self.dir / "data/ann").symlink_to(self.dir / "elsewhere")
+        (self.dir / "elsewhere/deep/again").symlink_to(self.dir / "elsewhere")
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            found = dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
+        self.assertEqual(found, {"ann": [str(self.dir / "data/ann/deep/a.wav")]})
+        self.assertRegex(errors.getvalue(), "again leads back")
 
     def test_a_typed_folder_is_not_silently_overruled_by_a_list(self) -> None:
         self.addCleanup(settings.typed_names.clear)
@@ -59,15 +113,23 @@ class DatasetTest(ProjectTest):
             b"1,x.wav,f\n1,y.wav,m\n": "line 2.*two groups",
             b"1;x.wav\n": "line 1",
             b"1,x.wav\n,x.wav\n": "line 2",
-            b"1,x.wav\n1,gone.wav\n": "line 2.*gone.wav",
             b"1,x.wav\n2,x.wav\n": "line 2.*speaker '1'",
             b"": "lists no files",
             b"speaker,path\n": "lists no files",
+        }
+        files_that_are_missing = {
+            b"1,x.wav\n1,gone.wav\n": "line 2.*gone.wav",
             b"1,\xff\xfe.wav\n": "UTF-8",
+            b"1,voices\\gone.wav\n": "Windows",
         }
         for content, message in cases.items():
             with self.subTest(content), self.assertRaisesRegex(ValueError, message):
                 self.read_csv(content)
+        with settings.override(TRAIN_DATA_CSV=str(self.dir / "list.csv")):
+            for content, message in files_that_are_missing.items():
+                self.read_csv(content)  # A list may be read where its files are not.
+                with self.subTest(content), self.assertRaisesRegex(ValueError, message):
+                    dataset.get_spk_to_utts("TRAIN")
         with self.assertRaisesRegex(ValueError, "no CSV file"):
             dataset.get_csv_spk_to_utts(str(self.dir / "gone.csv"))
 

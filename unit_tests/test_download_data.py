@@ -106,7 +106,7 @@ class DownloadTest(ProjectTest):
     def test_gives_up_and_keeps_what_it_has(self) -> None:
         self.serve_voices()
         self.break_after = [1000] * download_data.ATTEMPTS
-        with self.assertRaisesRegex(ValueError, "same command goes on"):
+        with self.assertRaisesRegex(ValueError, "same command to continue"):
             self.fetch()
         self.assertEqual((self.data / "dev-clean.tar.gz.part").stat().st_size, 1000 * download_data.ATTEMPTS)
         self.assertEqual(self.pause.call_count, download_data.ATTEMPTS - 1)

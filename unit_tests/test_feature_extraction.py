@@ -8,6 +8,7 @@ import numpy as np
 import soundfile
 import torch
 
+import demo_data
 import feature_extraction
 import myconfig
 from foundation import settings
@@ -67,7 +68,53 @@ class FeatureExtractionTest(ProjectTest):
         channels = np.random.default_rng(0).uniform(-0.5, 0.5, (RATE, 8)).astype(np.float32)
         soundfile.write(self.dir / "channels.wav", channels, RATE, subtype="FLOAT")
         samples = feature_extraction.read_audio(str(self.dir / "channels.wav"))
-        np.testing.assert_allclose(samples, channels.mean(axis=1), atol=1e-6)
+        mean = channels.mean(axis=1)
+        np.testing.assert_allclose(samples, mean - mean.mean(), atol=1e-6)
+
+    def voice(self, seed: int = 0) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        samples = demo_data.synthesise(demo_data.draw_voice(rng), 3, rng)
+        return (samples - samples.mean()).astype(np.float32)
+
+    def read(self, channels: np.ndarray, rate: int = RATE) -> tuple[np.ndarray, list[str]]:
+        doubts = []
+        soundfile.write(self.dir / "x.wav", channels, rate, subtype="FLOAT")
+        return feature_extraction.read_audio(str(self.dir / "x.wav"), doubts), doubts
+
+    def test_a_constant_offset_is_taken_off(self) -> None:
+        voice = self.voice()
+        for channels in (voice + 0.05, np.stack([voice + 0.2, voice - 0.01], axis=1)):
+            samples, doubts = self.read(channels)
+            np.testing.assert_allclose(samples, voice, atol=1e-6)
+            self.assertEqual(doubts, [])
+            [block] = feature_extraction.read_blocks(str(self.dir / "x.wav"), 10 * RATE)
+            np.testing.assert_allclose(block, voice, atol=1e-6)
+        offset_alone = np.full(RATE, 0.3, np.float32)
+        soundfile.write(self.dir / "x.wav", np.concatenate([voice + 0.3, *[offset_alone] * 9]), RATE, subtype="FLOAT")
+        samples = feature_extraction.read_audio(str(self.dir / "x.wav"))
+        self.assertLess(feature_extraction.speech_seconds(feature_extraction.levels_db(samples)), 3.3)
+
+    def test_channels_that_cancel_give_the_loudest_one(self) -> None:
+        voice = self.voice()
+        surround = np.zeros((len(voice), 6), np.float32)
+        surround[:, 2] = voice
+        for channels, number in ((np.stack([voice, -voice], axis=1), 1), (surround, 3)):
+            samples, doubts = self.read(channels)
+            np.testing.assert_allclose(samples, voice, atol=1e-6)
+            self.assertEqual(len(doubts), 1)
+            self.assertRegex(doubts[0], f"cancel each other.*number {number}$")
+        for channels in (np.stack([voice, 0 * voice], axis=1), np.stack([voice, 0.3 * np.roll(voice, 8)], axis=1)):
+            samples, doubts = self.read(channels)
+            np.testing.assert_allclose(samples, channels.mean(axis=1), atol=1e-6)
+            self.assertEqual(doubts, [])
+
+    def test_a_person_on_each_channel_is_noticed(self) -> None:
+        silence = np.zeros(3 * RATE, np.float32)
+        ann, bob = (np.resize(self.voice(seed), 3 * RATE) for seed in (1, 2))
+        _, doubts = self.read(np.stack([np.append(ann, silence), np.append(silence, bob)], axis=1))
+        self.assertRegex(doubts[0], "different sounds")
+        _, doubts = self.read(np.stack([ann, 0.5 * ann + 0.01 * bob], axis=1))
+        self.assertEqual(doubts, [])
 
     def test_unusable_files_say_why(self) -> None:
         for path, word in self.write_bad_audio().items():

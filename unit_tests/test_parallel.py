@@ -47,7 +47,7 @@ class ParallelTest(ProjectTest):
         (self.dir / "rank.py").write_text(
             f"""
 import sys; sys.path.insert(0, {str(PROJECT_DIR)!r})
-import torch, dataset, feature_store, myconfig, neural_net, speaker_encoder, training_batches
+import os, torch, dataset, feature_store, myconfig, neural_net, speaker_encoder, training_batches
 from foundation import parallel, settings
 settings.read_command_line("A test.")
 with parallel.process_group():
@@ -65,6 +65,7 @@ with parallel.process_group():
     embeddings = torch.from_numpy(speaker_encoder.embed_store(encoder, store))
     losses_of_training = neural_net.train_network(data, 2, myconfig.SAVED_MODEL_PATH)
     torch.save([crops, gradients, embeddings, losses, losses_of_training], f"{{parallel.rank()}}.pt")
+os._exit(0)  # As scripts do: see `script.run`.
 """,
             encoding="utf-8",
         )

@@ -47,11 +47,11 @@ class RecordingsTest(ProjectTest):
         for message, samples in cases.items():
             path = self.dir / "x.wav"
             soundfile.write(path, samples, 48000 if message == "clipped: it" else RATE)
-            *_, faults = recordings.listen(str(path))
+            *_, faults = recordings.listen(str(path), feature_extraction.feature_settings())
             self.assertEqual(len(faults), 1)
             self.assertIn(message, faults[0])
         soundfile.write(path, voice, RATE)
-        features, seconds, digest, faults = recordings.listen(str(path))
+        features, seconds, digest, faults = recordings.listen(str(path), feature_extraction.feature_settings())
         self.assertEqual((faults, digest), ([], hashlib.sha256(path.read_bytes()).hexdigest()))
         self.assertAlmostEqual(seconds, 3, delta=0.05)
         np.testing.assert_array_equal(features, feature_extraction.extract_features(str(path)))

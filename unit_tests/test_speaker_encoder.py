@@ -1,11 +1,16 @@
 """Tests of `speaker_encoder.py`."""
 
+import concurrent.futures
+import contextlib
 import hashlib
 import json
 import math
+import multiprocessing
+import os
 import re
 import unittest
 import unittest.mock
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -19,6 +24,7 @@ import neural_net
 import speaker_encoder
 from foundation import model_file, settings
 from unit_tests.shared import RATE, ProjectTest
+from voices import answers, timeline
 
 
 class SpeakerEncoderTest(ProjectTest):
@@ -108,6 +114,63 @@ class SpeakerEncoderTest(ProjectTest):
             expected = torch.stack(windows).mean(dim=0)
             np.testing.assert_allclose(evaluation.run_inference(features, encoder), expected, atol=1e-6)
 
+    def two_models(self) -> tuple[list[speaker_encoder.SpeakerEncoder], list[str]]:
+        """Two models of different settings, and recordings."""
+        models = []
+        for number, values in enumerate(({"N_MFCC": 13, "HOP_LENGTH": 256}, {"N_FFT": 512, "DELTAS": False})):
+            path = str(self.dir / f"{number}.pt")
+            with settings.override(**values):
+                speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder().eval())
+            models.append(neural_net.load_encoder(path))
+        return models, [self.write_audio(f"{seed}.wav", 1 + seed / 10, seed=seed) for seed in range(5)]
+
+    def test_two_models_in_many_threads_do_not_disturb_each_other(self) -> None:
+        models, files = self.two_models()
+        before = settings.all_settings()
+        expected = [evaluation.embed_utterances(model, files) for model in models]
+        decision = answers.Decision(0.5, None, "given")
+
+        def work(number: int) -> list:
+            model = models[number % 2]
+            reloaded = neural_net.load_encoder(str(self.dir / f"{number % 2}.pt"))
+            return [
+                evaluation.embed_utterances(model, files),
+                evaluation.embed_utterances(reloaded, files),
+                answers.verify(model, files[0], Path(files[1]), decision)["score"],
+                [len(blocks[0]) for blocks in timeline.embed_windows(model, files[4], [])],
+            ]
+
+        alone = [work(number) for number in (0, 1)]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(work, range(24)))
+        for number, result in enumerate(together):
+            np.testing.assert_allclose(result[0], expected[number % 2], atol=1e-6)
+            np.testing.assert_allclose(result[1], expected[number % 2], atol=1e-6)
+            self.assertAlmostEqual(result[2], alone[number % 2][2], places=5)
+            self.assertEqual(result[3], alone[number % 2][3])
+        self.assertEqual(settings.all_settings(), before)
+
+    @unittest.skipUnless(hasattr(os, "fork"), "there is no fork on this system")
+    def test_a_forked_process_can_embed_after_its_parent_did(self) -> None:
+        [model, _], files = self.two_models()
+        expected = evaluation.embed_utterances(model, files)
+        process = multiprocessing.get_context("fork").Process(
+            target=lambda: np.save(self.dir / "child.npy", evaluation.embed_utterances(model, files))
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of forking with threads, which is what is tested.
+            process.start()
+        process.join(60)
+        self.assertEqual(process.exitcode, 0)
+        np.testing.assert_allclose(np.load(self.dir / "child.npy"), expected, atol=1e-6)
+
+    def test_pretrained_models_are_found_from_anywhere(self) -> None:
+        with contextlib.chdir(self.dir) if hasattr(contextlib, "chdir") else contextlib.nullcontext():
+            self.assertTrue(neural_net.load_encoder("saved_model/pretrained/lstm108.pt").train_speakers)
+            self.assertTrue(neural_net.load_encoder(Path("saved_model") / "pretrained" / "lstm108.pt").train_speakers)
+            with self.assertRaisesRegex(ValueError, "no model lstm108.pt"):
+                neural_net.load_encoder("lstm108.pt")
+
     def test_saved_encoder_is_rebuilt_from_its_own_settings(self) -> None:
         path = str(self.dir / "folder" / "model.pt")
         with settings.override(BI_LSTM=True, LSTM_HIDDEN_SIZE=12, N_MFCC=13, HOP_LENGTH=256):
@@ -123,7 +186,7 @@ class SpeakerEncoderTest(ProjectTest):
         self.assertEqual(settings.all_settings(), before)
         for row, file in zip(embeddings, files, strict=True):
             y, _ = soundfile.read(file, dtype="float32")
-            mfcc = librosa.feature.mfcc(y=y, sr=RATE, n_mfcc=13, hop_length=256).T
+            mfcc = librosa.feature.mfcc(y=y - y.mean(), sr=RATE, n_mfcc=13, hop_length=256).T
             expected = evaluation.run_inference(np.ascontiguousarray(mfcc), encoder)
             np.testing.assert_allclose(row, expected / np.linalg.norm(expected), atol=1e-4)
         self.assertEqual([entry.name for entry in Path(path).parent.iterdir()], ["model.pt"])

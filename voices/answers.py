@@ -1,10 +1,10 @@
 """Questions about voices: is it the same person, who is it? Answers are plain values; nothing is printed."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from foundation.recording_lists import Paths
 from speaker_encoder import SpeakerEncoder, model_fingerprint
 from voices import database as speaker_database
 from voices.database import Model
@@ -47,7 +47,7 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
     return Decision(at, far, encoder.calibration["source"])
 
 
-def verify(encoder: SpeakerEncoder, first: Sequence[str], second: Sequence[str], decision: Decision) -> dict:
+def verify(encoder: SpeakerEncoder, first: Paths, second: Paths, decision: Decision) -> dict:
     """Compare the voices of two lists of recordings: `same`, `score`, and the data of the decision."""
     sides = [hear(encoder, files) for files in (first, second)]
     score = float(mean_embedding(sides[0]) @ mean_embedding(sides[1]))
@@ -56,20 +56,23 @@ def verify(encoder: SpeakerEncoder, first: Sequence[str], second: Sequence[str],
 
 
 def enrol(
-    encoder: SpeakerEncoder, database: str, name: str, files: Sequence[str], more: bool = False
+    encoder: SpeakerEncoder, database: str, name: str, files: Paths, more: bool = False
 ) -> tuple[float, list[tuple[str, str]]]:
     """Add a person, or more recordings of an enrolled one; returns the seconds of speech heard, and warnings.
 
-    Nothing is added unless all recordings can be used. Raises ValueError as `speaker_database.enrol` does.
+    Nothing is added unless all recordings can be used. A warning names the recording, or the person with whom this one
+    may be confused. Raises ValueError as `speaker_database.enrol` does.
     """
     name = speaker_database.clean_name(name)
     heard = hear(encoder, files)
     with speaker_database.open_database(database, "create") as connection:
         speaker_database.enrol(connection, name, [one.recording for one in heard], model_of(encoder), more)
-    return sum(one.recording.speech_seconds for one in heard), list_warnings(heard)
+        alike = speaker_database.names_alike(connection, name)
+    warnings = [(other, f"is another person than {name!r}, whose name differs in case only") for other in alike]
+    return sum(one.recording.speech_seconds for one in heard), list_warnings(heard) + warnings
 
 
-def identify(encoder: SpeakerEncoder, database: str, files: Sequence[str], decision: Decision) -> list[dict]:
+def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Decision) -> list[dict]:
     """Who speaks in each recording: `speaker` or None, and the `ranking` of the NUM_SHOWN best with their scores."""
     with speaker_database.open_database(database) as connection:
         names, enrolled = speaker_database.read_speakers(connection, model_of(encoder))

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from foundation.recording_lists import same_letters
+
 # Marks the file as ours, in the header field that SQLite has for that.
 APPLICATION_ID = 0x53505249
 SCHEMA = """
@@ -88,6 +90,8 @@ def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> No
     if connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
         if connection.execute(f"SELECT 1 FROM recordings WHERE {WRONG_TYPES} LIMIT 1").fetchone():
             raise ValueError(f"{path} is damaged.")
+        if mode != "read":
+            compose_names(connection)
         return
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise ValueError(f"{path} is a database of another program.")
@@ -98,9 +102,19 @@ def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> No
         connection.execute(statement)
 
 
+def compose_names(connection: sqlite3.Connection) -> None:
+    """Write all names in Unicode's composed form, so that two spellings of the same letters are one person."""
+    for (name,) in connection.execute("SELECT DISTINCT speaker FROM recordings").fetchall():
+        if same_letters(name) != name:
+            connection.execute("UPDATE recordings SET speaker = ? WHERE speaker = ?", (same_letters(name), name))
+
+
 def clean_name(name: str) -> str:
-    """A name without spaces around it. Raises ValueError for one that cannot be printed, or is UNKNOWN."""
-    cleaned = name.strip()
+    """A name without spaces around it, in Unicode's composed form.
+
+    Raises ValueError for one that cannot be printed, or is UNKNOWN.
+    """
+    cleaned = same_letters(name.strip())
     if cleaned.lower() == UNKNOWN:
         raise ValueError(f"{name!r} is what strangers are called: choose another name.")
     if not cleaned or not cleaned.isprintable():
@@ -150,8 +164,15 @@ def check_model(connection: sqlite3.Connection, model: Model) -> bool:
     return row is not None
 
 
+def names_alike(connection: sqlite3.Connection, name: str) -> list[str]:
+    """The names that differ from this one, but only in upper and lower case."""
+    rows = connection.execute("SELECT DISTINCT speaker FROM recordings").fetchall()
+    return [other for (other,) in rows if other != name and other.casefold() == name.casefold()]
+
+
 def remove(connection: sqlite3.Connection, name: str) -> None:
     """Remove a speaker with all recordings, and the model with the last speaker. Raises ValueError if unknown."""
+    name = same_letters(name.strip())
     if not connection.execute("DELETE FROM recordings WHERE speaker = ?", (name,)).rowcount:
         raise ValueError(f"there is no {name!r} in the database.")
     connection.execute("DELETE FROM model WHERE NOT EXISTS (SELECT 1 FROM recordings)")
@@ -159,7 +180,7 @@ def remove(connection: sqlite3.Connection, name: str) -> None:
 
 def rename(connection: sqlite3.Connection, old: str, new: str) -> None:
     """Give a speaker another name. Raises ValueError if the old one is unknown or the new one exists."""
-    new = clean_name(new)
+    old, new = same_letters(old.strip()), clean_name(new)
     if not is_enrolled(connection, old):
         raise ValueError(f"there is no {old!r} in the database.")
     if is_enrolled(connection, new):

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-import dataset
 import feature_extraction
 import myconfig
-from foundation import parallel, safe_files, settings
+from foundation import parallel, safe_files, script
+from foundation.audio_decoder import audio_endings
+from foundation.recording_lists import Paths, as_paths, find_audio_files
 from speaker_encoder import SpeakerEncoder, embed_features
 from voices.database import Recording
 
@@ -40,8 +41,8 @@ def expand_files(names: Sequence[str]) -> list[str]:
         found = []
         for match in matches:
             if Path(match).is_dir():
-                found += dataset.find_audio_files(match)
-            elif match == name or Path(match).suffix.lower() in dataset.AUDIO_SUFFIXES:
+                found += find_audio_files(match)
+            elif match == name or Path(match).suffix.lower() in audio_endings():
                 found.append(match)
         if not found:
             raise ValueError(f"{name} has no audio files." if matches else f"{name} does not exist.")
@@ -49,28 +50,35 @@ def expand_files(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def hear(encoder: SpeakerEncoder, files: Sequence[str]) -> list[Heard]:
-    """Embed recordings. Raises ValueError for one that cannot be used."""
+def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
+    """Embed recordings, one path or several. Raises ValueError for one that cannot be used, or if there are none."""
+    paths = as_paths(files)
+    if not paths:
+        raise ValueError("no recordings were given.")
     heard = []
     pool = parallel.thread_pool(myconfig.NUM_PROCESSES)
-    whole = settings.override(**encoder.settings, USE_FULL_SEQUENCE_INFERENCE=True)
-    with whole, tqdm(total=len(files), desc="Listening", disable=None) as progress:
-        for start in range(0, len(files), CHUNK_FILES):
-            chunk = files[start : start + CHUNK_FILES]
-            features, seconds, digests, faults = zip(*pool.map(listen, chunk), strict=True)
-            rows = zip(chunk, digests, seconds, embed_features(encoder, features), strict=True)
+    wanted = encoder.feature_settings
+    with tqdm(total=len(paths), desc="Listening", disable=None) as progress:
+        for start in range(0, len(paths), CHUNK_FILES):
+            chunk = paths[start : start + CHUNK_FILES]
+            listened = pool.map(lambda file: listen(file, wanted), chunk)
+            features, seconds, digests, faults = zip(*listened, strict=True)
+            rows = zip(chunk, digests, seconds, embed_features(encoder, features, in_one_piece=True), strict=True)
             heard += [Heard(Recording(*row), words) for row, words in zip(rows, faults, strict=True)]
             progress.update(len(chunk))
+            script.raise_if_interrupted()
     return heard
 
 
-def listen(file: str) -> tuple[np.ndarray, float, str, list[str]]:
+def listen(file: str, wanted: feature_extraction.FeatureSettings) -> tuple[np.ndarray, float, str, list[str]]:
     """Features (frames, N_MFCC), seconds of speech, hash of the file, and warnings. Raises ValueError."""
-    samples = feature_extraction.read_audio(file)
+    faults: list[str] = []
+    samples = feature_extraction.read_audio(file, faults)
+    feature_extraction.check_length(samples, file, wanted)
     seconds = feature_extraction.speech_seconds(feature_extraction.levels_db(samples))
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    faults = find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
-    return feature_extraction.compute_mfcc(samples), seconds, digest, faults
+    faults += find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
+    return feature_extraction.compute_mfcc(samples, wanted), seconds, digest, faults
 
 
 def count_clipped(samples: np.ndarray) -> int:

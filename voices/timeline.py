@@ -10,9 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 import feature_extraction
-import myconfig
 from feature_extraction import SAMPLE_RATE
-from foundation import pictures, settings
+from foundation import pictures, script
 from speaker_encoder import SpeakerEncoder, embed_features
 from voices.database import UNKNOWN
 from voices.recordings import count_clipped, find_faults
@@ -63,9 +62,10 @@ def find_timeline(
 
     Needs memory for only one or two minutes of audio. Raises ValueError for a file that cannot be used.
     """
-    with settings.override(**encoder.settings, USE_FULL_SEQUENCE_INFERENCE=True):
-        blocks = list(embed_windows(encoder, recording))
-        window_seconds, step_seconds = window_samples() / SAMPLE_RATE, step_samples() / SAMPLE_RATE
+    doubts: list[str] = []
+    blocks = list(embed_windows(encoder, recording, doubts))
+    step, window = whole_frames(STEP_SECONDS, encoder), whole_frames(WINDOW_SECONDS, encoder)
+    step_seconds, window_seconds = step / SAMPLE_RATE, window / SAMPLE_RATE
     *arrays, num_clipped = zip(*blocks, strict=True)
     embeddings, levels_db = map(np.concatenate, arrays)
     starts = step_seconds * np.arange(len(embeddings))
@@ -82,38 +82,40 @@ def find_timeline(
     seconds = len(levels_db) * feature_extraction.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
     bounds = np.array([0.0, *(middles[1:] - step_seconds / 2), seconds])
     speech_seconds = feature_extraction.speech_seconds(levels_db)
-    faults = find_faults(seconds, speech_seconds, sum(num_clipped))
+    faults = doubts + find_faults(seconds, speech_seconds, sum(num_clipped))
     return Timeline(join_turns(state, bounds, similarities, chosen), middles, similarities, chosen, faults)
 
 
-def window_samples() -> int:
-    """Samples of a window, a whole number of frames."""
-    return max(1, round(WINDOW_SECONDS * SAMPLE_RATE / myconfig.HOP_LENGTH)) * myconfig.HOP_LENGTH
+def whole_frames(seconds: float, encoder: SpeakerEncoder) -> int:
+    """The samples of about so many seconds that are a whole number of the encoder's frames."""
+    hop = encoder.feature_settings.hop_length
+    return max(1, round(seconds * SAMPLE_RATE / hop)) * hop
 
 
-def step_samples() -> int:
-    """Samples from one window to the next, a whole number of frames."""
-    return max(1, round(STEP_SECONDS * SAMPLE_RATE / myconfig.HOP_LENGTH)) * myconfig.HOP_LENGTH
-
-
-def embed_windows(encoder: SpeakerEncoder, recording: str) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+def embed_windows(
+    encoder: SpeakerEncoder, recording: str, doubts: list[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Of each block of a recording: embeddings (windows, dimensions), levels in decibels, number of clipped samples.
 
-    A recording shorter than a window gives one window.
+    A recording shorter than a window gives one window. What is doubtful about it is put into `doubts`, in words.
     """
-    step, window = step_samples(), window_samples()
-    window_frames = window // myconfig.HOP_LENGTH
+    step, window = whole_frames(STEP_SECONDS, encoder), whole_frames(WINDOW_SECONDS, encoder)
+    wanted = encoder.feature_settings
+    window_frames = window // wanted.hop_length
     kept, is_first = np.zeros(0, np.float32), True
     with tqdm(desc="Listening", unit="s", disable=None) as progress:
-        for samples in feature_extraction.read_blocks(recording, BLOCK_STEPS * step):
+        for samples in feature_extraction.read_blocks(recording, BLOCK_STEPS * step, doubts):
             progress.update(round(len(samples) / SAMPLE_RATE))
+            script.raise_if_interrupted()
             kept = np.concatenate([kept, samples])
             num_windows = max(1 if is_first else 0, (len(kept) - window) // step + 1)
             embeddings = np.zeros((0, encoder.dimensions), np.float32)
             if num_windows:
-                features = feature_extraction.compute_mfcc(np.pad(kept, (0, max(0, myconfig.N_FFT - len(kept)))))
-                starts = np.arange(num_windows) * (step // myconfig.HOP_LENGTH)
-                embeddings = embed_features(encoder, [features[start : start + window_frames] for start in starts])
+                padded = np.pad(kept, (0, max(0, wanted.n_fft - len(kept))))
+                features = feature_extraction.compute_mfcc(padded, wanted)
+                starts = np.arange(num_windows) * (step // wanted.hop_length)
+                windows = [features[start : start + window_frames] for start in starts]
+                embeddings = embed_features(encoder, windows, in_one_piece=True)
             yield embeddings, feature_extraction.levels_db(samples), count_clipped(samples)
             kept, is_first = kept[num_windows * step :], False
 

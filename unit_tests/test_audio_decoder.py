@@ -1,0 +1,200 @@
+"""Tests of `foundation/audio_decoder.py`: all of a recording, or words for what is missing."""
+
+import io
+import unittest
+
+import av
+import numpy as np
+import soundfile
+
+import demo_data
+import evaluation
+import feature_extraction
+import neural_net
+from foundation import audio_decoder
+from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest
+
+CASES = PROJECT_DIR.parent / "shared" / "cases"
+
+
+class AudioDecoderTest(ProjectTest):
+    def setUp(self) -> None:
+        super().setUp()
+        rng = np.random.default_rng(0)
+        self.voices = [0.5 * demo_data.synthesise(demo_data.draw_voice(rng), 3, rng) for _ in range(2)]
+        self.voices = [(voice - voice.mean()).astype(np.float32) for voice in self.voices]
+
+    def encode(self, samples: np.ndarray, name: str, codec: str, with_film: bool = False, **options: str) -> bytes:
+        """The samples as a file of another format, by FFmpeg."""
+        content = io.BytesIO()
+        with av.open(content, "w", format=name, options=options) as container:
+            film = container.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p") if with_film else None
+            stream = container.add_stream(codec, rate=RATE, layout="mono", bit_rate=64000)
+            frame = av.AudioFrame.from_ndarray((32767 * samples[None]).astype(np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE, 0
+            resampler = av.AudioResampler(stream.format, "mono", stream.rate, stream.frame_size or 1024)
+            if film:
+                pictures = [av.VideoFrame(32, 32, "yuv420p") for _ in range(30)]
+                container.mux([packet for picture in pictures for packet in film.encode(picture)])
+                container.mux(film.encode(None))
+            for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+                container.mux(stream.encode(part))
+        return content.getvalue()
+
+    def flac(self, samples: np.ndarray) -> bytes:
+        content = io.BytesIO()
+        soundfile.write(content, samples, RATE, format="FLAC")
+        return content.getvalue()
+
+    def wav(self, samples: np.ndarray, data_bytes: int | None = None) -> bytes:
+        content = io.BytesIO()
+        soundfile.write(content, samples, RATE, format="WAV")
+        content = content.getvalue()
+        return content if data_bytes is None else content[:40] + data_bytes.to_bytes(4, "little") + content[44:]
+
+    def ogg(self, samples: np.ndarray) -> bytes:
+        content = io.BytesIO()
+        soundfile.write(content, samples, RATE, format="OGG")
+        return content.getvalue()
+
+    def hear(self, content: bytes, name: str = "x") -> tuple[np.ndarray, list[str]]:
+        """The samples at 16 kHz of a file with these bytes, and the doubts."""
+        path, doubts = self.dir / name, []
+        path.write_bytes(content)
+        return feature_extraction.read_audio(str(path), doubts), doubts
+
+    def assert_heard(self, samples: np.ndarray, expected: np.ndarray) -> None:
+        """The same sound, but for what a codec does to it: its beginning may be late, and its end padded."""
+        self.assertAlmostEqual(len(samples) / RATE, len(expected) / RATE, delta=0.15)
+        power = np.abs(np.fft.rfft(np.stack([np.resize(x, len(expected)) for x in (samples, expected)]))) ** 2
+        bands = np.log10(np.add.reduceat(power[:, : 3 * len(expected) // 8], np.arange(10, 4000, 200), axis=1) + 1e-9)
+        self.assertGreater(np.corrcoef(bands)[0, 1], 0.98)
+
+    def test_samples_of_wav_and_flac_are_what_they_are(self) -> None:
+        for subtype in ("PCM_16", "PCM_24", "FLOAT"):
+            soundfile.write(self.dir / "x.wav", self.voices[0] + np.float32(0.1), RATE, subtype=subtype)
+            expected, _ = soundfile.read(self.dir / "x.wav", dtype="float32", always_2d=True)
+            [(rate, block)] = audio_decoder.decode(str(self.dir / "x.wav"))
+            self.assertEqual(rate, RATE)
+            np.testing.assert_array_equal(block, expected)
+
+    def test_formats_of_phones_browsers_and_messengers(self) -> None:
+        voice = self.voices[0]
+        cases = {
+            "m4a": ("ipod", "aac"),
+            "mp4": ("mp4", "aac"),
+            "webm": ("webm", "libopus"),
+            "mka": ("matroska", "flac"),
+            "wma": ("asf", "wmav2"),
+            "aac": ("adts", "aac"),
+            "mp3": ("mp3", "libmp3lame"),
+        }
+        for name, (container, codec) in cases.items():
+            with self.subTest(name):
+                samples, doubts = self.hear(self.encode(voice, container, codec), f"x.{name}")
+                self.assert_heard(samples, voice)
+                self.assertEqual(doubts, [])
+        film, doubts = self.hear(self.encode(voice, "matroska", "flac", with_film=True), "film.mkv")
+        self.assert_heard(film, voice)
+        self.assertEqual(doubts, [])
+
+    def test_files_without_a_true_length_are_read_whole(self) -> None:
+        voice, flac = self.voices[0], self.flac(self.voices[0])
+        no_length = bytearray(flac)
+        no_length[21] &= 0xF0
+        no_length[22:26] = bytes(4)
+        cases = {
+            "MP3 without its number of frames": self.encode(voice, "mp3", "libmp3lame", write_xing="0"),
+            "FLAC without its number of samples": bytes(no_length),
+            "WAV of a killed recorder": self.wav(voice, 0),
+            "WAV whose header is old": self.wav(voice, 3200),
+            "WAV to a pipe": self.wav(voice, 0xFFFFFFFF),
+        }
+        for name, content in cases.items():
+            with self.subTest(name):
+                samples, doubts = self.hear(content)
+                self.assert_heard(samples, voice)
+                self.assertEqual(doubts, [])
+
+    def test_joined_files_are_read_whole(self) -> None:
+        both = np.concatenate(self.voices)
+        mp3 = [self.encode(voice, "mp3", "libmp3lame") for voice in self.voices]
+        cases = {
+            "FLAC": b"".join(map(self.flac, self.voices)),
+            "WAV": b"".join(map(self.wav, self.voices)),
+            "Ogg": b"".join(map(self.ogg, self.voices)),
+            "MP3": b"".join(mp3),
+        }
+        for name, content in cases.items():
+            with self.subTest(name):
+                samples, doubts = self.hear(content)
+                self.assert_heard(samples, both)
+                self.assertEqual(doubts, [])
+                blocks = feature_extraction.read_blocks(str(self.dir / "x"), RATE)
+                self.assert_heard(np.concatenate(list(blocks)), both)
+
+    def test_what_is_missing_is_said(self) -> None:
+        voice = self.voices[0]
+        for name, content in {
+            "WAV": self.wav(voice),
+            "FLAC": self.flac(voice),
+            "MP3": self.encode(voice, "mp3", "libmp3lame"),
+            "Matroska": self.encode(voice, "matroska", "flac"),
+        }.items():
+            with self.subTest(name):
+                samples, doubts = self.hear(content[: len(content) * 6 // 10])
+                self.assertEqual(len(doubts), 1)
+                self.assertRegex(doubts[0], r"^only \d\.\d of 3\.\d s could be read$")
+                self.assertAlmostEqual(len(samples) / RATE, float(doubts[0].split()[1]), delta=0.1)
+
+    def test_damage_in_the_middle_does_not_end_a_file(self) -> None:
+        content = bytearray(self.encode(self.voices[0], "mp3", "libmp3lame"))
+        content[len(content) // 2 : len(content) // 2 + 300] = bytes(300)
+        self.assertGreater(len(self.hear(bytes(content))[0]) / RATE, 2.5)
+
+    def test_float_samples_on_the_scale_of_integers(self) -> None:
+        for scale in (2**15, 2**23, 2**31):
+            soundfile.write(self.dir / "x.wav", self.voices[0] * scale, RATE, subtype="FLOAT")
+            samples, doubts = self.hear((self.dir / "x.wav").read_bytes())
+            np.testing.assert_allclose(samples, self.voices[0], atol=1e-5)
+            self.assertIn(f"divided by {scale:,}", doubts[0])
+
+    def test_what_has_no_sound_is_refused_by_name(self) -> None:
+        content = io.BytesIO()
+        with av.open(content, "w", format="matroska") as container:
+            film = container.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
+            container.mux(film.encode(av.VideoFrame(32, 32, "yuv420p")))
+            container.mux(film.encode(None))
+        playlist = f"#EXTM3U\n#EXTINF:3,\n{self.dir / 'whole.flac'}\n".encode()
+        (self.dir / "whole.flac").write_bytes(self.flac(self.voices[0]))
+        for name, (refused, words) in {
+            "film.mkv": (content.getvalue(), "no sound"),
+            "list.m3u8": (playlist, "cannot be decoded"),
+            "list.ffconcat": (b"ffconcat version 1.0\nfile whole.flac\n", "cannot be decoded"),
+        }.items():
+            with self.subTest(name), self.assertRaisesRegex(ValueError, f"{name}.*{words}"):
+                self.hear(refused, name)
+
+    def test_endings_are_those_of_sound_and_film(self) -> None:
+        endings = audio_decoder.audio_endings()
+        self.assertLessEqual({".flac", ".wav", ".opus", ".m4a", ".webm", ".wma", ".3gp", ".amr", ".mkv"}, endings)
+        self.assertFalse({".txt", ".csv", ".jpg", ".heic", ".pt", ".m3u8", ".raw"} & endings)
+
+    @unittest.skipUnless(CASES.is_dir(), "there are no recordings beside the project that were heard wrongly")
+    def test_recordings_that_were_heard_wrongly(self) -> None:
+        seconds = {
+            "01_vbr_pipe.mp3": 15.2,
+            "03_chained.opus": 30.3,
+            "04_dc.flac": 15.3,
+            "05_opposite.ogg": 15.3,
+            "06_killed_recorder.wav": 15.3,
+            "07_pipe.flac": 15.3,
+            "08_phone.m4a": 15.2,
+        }
+        for name, expected in seconds.items():
+            self.assertAlmostEqual(len(feature_extraction.read_audio(str(CASES / name))) / RATE, expected, delta=0.05)
+        encoder = neural_net.load_encoder("saved_model/pretrained/lstm108.pt")
+        pairs = {"04_dc.flac": "ann2.flac", "05_opposite.ogg": "ann2.flac", "12_quieter.flac": "ann1.flac"}
+        for name, whole in pairs.items():
+            first, second = evaluation.embed_utterances(encoder, [CASES / name, CASES / whole])
+            self.assertGreater(first @ second, 0.97, name)

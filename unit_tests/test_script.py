@@ -1,0 +1,117 @@
+"""Tests of `foundation/script.py`: how scripts end."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+from unit_tests.shared import PROJECT_DIR, ProjectTest
+
+
+class ScriptTest(ProjectTest):
+    def run_copy(self, name: str, *arguments: str, change: str = "", **options) -> subprocess.CompletedProcess:
+        """Run a script of a copy of the flat files, whose `myconfig.py` ends with a change."""
+        copy = self.dir / "copy"
+        if not copy.exists():
+            shutil.copytree(PROJECT_DIR / "foundation", copy / "foundation")
+            shutil.copytree(PROJECT_DIR / "voices", copy / "voices")
+            for path in PROJECT_DIR.glob("*.py"):
+                shutil.copy(path, copy)
+        config = (PROJECT_DIR / "myconfig.py").read_text(encoding="utf-8")
+        (copy / "myconfig.py").write_text(f"{config}\n{change}\n", encoding="utf-8")
+        command = [sys.executable, str(copy / name), *arguments]
+        return subprocess.run(command, cwd=self.dir, capture_output=True, text=True, timeout=120, **options)
+
+    def test_mistakes_in_myconfig_are_one_sentence_with_the_line(self) -> None:
+        line = (PROJECT_DIR / "myconfig.py").read_text(encoding="utf-8").count("\n") + 2
+        cases = {
+            "BI_LSTM = true": f"line {line}: .*True and False with capitals",
+            "RESULTS_DIR = results": f"line {line}: .*texts in quotes",
+            'print "hi"': f"line {line}: ",
+            "\tN_MFCC = 20": f"line {line}: ",
+            "n_mfcc = 20": "no setting 'n_mfcc'. Did you mean N_MFCC",
+            "TRAINING_STEP = 20": "no setting 'TRAINING_STEP'. Did you mean TRAINING_STEPS",
+        }
+        for change, words in cases.items():
+            for name in ("neural_net.py", "speaker_id.py"):
+                with self.subTest(change, name=name):
+                    answer = self.run_copy(name, *(["list"] if name == "speaker_id.py" else []), change=change)
+                    self.assertEqual((answer.returncode, answer.stderr.count("\n")), (2, 1), answer.stderr)
+                    self.assertRegex(answer.stderr, f"^Error: .*{words}")
+
+    def test_a_missing_package_is_one_sentence(self) -> None:
+        (self.dir / "numpy.py").write_text("raise ModuleNotFoundError(name='numpy')")
+        answer = self.run_copy("neural_net.py", env={**os.environ, "PYTHONPATH": str(self.dir)})
+        self.assertEqual(
+            (answer.returncode, answer.stderr),
+            (2, "Error: numpy is not installed: pip3 install -r requirements.txt.\n"),
+        )
+
+    @unittest.skipIf(os.name == "nt", "Pipes end otherwise on Windows.")
+    def test_output_that_nobody_reads_is_not_an_answer(self) -> None:
+        for streams in ({"stdout": True}, {"stdout": True, "stderr": True}):
+            read, write = os.pipe()
+            os.close(read)
+            command = [sys.executable, str(PROJECT_DIR / "speaker_id.py"), "list", "--db", str(self.dir / "gone.db")]
+            ends = dict.fromkeys(streams, write)
+            code = subprocess.run(command, cwd=self.dir, **{"stderr": subprocess.DEVNULL, **ends}).returncode
+            os.close(write)
+            self.assertEqual(code, 2)
+        read, write = os.pipe()
+        os.close(read)
+        code = subprocess.run([sys.executable, "-c", PRINTING], cwd=PROJECT_DIR, stdout=write, stderr=write).returncode
+        os.close(write)
+        self.assertEqual(code, 141)
+
+    @unittest.skipIf(os.name == "nt", "Windows has no signals.")
+    def test_a_lost_interrupt_is_noticed_and_told_in_one_sentence(self) -> None:
+        command = [sys.executable, "-c", LOSING]
+        process = subprocess.Popen(command, cwd=PROJECT_DIR, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, errors.count("\n")), (130, 2), errors)
+        self.assertIn("Stopped.", errors)
+
+    @unittest.skipIf(os.name == "nt", "Windows has no signals.")
+    def test_an_interrupt_during_imports_is_one_sentence(self) -> None:
+        command = [sys.executable, str(PROJECT_DIR / "neural_net.py"), *self.typed]
+        for seconds in (0.3, 0.6, 0.9):
+            process = subprocess.Popen(
+                command, cwd=self.dir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            time.sleep(seconds)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+            self.assertEqual((process.returncode, errors.count("\n")), (130, 2), errors)
+
+
+PRINTING = """
+from foundation import script
+script.run(lambda: print("yes" * 10000))
+"""
+
+# The handler runs inside a callback, in which Python drops exceptions.
+LOSING = """
+import time, weakref
+from foundation import script
+
+class Thing:
+    pass
+
+def callback(_):
+    print("ready", flush=True)
+    time.sleep(20)
+
+def main():
+    thing = Thing()
+    keep = weakref.ref(thing, callback)
+    del thing
+    script.raise_if_interrupted()
+    time.sleep(20)
+
+script.run(main)
+"""
