@@ -9,6 +9,7 @@ import functools
 import io
 import mimetypes
 import mmap
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +27,6 @@ MAX_SAMPLE = 1e10
 MAX_FLOAT_SAMPLE = 64
 INTEGER_SCALES = (2**15, 2**23, 2**31)
 
-# Formats of libsndfile that do not tell their length, or not reliably.
-UNRELIABLE_FORMATS = ("MP3", "OGG", "RAW")
-
 # A length in bytes from here on stands for "not known yet" in the header of a WAV file written to a pipe.
 UNKNOWN_BYTES = 2**31 - 2**16
 
@@ -43,8 +41,12 @@ PICTURES_AND_TEXT = {".avif", ".heic", ".heif", ".ism", ".mks", ".apl", ".ass"}
 # FFmpeg's readers that estimate the length from the first bit rate, so that it says nothing of what is missing.
 ESTIMATING_READERS = ("aac", "ac3", "amr", "dts", "eac3", "gsm", "mpeg", "mpegts", "mpegvideo")
 
-# What stands at the beginning of a WAV and a FLAC file, and again where two were joined.
-FILE_STARTS = {"WAV": rb"RIFF....WAVEfmt ", "FLAC": rb"fLaC[\x00\x80]\x00\x00\x22"}
+# What stands at the beginning of a WAV, a FLAC and an Ogg file, and again where another one was joined to it.
+OGG_STREAM = rb"OggS\0[\x02\x03\x06\x07]"
+FILE_STARTS = (rb"RIFF....WAVEfmt ", rb"fLaC[\x00\x80]\x00\x00\x22", OGG_STREAM)
+
+# Tags that may follow an MP3 file, in bytes; those at its beginning tell their length.
+MP3_TAGS_BYTES = 2**12
 
 # Of the claimed length, what may be missing without a word, in seconds: codecs round to their frames.
 TOLERANCE_SECONDS = 0.1
@@ -97,68 +99,73 @@ def decode_file(audio_file: str, doubts: list[str]) -> Iterator[tuple[int, np.nd
     """The same without the checks, by libsndfile where it reads all of the file, else by FFmpeg."""
     with Path(audio_file).open("rb") as file:
         parts = find_parts(file)
-        for start, end in zip(parts, [*parts[1:], None], strict=True):
-            part: BinaryIO = file
-            if len(parts) > 1:
+        if not parts:
+            yield from decode_with_ffmpeg(file, audio_file, doubts)
+        elif len(parts) == 1:
+            yield from decode_exactly(file, audio_file, doubts)
+        else:
+            for start, end in zip(parts, [*parts[1:], None], strict=True):
                 file.seek(start)
                 part = io.BytesIO(file.read(-1 if end is None else end - start))
-            if length_is_known(part):
                 yield from decode_exactly(part, audio_file, doubts)
-            else:
-                yield from decode_with_ffmpeg(part, audio_file, doubts)
 
 
 def find_parts(file: BinaryIO) -> list[int]:
-    """Where the files begin that were joined into one WAV or FLAC file: [0] for an ordinary one."""
+    """Where the files begin that were joined into this one; [0] for an ordinary file.
+
+    Nothing for a file that libsndfile would not read whole: an Ogg file of several streams, or an MP3 file that does
+    not tell its length, or tells another one.
+    """
     start = file.read(16)
+    size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    for pattern in FILE_STARTS.values():
-        if re.match(pattern, start, re.DOTALL):
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return [found.start() for found in re.finditer(pattern, content, re.DOTALL)]
-    return [0]
+    pattern = next((known for known in FILE_STARTS if re.match(known, start, re.DOTALL)), None)
+    if pattern:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            starts = [found.start() for found in re.finditer(pattern, content, re.DOTALL)]
+        return [] if pattern == OGG_STREAM and len(starts) > 1 else starts
+    is_mp3 = start[:3] == b"ID3" or (start[:1] == b"\xff" and start[1:2] >= b"\xe0")
+    return [] if is_mp3 and not mp3_tells_length(file, size) else [0]
 
 
-def length_is_known(file: BinaryIO) -> bool:
-    """Whether libsndfile knows this format, and its header tells the number of samples."""
-    import soundfile
-
+def mp3_tells_length(file: BinaryIO, size: int) -> bool:
+    """Whether an MP3 file has a Xing header that gives its size in bytes as it is."""
+    head = file.read(2**16)
     file.seek(0)
-    start = file.read(4)
-    file.seek(0)
-    if start == b"OggS" or start[:3] == b"ID3" or (start[:1] == b"\xff" and start[1:2] >= b"\xe0"):  # Ogg, MP3.
+    tag_bytes = 0
+    if head[:3] == b"ID3":  # Seven bits in each byte.
+        tag_bytes = 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+        if tag_bytes + 2048 > len(head):
+            return False
+    found = re.search(rb"(?:Xing|Info)\0\0\0(.)(.{4})(.{4})", head[tag_bytes : tag_bytes + 2048], re.DOTALL)
+    if not found or found[1][0] & 3 != 3:  # It tells the number of frames and that of bytes.
         return False
-    try:
-        with soundfile.SoundFile(file) as sound:
-            # A recorder that was killed may have left a length in the header that is too small: sound follows then
-            # where the log expects another chunk.
-            is_too_small = "Unknown chunk marker" in sound.extra_info and "Exiting parser" in sound.extra_info
-            return sound.format not in UNRELIABLE_FORMATS and 0 < sound.frames < 2**62 and not is_too_small
-    except (soundfile.LibsndfileError, TypeError):
-        return False
-    finally:
-        file.seek(0)
+    return 0 <= size - tag_bytes - int.from_bytes(found[3], "big") <= MP3_TAGS_BYTES
 
 
 def decode_exactly(file: BinaryIO, name: str, doubts: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode by libsndfile, which gives the samples as they are; from where the file is damaged, by FFmpeg."""
+    """Decode by libsndfile, which gives the samples as they are; by FFmpeg what libsndfile does not read."""
     import soundfile
 
-    with soundfile.SoundFile(file) as sound:
-        claimed = sound.frames
-        # The log names lengths that the header claims and the file does not have.
-        for claimed_bytes, found_bytes in re.findall(r"(\d+) \(should be (\d+)\)", sound.extra_info)[-1:]:
-            if int(claimed_bytes) < UNKNOWN_BYTES:
-                claimed = round(sound.frames * int(claimed_bytes) / max(1, int(found_bytes)))
-        scale, read = find_scale(sound, doubts), 0
-        try:
+    read = 0
+    # By its path, which is faster; soundfile cannot encode a name that is not UTF-8, so it gets the bytes.
+    source = file if isinstance(file, io.BytesIO) else name if os.name == "nt" else os.fsencode(name)
+    with contextlib.suppress(soundfile.LibsndfileError, TypeError), soundfile.SoundFile(source) as sound:
+        # A recorder that was killed may have left no length in the header, or one that is too small: sound follows
+        # then where the log expects another chunk.
+        is_too_small = "Unknown chunk marker" in sound.extra_info and "Exiting parser" in sound.extra_info
+        if sound.format != "RAW" and 0 < sound.frames < 2**62 and not is_too_small:
+            claimed = sound.frames
+            # The log names lengths that the header claims and the file does not have.
+            for claimed_bytes, found_bytes in re.findall(r"(\d+) \(should be (\d+)\)", sound.extra_info)[-1:]:
+                if int(claimed_bytes) < UNKNOWN_BYTES:
+                    claimed = round(sound.frames * int(claimed_bytes) / max(1, int(found_bytes)))
+            scale = find_scale(sound, doubts)
             while len(block := sound.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
                 read += len(block)
                 yield sound.samplerate, block if scale == 1 else block / np.float32(scale)
             note_missing(read / sound.samplerate, claimed / sound.samplerate, doubts)
             return
-        except soundfile.LibsndfileError:
-            pass
     file.seek(0)
     for rate, block in decode_with_ffmpeg(file, name, doubts):
         if len(block) > read:

@@ -16,11 +16,12 @@ import tempfile
 from pathlib import Path
 
 from foundation import parallel
-from stress import audio, kill, large, parsing
+from stress import audio, kill, large, parsing, together
 
 NUM_BROKEN_FILES, NUM_BROKEN_FILES_QUICK = 1000, 150
 NUM_BROKEN_LISTS, NUM_BROKEN_LISTS_QUICK = 1000, 40
 NUM_KILLS, NUM_KILLS_QUICK = 100, 6
+NUM_ROUNDS, NUM_ROUNDS_QUICK = 50, 3
 
 
 def main() -> None:
@@ -39,6 +40,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         num_kills = NUM_KILLS_QUICK if options.quick else NUM_KILLS
         print(f"Killed: {kill.soak(Path(folder), num_kills)}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        num_rounds = NUM_ROUNDS_QUICK if options.quick else NUM_ROUNDS
+        print(f"Together: {together.embed_together(Path(folder), num_rounds)}", flush=True)
     if not options.quick:
         large.withstand_large_inputs()
 

@@ -104,9 +104,15 @@ def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> No
 
 def compose_names(connection: sqlite3.Connection) -> None:
     """Write all names in Unicode's composed form, so that two spellings of the same letters are one person."""
-    for (name,) in connection.execute("SELECT DISTINCT speaker FROM recordings").fetchall():
+    for name in list_names(connection):
         if same_letters(name) != name:
             connection.execute("UPDATE recordings SET speaker = ? WHERE speaker = ?", (same_letters(name), name))
+
+
+def list_names(connection: sqlite3.Connection) -> list[str]:
+    """The names of all speakers, but for values of another type, which a damaged index may have."""
+    rows = connection.execute("SELECT DISTINCT speaker FROM recordings").fetchall()
+    return [name for (name,) in rows if isinstance(name, str)]
 
 
 def clean_name(name: str) -> str:
@@ -166,8 +172,7 @@ def check_model(connection: sqlite3.Connection, model: Model) -> bool:
 
 def names_alike(connection: sqlite3.Connection, name: str) -> list[str]:
     """The names that differ from this one, but only in upper and lower case."""
-    rows = connection.execute("SELECT DISTINCT speaker FROM recordings").fetchall()
-    return [other for (other,) in rows if other != name and other.casefold() == name.casefold()]
+    return [other for other in list_names(connection) if other != name and other.casefold() == name.casefold()]
 
 
 def remove(connection: sqlite3.Connection, name: str) -> None:
