@@ -50,6 +50,13 @@ class ScriptTest(ProjectTest):
             (2, "Error: numpy is not installed: pip3 install -r requirements.txt.\n"),
         )
 
+    def test_no_script_imports_what_needs_a_folder_to_cache_in(self) -> None:
+        """librosa compiles functions with numba, which fails where neither home nor packages can be written."""
+        imports = "import neural_net, evaluation, speaker_id, conditions, ladder, demo_data, voices.map, sys"
+        forbidden = "assert not {'librosa', 'numba'} & sys.modules.keys()"
+        answer = subprocess.run([sys.executable, "-c", f"{imports}; {forbidden}"], cwd=PROJECT_DIR)
+        self.assertEqual(answer.returncode, 0)
+
     @unittest.skipIf(os.name == "nt", "Pipes end otherwise on Windows.")
     def test_output_that_nobody_reads_is_not_an_answer(self) -> None:
         for streams in ({"stdout": True}, {"stdout": True, "stderr": True}):
