@@ -138,31 +138,3 @@ def mel_bands(num_bands: int) -> tuple[torch.Tensor, torch.Tensor]:
 def uniform(rng: np.random.Generator, low: float, high: float, batch: int) -> torch.Tensor:
     """Random numbers (batch, 1, 1), one for each crop."""
     return torch.from_numpy(rng.uniform(low, high, (batch, 1, 1)).astype(np.float32))
-
-
-# ------------------------------------- SpecAugment -------------------------------------
-
-
-def spec_augment(crops: torch.Tensor, fill: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Mask a band of coefficients and a stretch of frames in some of the crops (batch, frames, N_MFCC).
-
-    `fill` (N_MFCC,), the features' mean, is written into the masks, so that these add no other information.
-    Source: Park et al. 2019, "SpecAugment", section 2, without time warping, and with cepstral coefficients
-    instead of mel bands.
-    """
-    batch, num_frames, num_coefficients = crops.shape
-    frequency_mask = draw_masks(
-        batch, num_coefficients, myconfig.SPECAUG_FREQ_MASK_PROB, myconfig.SPECAUG_FREQ_MASK_MAX_WIDTH, rng
-    )
-    time_mask = draw_masks(
-        batch, num_frames, myconfig.SPECAUG_TIME_MASK_PROB, myconfig.SPECAUG_TIME_MASK_MAX_WIDTH, rng
-    )
-    return torch.where(frequency_mask[:, None, :] | time_mask[:, :, None], fill, crops)
-
-
-def draw_masks(batch: int, size: int, probability: float, max_width: int, rng: np.random.Generator) -> torch.Tensor:
-    """For each row, with `probability`, one run of 1 to `max_width` True anywhere -> bool (batch, size)."""
-    width = rng.integers(1, max_width, batch, endpoint=True) * (rng.random(batch) < probability)
-    start = (rng.random(batch) * (size - width + 1)).astype(np.int64)
-    place = np.arange(size)
-    return torch.from_numpy((place >= start[:, None]) & (place < (start + width)[:, None]))

@@ -107,19 +107,20 @@ def score_trials(
 
 
 def compute_scores(
-    encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_eval_triplets: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score random triplets -> labels [1, 0, 1, 0, ...] and scores, both (2 * num_eval_triplets,)."""
+    encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_eval_triplets: int | None = None
+) -> tuple[list[int], list[float]]:
+    """Score random triplets, NUM_EVAL_TRIPLETS unless told -> labels [1, 0, 1, 0, ...] and scores, two each."""
     with settings.override(**encoder.settings):
         store = feature_store.open_store(spk_to_utts)
-        labels, enrol, test = draw_triplet_trials(store, num_eval_triplets)
-        return labels, score_trials(encoder, store, enrol, test)
+        labels, enrol, test = draw_triplet_trials(store, num_eval_triplets or myconfig.NUM_EVAL_TRIPLETS)
+        return labels.tolist(), score_trials(encoder, store, enrol, test).tolist()
 
 
 def compute_eer(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
     """Equal Error Rate, from 0 to 1, and its threshold; the sweep is exact unless EVAL_THRESHOLD_STEP is set.
 
-    Raises ValueError unless there are finite scores of both labels.
+    Of thresholds that are equally good it is the lowest, which lies just above a score. Raises ValueError unless there
+    are finite scores of both labels.
     """
     return metrics.equal_error_rate(*metrics.error_rates(labels, scores, myconfig.EVAL_THRESHOLD_STEP))
 
@@ -277,7 +278,7 @@ def print_report(results: dict) -> None:
     print(f"eer_threshold = {results['eer_threshold']:.6f} eer = {results['eer']:.6f}")
 
 
-def main() -> None:
+def run_eval() -> None:
     """Evaluate the saved model on the test data of the settings."""
     parallel.prepare_process()
     with parallel.process_group():
@@ -287,4 +288,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    script.run(run_eval)

@@ -1,7 +1,7 @@
 """From an audio file to MFCC features: mix to mono, resample, and compute MFCCs as librosa does, but faster."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 import dataset
 import myconfig
+import specaug
 from foundation import audio_decoder
 
 SAMPLE_RATE = 16000
@@ -256,21 +257,37 @@ def get_triplet_features(
     return extract_features(anchor), extract_features(pos), extract_features(neg)
 
 
-def crop_features(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random crop (SEQ_LEN, N_MFCC); features that are shorter are repeated."""
+def trim_features(features: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    """A random crop (SEQ_LEN, N_MFCC), masked if SPECAUG_TRAINING says so; features that are shorter are repeated."""
+    rng = rng or dataset.shared_generator(myconfig.SEED)
     if len(features) < myconfig.SEQ_LEN:
-        return np.resize(features, (myconfig.SEQ_LEN, features.shape[1]))
-    start = rng.integers(len(features) - myconfig.SEQ_LEN + 1)
-    return features[start : start + myconfig.SEQ_LEN]
+        crop = np.resize(features, (myconfig.SEQ_LEN, features.shape[1]))
+    else:
+        start = rng.integers(len(features) - myconfig.SEQ_LEN + 1)
+        crop = features[start : start + myconfig.SEQ_LEN]
+    return specaug.apply_specaug(crop, rng) if myconfig.SPECAUG_TRAINING else crop
+
+
+def get_trimmed_triple_features(
+    _: object, spk_to_utts: dataset.SpkToUtts, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Crops of a random triplet -> (3, SEQ_LEN, N_MFCC); the first argument, a number to map over, does not count."""
+    return np.stack([trim_features(features, rng) for features in get_triplet_features(spk_to_utts, rng)])
+
+
+def TrimmedTripletFeaturesFetcher(spk_to_utts: dataset.SpkToUtts) -> Callable[[object], np.ndarray]:
+    """The course's name for `get_trimmed_triple_features` of these speakers."""
+    return functools.partial(get_trimmed_triple_features, spk_to_utts=spk_to_utts)
 
 
 def get_batched_triplet_input(
-    spk_to_utts: dataset.SpkToUtts, batch_size: int, rng: np.random.Generator | None = None
+    spk_to_utts: dataset.SpkToUtts, batch_size: int, pool: object = None, rng: np.random.Generator | None = None
 ) -> torch.Tensor:
     """Crops of random triplets -> float32 (3 * batch_size, SEQ_LEN, N_MFCC), rows a, p, n, a, p, n ...
 
-    This is the simple version, which decodes three files per triplet; training reads crops from the feature store.
+    This is the simple version, which decodes three files per triplet and needs no `pool` of processes; training reads
+    crops from the feature store.
     """
     rng = rng or dataset.shared_generator(myconfig.SEED)
-    triplets = (get_triplet_features(spk_to_utts, rng) for _ in range(batch_size))
-    return torch.from_numpy(np.stack([crop_features(features, rng) for triplet in triplets for features in triplet]))
+    triplets = [get_trimmed_triple_features(number, spk_to_utts, rng) for number in range(batch_size)]
+    return torch.from_numpy(np.concatenate(triplets)).float()

@@ -43,6 +43,7 @@ from speaker_encoder import SpeakerEncoder, get_speaker_encoder, load_encoder
 # The course's recipe, where it differs from the settings.
 COURSE = {
     "DELTAS": False,
+    "USE_TRANSFORMER": False,
     "LSTM_HIDDEN_SIZE": 64,
     "BI_LSTM": False,
     "FRAME_AGGREGATION_MEAN": False,
@@ -85,6 +86,7 @@ ROWS = {
     "batches of one corpus": ("ONE_CORPUS_BATCHES",),
     "deltas": ("DELTAS",),
     "an ensemble": ("ENSEMBLE_SIZE",),
+    "a transformer instead": ("USE_TRANSFORMER",),
     "SpecAugment": ("SPECAUG_TRAINING",),
 }
 

@@ -17,8 +17,9 @@ def error_rates(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sweep the threshold -> thresholds (ascending), false-accept rates and false-reject rates, all (thresholds,).
 
-    Every distinct score is a threshold, plus one above them that rejects all; with `threshold_step`, the thresholds
-    are its multiples. Takes O(n log n). Raises ValueError unless there are finite scores of both classes.
+    There is one threshold for each way to divide the scores, the lowest that does so: the lowest score, then just above
+    each distinct score. With `threshold_step`, the thresholds are its multiples. Takes O(n log n). Raises ValueError
+    unless there are finite scores of both classes.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels.shape != scores.shape or labels.ndim != 1:
@@ -39,7 +40,7 @@ def error_rates(
         trials_below = np.searchsorted(scores, thresholds)
     else:
         distinct = np.flatnonzero(np.diff(scores, prepend=-np.inf))
-        thresholds = np.append(scores[distinct], np.nextafter(scores[-1], np.inf))
+        thresholds = np.append(scores[0], np.nextafter(scores[distinct], np.inf))
         trials_below = np.append(distinct, len(scores))
     targets_below = np.append(0, np.cumsum(labels[order]))[trials_below]
     false_accept = 1 - (trials_below - targets_below) / num_nontargets

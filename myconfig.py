@@ -49,6 +49,9 @@ CEPSTRAL_MEAN_NORMALIZATION = False
 # after. A fixed microphone shifts the MFCCs of all frames equally, so it hardly changes the deltas.
 DELTAS = True
 
+# Take a transformer instead of LSTMs.
+USE_TRANSFORMER = False
+
 # Units of each LSTM layer, in each direction.
 LSTM_HIDDEN_SIZE = 128
 
@@ -64,6 +67,15 @@ FRAME_AGGREGATION_MEAN = True
 # Number of LSTMs that are trained together, each with its own loss. The embedding joins the outputs of all, so that the
 # errors of one matter less. Multiplies the cost of a step and the size of the embedding.
 ENSEMBLE_SIZE = 1
+
+# Size of the transformer's layers, and of its embedding; a multiple of TRANSFORMER_HEADS.
+TRANSFORMER_DIM = 32
+
+# Layers of the transformer's encoder; its decoder has one.
+TRANSFORMER_ENCODER_LAYERS = 2
+
+# Heads of attention in each layer.
+TRANSFORMER_HEADS = 8
 
 # -------------------------------------- Training --------------------------------------
 

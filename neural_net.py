@@ -100,13 +100,29 @@ def get_batch_similarities(embeddings: torch.Tensor) -> tuple[torch.Tensor, torc
 # --------------------------------------- Training --------------------------------------
 
 
-def train_network(spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None = None) -> list[float]:
+def LstmSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:
+    """The course's name for a new LSTM of the settings' shape, or a saved one."""
+    with settings.override(USE_TRANSFORMER=False):
+        return get_speaker_encoder(saved_model)
+
+
+def TransformerSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:
+    """The course's name for a new transformer of the settings' shape, or a saved one."""
+    with settings.override(USE_TRANSFORMER=True):
+        return get_speaker_encoder(saved_model)
+
+
+def train_network(
+    spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None = None, pool: object = None
+) -> list[float]:
     """Train an encoder, new or made of INITIAL_MODELS, for `num_steps` steps; returns the loss of every step.
 
     With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved.
     Raises ValueError if the data cannot be trained on, a model cannot be used or has other settings, or the loss is
     not finite.
     """
+    if pool is not None:
+        print("A pool of processes is not needed: threads extract the features, once.", flush=True)
     initial_models = [load_encoder(path) for path in settings.split_paths(myconfig.INITIAL_MODELS)]
     encoder = join_encoders(initial_models) if initial_models else get_speaker_encoder()
     with settings.override(**encoder.settings):
@@ -265,7 +281,7 @@ def validation_eer(
     return metrics.equal_error_rate(*metrics.error_rates(labels, scores))[0]
 
 
-def main() -> None:
+def run_training() -> None:
     """Train on the training data of the settings and draw the curves beside the model."""
     parallel.prepare_process()
     spk_to_utts = dataset.get_spk_to_utts("TRAIN")
@@ -280,4 +296,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    script.run(run_training)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 import myconfig
+from foundation.setting_tables import LSTM_SETTINGS, TRANSFORMER_SETTINGS
 
 
 def check_shapes(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], path: str) -> None:
@@ -22,20 +23,42 @@ def classic_settings(weights: dict) -> dict:
 
     They are also the defaults for settings that did not exist yet when a model was saved.
     """
-    units, num_inputs = weights["lstms.0.weight_ih_l0"].shape
-    num_layers = sum(name.startswith("lstms.0.weight_ih") and not name.endswith("_reverse") for name in weights)
+    shape = transformer_shape(weights) if "linear_layer.weight" in weights else lstm_shape(weights)
     return {
-        "N_MFCC": num_inputs,
         "N_FFT": 2048,
         "HOP_LENGTH": 512,
         "N_MELS": 128,
         "CEPSTRAL_MEAN_NORMALIZATION": False,
         "DELTAS": False,
+        # What the weights do not tell, or what only another kind of encoder has.
+        **{name: getattr(myconfig, name) for name in (*LSTM_SETTINGS, *TRANSFORMER_SETTINGS)},
+        "ENSEMBLE_SIZE": 1,
+        **shape,
+    }
+
+
+def transformer_shape(weights: dict) -> dict:
+    """The settings that a transformer's weights tell."""
+    dimensions, num_inputs = weights["linear_layer.weight"].shape
+    layers = {name.split(".")[2] for name in weights if name.startswith("encoder.layers.")}
+    return {
+        "USE_TRANSFORMER": True,
+        "N_MFCC": num_inputs,
+        "TRANSFORMER_DIM": dimensions,
+        "TRANSFORMER_ENCODER_LAYERS": len(layers),
+    }
+
+
+def lstm_shape(weights: dict) -> dict:
+    """The settings that the weights of LSTMs tell."""
+    units, num_inputs = weights["lstms.0.weight_ih_l0"].shape
+    num_layers = sum(name.startswith("lstms.0.weight_ih") and not name.endswith("_reverse") for name in weights)
+    return {
+        "USE_TRANSFORMER": False,
+        "N_MFCC": num_inputs,
         "LSTM_HIDDEN_SIZE": units // 4,
         "LSTM_NUM_LAYERS": num_layers,
         "BI_LSTM": "lstms.0.weight_ih_l0_reverse" in weights,
-        "FRAME_AGGREGATION_MEAN": myconfig.FRAME_AGGREGATION_MEAN,
-        "ENSEMBLE_SIZE": 1,
     }
 
 

@@ -1,8 +1,9 @@
-"""The speaker encoder: from features to an embedding, and encoders on disk."""
+"""The speaker encoder at work: new encoders, embeddings of utterances, and encoders on disk."""
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import nn
 import feature_extraction
 import feature_store
 import myconfig
+from encoder_networks import SpeakerEncoder, new_encoder
 from foundation import parallel, setting_tables, settings
 from foundation.model_file import read_model, write_model
 from saved_encoder import check_calibration, check_cohort, check_shapes, classic_settings
@@ -24,111 +26,32 @@ INFERENCE_FRAMES = 16384
 CHUNK_FRAMES = 10**6
 
 
-class SpeakerEncoder(nn.Module):
-    """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
-
-    Each LSTM of the ensemble reads the frames, normalised with the mean and deviation of the training data, and with
-    DELTAS also their changes; its outputs are aggregated: their mean, or the last one. The results of several LSTMs are
-    concatenated, each with length 1, so that the cosine similarity of two embeddings is the mean over the LSTMs.
-    `settings` are those that shaped the encoder, `calibration` has the decision thresholds measured by `conditions.py`,
-    `cohort` (speakers, dimensions) has the embeddings of some training speakers, with which scores can be normalised,
-    and `path` is the file that the encoder was loaded from.
-    """
-
-    feature_mean: torch.Tensor
-    feature_std: torch.Tensor
-
-    def __init__(self, shape: dict | None = None) -> None:
-        """An encoder of this shape, a value for each of MODEL_SETTINGS, or of that of the present settings."""
-        super().__init__()
-        values = settings.all_settings() if shape is None else shape
-        self.settings = {name: values[name] for name in setting_tables.MODEL_SETTINGS}
-        self.train_speakers: list[str] = []
-        self.calibration: dict = {}
-        self.cohort = np.zeros((0, self.dimensions), np.float32)
-        self.path = ""
-        self.register_buffer("feature_mean", torch.zeros(values["N_MFCC"]))
-        self.register_buffer("feature_std", torch.ones(values["N_MFCC"]))
-        self.lstms = nn.ModuleList(
-            nn.LSTM(
-                input_size=(2 if values["DELTAS"] else 1) * values["N_MFCC"],
-                hidden_size=values["LSTM_HIDDEN_SIZE"],
-                num_layers=values["LSTM_NUM_LAYERS"],
-                bidirectional=values["BI_LSTM"],
-                batch_first=True,
-            )
-            for _ in range(values["ENSEMBLE_SIZE"])
-        )
-
-    @property
-    def feature_settings(self) -> feature_extraction.FeatureSettings:
-        """The settings of the features that this encoder reads."""
-        return feature_extraction.feature_settings(self.settings)
-
-    @property
-    def dimensions(self) -> int:
-        """Length of an embedding."""
-        directions = 2 if self.settings["BI_LSTM"] else 1
-        return self.settings["ENSEMBLE_SIZE"] * directions * self.settings["LSTM_HIDDEN_SIZE"]
-
-    def forward(self, features: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed a batch; if rows are padded, `num_frames` (batch,) gives the frames of each row without padding."""
-        normalised = (features - self.feature_mean) / self.feature_std
-        if self.settings["DELTAS"]:
-            normalised = append_deltas(normalised, num_frames)
-        if num_frames is None:
-            of_lstms = [self.aggregate(lstm(normalised)[0]) for lstm in self.lstms]
-        else:
-            packed = nn.utils.rnn.pack_padded_sequence(
-                normalised, num_frames.cpu(), batch_first=True, enforce_sorted=False
-            )
-            padded = [nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0] for lstm in self.lstms]
-            of_lstms = [self.aggregate(outputs, num_frames) for outputs in padded]
-        if len(of_lstms) == 1:
-            return of_lstms[0]
-        return torch.cat([nn.functional.normalize(own, dim=1) for own in of_lstms], dim=1)
-
-    def aggregate(self, outputs: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
-        """The mean of an LSTM's outputs (batch, frames, units) or the last one -> (batch, units)."""
-        if num_frames is None:
-            return outputs.mean(dim=1) if self.settings["FRAME_AGGREGATION_MEAN"] else outputs[:, -1]
-        if self.settings["FRAME_AGGREGATION_MEAN"]:  # The outputs of padding are zero.
-            return outputs.sum(dim=1) / num_frames[:, None].to(outputs.device)
-        return outputs[torch.arange(len(outputs)), num_frames - 1]
-
-
-def append_deltas(frames: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
-    """Append to each frame (batch, frames, N) the one after it minus the one before it -> (batch, frames, 2 N).
-
-    The first and the last frame get zeros; if rows are padded, `num_frames` (batch,) tells which one is last. Source of
-    deltas: Furui 1986; these are plain differences, not his slopes of lines fitted to several frames.
-    """
-    deltas = torch.zeros_like(frames)
-    deltas[:, 1:-1] = frames[:, 2:] - frames[:, :-2]
-    if num_frames is not None:
-        deltas[torch.arange(len(frames)), num_frames - 1] = 0
-    return torch.cat([frames, deltas], dim=2)
-
-
 def get_speaker_encoder(load_from: str = "") -> SpeakerEncoder:
     """A new encoder of the settings' shape with weights drawn from SEED, or the saved one, on the device."""
     if load_from:
         return load_encoder(load_from)
     torch.manual_seed(myconfig.SEED)
-    return SpeakerEncoder().to(parallel.get_device())
+    return new_encoder().to(parallel.get_device())
 
 
 def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
-    """A new encoder to train, which takes over the LSTMs of all these (unusable afterwards) and joins their embeddings.
+    """A new encoder to train: a copy of one, or one that takes over the LSTMs of several, which are of no use then.
 
-    Raises ValueError if they differ in the settings that shape them.
+    Raises ValueError if they differ in the settings that shape them, or have no LSTMs.
     """
+    paths = " and ".join(encoder.path for encoder in encoders)
+    if len(encoders) == 1:
+        copy = new_encoder(encoders[0].settings).to(parallel.get_device())
+        copy.load_state_dict(encoders[0].state_dict())
+        copy.train_speakers = sorted(encoders[0].train_speakers)
+        return copy
+    if any(encoder.settings["USE_TRANSFORMER"] for encoder in encoders):
+        raise ValueError(f"{paths} cannot be joined: only LSTMs form an ensemble, and a transformer is among them.")
     lstms = [lstm for encoder in encoders for lstm in encoder.lstms]
     shapes = [encoder.settings | {"ENSEMBLE_SIZE": len(lstms)} for encoder in encoders]
     if differing := [name for name in shapes[0] if any(shape[name] != shapes[0][name] for shape in shapes)]:
-        paths = " and ".join(encoder.path for encoder in encoders)
         raise ValueError(f"{paths} differ in {', '.join(differing)}, so they cannot be joined.")
-    joined = SpeakerEncoder(shapes[0]).to(parallel.get_device())
+    joined = new_encoder(shapes[0]).to(parallel.get_device())
     joined.feature_mean, joined.feature_std = encoders[0].feature_mean, encoders[0].feature_std
     for encoder in encoders:
         renormalise(encoder, joined)
@@ -213,8 +136,10 @@ def model_fingerprint(encoder: SpeakerEncoder) -> str:
     """A hash of everything in a model that affects embeddings: its weights and settings."""
     # Newer settings do not count if they have the value that was fixed before, and a single LSTM has no number, so that
     # older databases remain usable.
-    later = {"ENSEMBLE_SIZE": 1, "DELTAS": False}
-    shape = {name: value for name, value in encoder.settings.items() if later.get(name) != value}
+    later = {"ENSEMBLE_SIZE": 1, "DELTAS": False, "USE_TRANSFORMER": False}
+    uses_transformer = encoder.settings["USE_TRANSFORMER"]
+    unused = setting_tables.LSTM_SETTINGS if uses_transformer else setting_tables.TRANSFORMER_SETTINGS
+    shape = {name: value for name, value in encoder.settings.items() if later.get(name) != value and name not in unused}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.replace("lstms.0.", "lstm.").encode() + tensor.cpu().numpy().tobytes())
@@ -252,8 +177,8 @@ def load_encoder(path: str | os.PathLike) -> SpeakerEncoder:
     path = find_model(path)
     model = read_model(path)
     try:
-        # Classic models have one LSTM, and no number in its name.
-        weights = {name.replace("lstm.", "lstms.0."): tensor for name, tensor in model["encoder_state_dict"].items()}
+        # Classic models have one LSTM, and no number in its name; a transformer has the same names as here.
+        weights = {re.sub(r"^lstm\.", "lstms.0.", name): tensor for name, tensor in model["encoder_state_dict"].items()}
         shape = {**classic_settings(weights), **model.get("settings", {})}
         if unknown := shape.keys() - set(setting_tables.MODEL_SETTINGS):
             raise ValueError(f"it has settings that this version does not know: {', '.join(sorted(unknown))}.")
@@ -264,9 +189,9 @@ def load_encoder(path: str | os.PathLike) -> SpeakerEncoder:
                 "feature_std": torch.ones(shape["N_MFCC"]),
             } | weights
         with torch.device("meta"):  # Only shapes, which take no memory.
-            expected = SpeakerEncoder(shape).state_dict()
+            expected = new_encoder(shape).state_dict()
         check_shapes(weights, expected, path)
-        encoder = SpeakerEncoder(shape)
+        encoder = new_encoder(shape)
         encoder.load_state_dict(weights)
         encoder.train_speakers = list(model.get("train_speakers", []))
         encoder.calibration = check_calibration(model.get("calibration", {}))

@@ -9,6 +9,7 @@ import augmentation
 import dataset
 import feature_store
 import myconfig
+import specaug
 from foundation import parallel
 from speaker_encoder import SpeakerEncoder
 
@@ -58,7 +59,7 @@ def draw_batch(
         crops = disturb(crops, noise_store, rng)
     crops = augmentation.random_channel(crops, encoder.feature_std.cpu(), rng)
     if myconfig.SPECAUG_TRAINING:
-        crops = augmentation.spec_augment(crops, encoder.feature_mean.cpu(), rng)
+        crops = specaug.mask_crops(crops, encoder.feature_mean.cpu(), rng)
     return crops.unflatten(0, utts.shape).to(encoder.feature_mean.device)
 
 

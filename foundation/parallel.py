@@ -82,19 +82,28 @@ def embed_in_threads(
 # -------------------------------------- Processes --------------------------------------
 
 
+def available_devices() -> list[str]:
+    """The kinds of device that this machine has, the fastest first; of several processes none uses an Apple GPU."""
+    has_mps = torch.backends.mps.is_available() and "WORLD_SIZE" not in os.environ
+    is_there = {"cuda": torch.cuda.is_available(), "mps": has_mps, "cpu": True}
+    return [name for name in is_there if is_there[name]]
+
+
 def get_device() -> torch.device:
     """The device that DEVICE names; "auto" is an NVIDIA GPU, an Apple GPU or the CPU, the first available.
 
     With several processes, each uses its own NVIDIA GPU, or the CPU. Raises ValueError for an unavailable device.
     """
-    has_mps = torch.backends.mps.is_available() and world_size() == 1
-    available = {"cuda": torch.cuda.is_available(), "mps": has_mps, "cpu": True}
-    name = myconfig.DEVICE
+    name = str(myconfig.DEVICE)
     if name == "auto":
-        name = next(kind for kind, is_there in available.items() if is_there)
-    if not available[name]:
+        name = available_devices()[0]
+    if name.partition(":")[0] not in available_devices():
         raise ValueError(f"DEVICE={name} is not available on this machine: use DEVICE=auto.")
     return torch.device(name)
+
+
+if myconfig.DEVICE == "auto":  # So that `tensor.to(myconfig.DEVICE)` works in exercises: PyTorch knows no "auto".
+    myconfig.DEVICE = available_devices()[0]
 
 
 def use_bfloat16(device: torch.device) -> bool:

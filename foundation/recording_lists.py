@@ -69,7 +69,7 @@ def read_csv(csv_path: str, check_files: bool = False) -> list[tuple[str, str, s
             rows = csv.reader(file, skipinitialspace=True)
             for row in rows:
                 place = f"{csv_path}, line {rows.line_num}"
-                if not row or [field.strip().lower() for field in row] in (HEADER, HEADER[:2]):
+                if not any(field.strip() for field in row) or is_header(row):
                     continue
                 if "\0" in "".join(row) or (has_bytes(row[0]) and not has_bytes("".join(row[1:2]))):
                     raise ValueError(f"{place}: the list is not in UTF-8.")
@@ -91,6 +91,11 @@ def read_csv(csv_path: str, check_files: bool = False) -> list[tuple[str, str, s
     if not listed:
         raise ValueError(f"{csv_path} lists no files.")
     return listed
+
+
+def is_header(row: list[str]) -> bool:
+    """Whether a row names the columns."""
+    return [field.strip().lower() for field in row] in (HEADER, HEADER[:2])
 
 
 def hint_for(path: str, line: int) -> str:

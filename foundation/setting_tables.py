@@ -2,7 +2,9 @@
 
 # What a stored feature depends on, and what the shape of the encoder depends on. Both are saved inside a model.
 FEATURE_SETTINGS = ("N_MFCC", "N_FFT", "HOP_LENGTH", "N_MELS", "CEPSTRAL_MEAN_NORMALIZATION")
-SHAPE_SETTINGS = ("DELTAS", "LSTM_HIDDEN_SIZE", "LSTM_NUM_LAYERS", "BI_LSTM", "FRAME_AGGREGATION_MEAN", "ENSEMBLE_SIZE")
+LSTM_SETTINGS = ("LSTM_HIDDEN_SIZE", "LSTM_NUM_LAYERS", "BI_LSTM", "FRAME_AGGREGATION_MEAN", "ENSEMBLE_SIZE")
+TRANSFORMER_SETTINGS = ("TRANSFORMER_DIM", "TRANSFORMER_ENCODER_LAYERS", "TRANSFORMER_HEADS")
+SHAPE_SETTINGS = ("DELTAS", "USE_TRANSFORMER", *LSTM_SETTINGS, *TRANSFORMER_SETTINGS)
 MODEL_SETTINGS = FEATURE_SETTINGS + SHAPE_SETTINGS
 
 # The trained weights depend on these too, so a checkpoint is only continued with the same ones. The initial models are
@@ -47,6 +49,9 @@ LIMITS = {
     "LSTM_HIDDEN_SIZE": (1, 4096),
     "LSTM_NUM_LAYERS": (1, 16),
     "ENSEMBLE_SIZE": (1, 16),
+    "TRANSFORMER_DIM": (1, 4096),
+    "TRANSFORMER_ENCODER_LAYERS": (1, 16),
+    "TRANSFORMER_HEADS": (1, 64),
     "MINING_SHARPNESS": (0.1, 1000.0),
     "TRIPLET_ALPHA": (0.0, 2.0),
     "BATCH_SIZE": (1, 65536),
@@ -81,6 +86,7 @@ LIMITS = {
 CHOICES = {
     "CEPSTRAL_MEAN_NORMALIZATION": (False, True),
     "DELTAS": (False, True),
+    "USE_TRANSFORMER": (False, True),
     "BI_LSTM": (False, True),
     "FRAME_AGGREGATION_MEAN": (False, True),
     "START_OVER": (False, True),

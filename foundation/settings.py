@@ -217,6 +217,8 @@ def report_overruled(shape: dict) -> None:
 def check_model(values: dict) -> None:
     """Check each value alone, and those that shape a model against each other. Raises ValueError."""
     for name, value in values.items():
+        if name == "DEVICE":  # Exercises give a `torch.device`; a GPU may have a number.
+            value = str(value).partition(":")[0]
         if name in CHOICES:
             valid = any(value == choice and type(value) is type(choice) for choice in CHOICES[name])
         elif name in LIMITS:
@@ -226,7 +228,16 @@ def check_model(values: dict) -> None:
         if not valid:
             expected = allowed_values(name) if name in CHOICES or name in LIMITS else "a path"
             raise ValueError(f"{name}={display(value)} is not {expected}.")
+    num_heads = values["TRANSFORMER_HEADS"]
     refuse = [
+        (
+            values["USE_TRANSFORMER"] and values["TRANSFORMER_DIM"] % num_heads != 0,
+            "TRANSFORMER_DIM={TRANSFORMER_DIM} is not a multiple of TRANSFORMER_HEADS={TRANSFORMER_HEADS}.",
+        ),
+        (
+            values["USE_TRANSFORMER"] and values["ENSEMBLE_SIZE"] > 1,
+            "ENSEMBLE_SIZE={ENSEMBLE_SIZE}: only LSTMs form an ensemble, not USE_TRANSFORMER=true.",
+        ),
         (values["N_MFCC"] > values["N_MELS"], "N_MFCC={N_MFCC} is more than N_MELS={N_MELS}: lower it."),
         (
             values["HOP_LENGTH"] > values["N_FFT"],

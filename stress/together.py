@@ -10,8 +10,9 @@ import soundfile
 
 import demo_data
 import evaluation
+from encoder_networks import new_encoder
 from foundation import settings
-from speaker_encoder import SpeakerEncoder, load_encoder, save_encoder
+from speaker_encoder import load_encoder, save_encoder
 
 NUM_THREADS = 16
 SETTINGS = ({"N_MFCC": 13, "HOP_LENGTH": 256}, {"N_FFT": 512, "DELTAS": False})
@@ -26,7 +27,7 @@ def embed_together(folder: Path, rounds: int) -> str:
     models = []
     for number, values in enumerate(SETTINGS):
         with settings.override(LSTM_HIDDEN_SIZE=16, **values):
-            save_encoder(str(folder / f"{number}.pt"), SpeakerEncoder())
+            save_encoder(str(folder / f"{number}.pt"), new_encoder())
         models.append(load_encoder(folder / f"{number}.pt"))
     alone = [evaluation.embed_utterances(model, files) for model in models]
 

@@ -7,6 +7,7 @@ import torch
 import augmentation
 import feature_extraction
 import myconfig
+import specaug
 from foundation import settings
 from unit_tests.shared import RATE, ProjectTest, corpus
 
@@ -89,7 +90,7 @@ class AugmentationTest(ProjectTest):
             self.assertAlmostEqual(is_changed.float().mean().item(), 0.3, delta=0.07)
 
     def test_masks_have_the_probability_and_width_of_the_settings(self) -> None:
-        masks = augmentation.draw_masks(4000, 40, 0.3, 8, np.random.default_rng(0)).numpy()
+        masks = specaug.draw_masks(4000, 40, 0.3, 8, np.random.default_rng(0)).numpy()
         widths = masks.sum(axis=1)
         self.assertAlmostEqual((widths > 0).mean(), 0.3, delta=0.03)
         self.assertEqual(set(widths[widths > 0]), set(range(1, 9)))
@@ -100,7 +101,7 @@ class AugmentationTest(ProjectTest):
     def test_masked_values_are_filled(self) -> None:
         crops, fill = torch.randn(64, 50, 40), torch.full((40,), 9.0)
         with settings.override(SPECAUG_FREQ_MASK_PROB=1.0, SPECAUG_TIME_MASK_PROB=0.0):
-            masked = augmentation.spec_augment(crops, fill, np.random.default_rng(0))
+            masked = specaug.mask_crops(crops, fill, np.random.default_rng(0))
         changed = masked != crops
         self.assertTrue((masked[changed] == 9).all())
         self.assertTrue((changed.all(dim=1) | ~changed.any(dim=1)).all(), "a mask covers all frames of a coefficient")

@@ -63,6 +63,22 @@ class CheckpointTest(TrainingTest):
             self.train(8, START_OVER=True)
         self.assertEqual(list(self.dir.glob("*.pt")), [])
 
+    def test_a_transformer_is_trained_in_pieces_as_in_one(self) -> None:
+        transformer = {"USE_TRANSFORMER": True, "TRANSFORMER_DIM": 16}
+        whole = self.train(8, "whole.pt", **transformer)
+        self.assertEqual(len(self.train(4, "again.pt", **transformer)), 4)
+        killed = unittest.mock.patch.object(neural_net, "add_cohort", side_effect=KeyboardInterrupt)
+        with killed, self.assertRaises(KeyboardInterrupt):
+            self.train(8, "killed.pt", **transformer)
+        self.assertEqual(self.train(8, "killed.pt", **transformer), whole)
+        self.assert_same_weights("whole.last.pt", "killed.last.pt")
+        encoder = neural_net.load_encoder(str(self.dir / "whole.pt"))
+        self.assertEqual((encoder.settings["USE_TRANSFORMER"], encoder.cohort.shape), (True, (20, 16)))
+        both = f"{self.dir / 'whole.pt'},{self.dir / 'again.pt'}"
+        with self.assertRaisesRegex(ValueError, "only LSTMs form an ensemble"):
+            self.train(2, "joined.pt", INITIAL_MODELS=both)
+        self.assertEqual(len(self.train(2, "adapted.pt", INITIAL_MODELS=str(self.dir / "whole.pt"))), 2)
+
     def test_training_does_not_continue_with_other_noise(self) -> None:
         self.write_audio("noise/rain/a.wav", 2.0)
         self.train(4, NOISE_DIR=str(self.dir / "noise"))
@@ -110,7 +126,7 @@ class CheckpointTest(TrainingTest):
             with settings.override(**own):
                 resource.setrlimit(resource.RLIMIT_FSIZE, limit)
                 try:
-                    answer = self.run_here(neural_net.main)
+                    answer = self.run_here(neural_net.run_training)
                 finally:
                     resource.setrlimit(resource.RLIMIT_FSIZE, before)
             left = sorted(path.name for path in self.dir.rglob("*") if path.is_file())
@@ -144,6 +160,6 @@ class CheckpointTest(TrainingTest):
             self.assertEqual(said, "\nStopped. The same command continues from what is saved, if anything is.\n")
         steps = len(torch.load(self.dir / "model.last.pt", weights_only=True)["losses"])
         with settings.override(TRAINING_STEPS=steps + 1):
-            answer = self.run_here(neural_net.main)
+            answer = self.run_here(neural_net.run_training)
         self.assertEqual((answer.returncode, answer.stderr), (0, ""))
         self.assertIn(f"Continuing after step {steps}.", answer.stdout)

@@ -98,7 +98,7 @@ class ConditionsTest(ProjectTest):
         self.assertNotIn("other speeds as new speakers", rows)
         self.assertNotIn("BI_LSTM", rows["both directions"])
         self.assertIn("ROOM_PROB", rows["both directions"])
-        self.assertEqual(list(rows.values())[-1].keys(), {"SPECAUG_TRAINING"})
+        self.assertEqual(list(rows.values())[-1].keys(), {"USE_TRANSFORMER", "SPECAUG_TRAINING"})
 
     def test_thresholds_are_those_of_the_rates(self) -> None:
         scores = np.append(np.arange(1000) / 1000, 0.9 + np.arange(100) / 1000)
@@ -109,7 +109,7 @@ class ConditionsTest(ProjectTest):
 
     def test_few_trials_give_few_thresholds(self) -> None:
         path = str(self.dir / "model.pt")
-        speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
+        speaker_encoder.save_encoder(path, speaker_encoder.new_encoder())
         for num_nontargets, expected in ((3000, [0.01, 0.02, 0.05, 0.1, 0.2]), (200, [0.2])):
             labels = np.repeat([0, 1], [num_nontargets, 20])
             encoder = speaker_encoder.load_encoder(path)

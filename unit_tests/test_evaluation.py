@@ -25,7 +25,7 @@ from unit_tests.shared import PROJECT_DIR, ProjectTest, corpus
 class EvaluationTest(ProjectTest):
     def setUp(self) -> None:
         super().setUp()
-        self.encoder = speaker_encoder.SpeakerEncoder().eval()
+        self.encoder = speaker_encoder.new_encoder().eval()
         self.spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus() / "test"))
 
     def evaluate(self, **values) -> dict:
@@ -184,7 +184,7 @@ class EvaluationTest(ProjectTest):
 
     def test_mistakes_end_in_one_sentence(self) -> None:
         with settings.override(TRAIN_DATA_CSV="gone.csv"):
-            trained = self.run_here(neural_net.main)
+            trained = self.run_here(neural_net.run_training)
         evaluated = self.run_script("evaluation.py", "SAVED_MODEL_PATH=gone.pt")
         for answer, word in ((trained, "gone.csv"), (evaluated, "gone.pt")):
             self.assertEqual(answer.returncode, 2)

@@ -19,10 +19,13 @@ class MetricsTest(ProjectTest):
         labels = [1, 1, 1, 1, 0, 0, 0, 0]
         scores = [0.9, 0.8, 0.5, 0.2, 0.4, 0.1, -0.3, -0.5]
         thresholds, false_accept, false_reject = metrics.error_rates(labels, scores)
-        np.testing.assert_allclose(thresholds[:-1], sorted(scores))
+        np.testing.assert_allclose(thresholds, [-0.5, *sorted(scores)])  # To within rounding.
         np.testing.assert_allclose(false_accept, [1, 0.75, 0.5, 0.25, 0.25, 0, 0, 0, 0])
         np.testing.assert_allclose(false_reject, [0, 0, 0, 0, 0.25, 0.25, 0.5, 0.75, 1])
-        self.assertEqual(evaluation.compute_eer(labels, scores), (0.25, 0.4))
+        eer, threshold = evaluation.compute_eer(labels, scores)
+        self.assertEqual(eer, 0.25)
+        self.assertAlmostEqual(threshold, 0.2)  # Of those above 0.2, up to 0.4, which are equally good.
+        self.assertGreater(threshold, 0.2)
         self.assertEqual(metrics.min_dcf(false_accept, false_reject, 0.5), 0.25)
         self.assertAlmostEqual(metrics.min_dcf(false_accept, false_reject, 0.01), 0.25)
 
@@ -35,7 +38,7 @@ class MetricsTest(ProjectTest):
             fpr, fnr, det_thresholds = sklearn.metrics.det_curve(labels, scores)
             for rate, miss, threshold in zip(fpr, fnr, det_thresholds, strict=True):
                 if np.isfinite(threshold):
-                    place = np.searchsorted(thresholds, threshold)
+                    place = np.searchsorted(thresholds, threshold, side="right") - 1
                     self.assertAlmostEqual(false_accept[place], rate)
                     self.assertAlmostEqual(false_reject[place], miss)
             eer, threshold = metrics.equal_error_rate(thresholds, false_accept, false_reject)
@@ -46,7 +49,9 @@ class MetricsTest(ProjectTest):
             self.assertTrue(min(rates) - 1e-9 <= eer <= max(rates) + 1e-9)
 
     def test_extreme_scores(self) -> None:
-        self.assertEqual(evaluation.compute_eer([1, 1, 0, 0], [0.9, 0.8, 0.2, 0.1]), (0.0, 0.8))
+        eer, threshold = evaluation.compute_eer([1, 1, 0, 0], [0.9, 0.8, 0.2, 0.1])
+        self.assertEqual(eer, 0.0)
+        self.assertAlmostEqual(threshold, 0.2)
         self.assertEqual(evaluation.compute_eer([1, 0, 0], [0.3, 0.3, 0.3])[0], 0.5)
         self.assertEqual(evaluation.compute_eer([1, 1, 0, 0], [-0.9, -0.8, -0.2, -0.1])[0], 1.0)
         self.assertEqual(evaluation.compute_eer([1, 0, 0], [0.5, 0.4, 0.6])[0], 0.5)

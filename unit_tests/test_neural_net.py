@@ -145,11 +145,11 @@ class NeuralNetTest(TrainingTest):
                 settings.check_training(settings.all_settings() | {"INITIAL_MODELS": paths})
         for number in (1, 16):
             with settings.override(ENSEMBLE_SIZE=number, LSTM_HIDDEN_SIZE=1):
-                speaker_encoder.save_encoder(str(self.dir / f"{number}.pt"), speaker_encoder.SpeakerEncoder())
+                speaker_encoder.save_encoder(str(self.dir / f"{number}.pt"), speaker_encoder.new_encoder())
         with self.assertRaisesRegex(ValueError, "ENSEMBLE_SIZE=17"):
             self.train(4, "b.pt", INITIAL_MODELS=f"{self.dir / '1.pt'},{self.dir / '16.pt'}")
         with settings.override(CEPSTRAL_MEAN_NORMALIZATION=True):
-            speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
+            speaker_encoder.save_encoder(path, speaker_encoder.new_encoder())
         with self.assertRaisesRegex(ValueError, "CEPSTRAL_MEAN_NORMALIZATION takes away"):
             self.train(4, "b.pt", INITIAL_MODELS=path)
         settings.typed_names.add("ENSEMBLE_SIZE")
@@ -176,7 +176,7 @@ class NeuralNetTest(TrainingTest):
                             unittest.mock.patch.object(parallel, "rank", lambda rank=rank: rank),
                             unittest.mock.patch.object(parallel, "world_size", lambda: 2),
                         ):
-                            training_batches.draw_batch(speaker_encoder.SpeakerEncoder(), store, None, step)
+                            training_batches.draw_batch(speaker_encoder.new_encoder(), store, None, step)
             self.assertTrue(all(corpora in drawn for corpora in expected))
             self.assertTrue(all(corpora in expected for corpora in drawn))
             self.assertEqual(drawn[::2], drawn[1::2])
@@ -192,7 +192,7 @@ class NeuralNetTest(TrainingTest):
     def test_validation_is_disturbed_as_training_is(self) -> None:
         store = feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(corpus() / "test")))
         heard = []
-        encoder = speaker_encoder.SpeakerEncoder()
+        encoder = speaker_encoder.new_encoder()
         encoder.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
         for share in (0.0, 0.5, 0.5, 1.0):
             disturbances = {"NOISE_PROB": 1.0, "NOISE_SNR_DB": (0.0, 0.0), "ROOM_PROB": 0.0, "NARROW_BAND_PROB": 0.0}

@@ -25,7 +25,7 @@ class ParallelTest(ProjectTest):
         return list(torch.autograd.grad(losses.mean(), list(encoder.parameters())))
 
     def test_threads_give_the_gradient_of_the_whole_batch(self) -> None:
-        encoder = speaker_encoder.SpeakerEncoder()
+        encoder = speaker_encoder.new_encoder()
         crops = torch.randn(11, 5, 7, myconfig.N_MFCC)
         for num_threads in (1, 2, 5):
             with settings.override(NUM_PROCESSES=num_threads, MIXED_PRECISION=False):

@@ -22,7 +22,7 @@ import torch
 import evaluation
 import neural_net
 import speaker_encoder
-from foundation import model_file, settings
+from foundation import model_file, setting_tables, settings
 from unit_tests.shared import RATE, ProjectTest
 from voices import answers, timeline
 
@@ -32,7 +32,7 @@ class SpeakerEncoderTest(ProjectTest):
         for bidirectional in (False, True):
             for mean in (False, True):
                 with settings.override(DELTAS=False, BI_LSTM=bidirectional, FRAME_AGGREGATION_MEAN=mean):
-                    encoder = speaker_encoder.SpeakerEncoder()
+                    encoder = speaker_encoder.new_encoder()
                     encoder.feature_mean += 3
                     encoder.feature_std *= 2
                     features = torch.randn(2, 30, 40)
@@ -42,7 +42,7 @@ class SpeakerEncoderTest(ProjectTest):
                     self.assertEqual(encoder.dimensions, expected.shape[1])
 
     def test_an_lstm_also_reads_by_how_much_normalised_features_change_around_a_frame(self) -> None:
-        encoder, lengths = speaker_encoder.SpeakerEncoder(), [6, 1, 4, 2, 3]
+        encoder, lengths = speaker_encoder.new_encoder(), [6, 1, 4, 2, 3]
         encoder.feature_mean += 3
         encoder.feature_std *= 2
         features = torch.randn(len(lengths), max(lengths), 40)
@@ -59,7 +59,7 @@ class SpeakerEncoderTest(ProjectTest):
     def test_an_ensemble_puts_the_embeddings_of_different_lstms_together(self) -> None:
         features, num_frames = torch.randn(2, 30, 40), torch.tensor([30, 20])
         with settings.override(ENSEMBLE_SIZE=3, DELTAS=False, BI_LSTM=True, LSTM_HIDDEN_SIZE=5):
-            ensemble = speaker_encoder.SpeakerEncoder()
+            ensemble = speaker_encoder.new_encoder()
         self.assertEqual(ensemble.dimensions, 30)
         each = [lstm(features)[0].mean(dim=1) for lstm in ensemble.lstms]
         expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
@@ -90,7 +90,7 @@ class SpeakerEncoderTest(ProjectTest):
             self.assertEqual((joined.dimensions, joined.settings["ENSEMBLE_SIZE"]), (expected.shape[1], 3))
             self.assertEqual((joined.train_speakers, joined.calibration), (["both", "s0", "s1"], {}))
         with settings.override(N_MELS=64), self.assertRaisesRegex(ValueError, "differ in N_MELS, LSTM_HIDDEN_SIZE, BI"):
-            speaker_encoder.join_encoders([joined, speaker_encoder.SpeakerEncoder()])
+            speaker_encoder.join_encoders([joined, speaker_encoder.new_encoder()])
 
     def test_embedding_does_not_depend_on_the_rest_of_the_batch(self) -> None:
         rng = np.random.default_rng(0)
@@ -99,7 +99,7 @@ class SpeakerEncoderTest(ProjectTest):
             for bidirectional, mean in ((False, True), (True, True), (True, False), (False, False)):
                 values = {"BI_LSTM": bidirectional, "FRAME_AGGREGATION_MEAN": mean, "USE_FULL_SEQUENCE_INFERENCE": full}
                 with self.subTest(**values), settings.override(**values):
-                    encoder = speaker_encoder.SpeakerEncoder().eval()
+                    encoder = speaker_encoder.new_encoder().eval()
                     together = speaker_encoder.embed_features(encoder, features)
                     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
                     for row, utt in zip(together, features, strict=True):
@@ -108,7 +108,7 @@ class SpeakerEncoderTest(ProjectTest):
 
     def test_sliding_window_inference_is_the_mean_over_windows(self) -> None:
         features = np.random.default_rng(0).normal(size=(95, 40)).astype(np.float32)
-        encoder = speaker_encoder.SpeakerEncoder().eval()
+        encoder = speaker_encoder.new_encoder().eval()
         with settings.override(USE_FULL_SEQUENCE_INFERENCE=False, SEQ_LEN=40, SLIDING_WINDOW_STEP=25), torch.no_grad():
             windows = [encoder(torch.from_numpy(features[start : start + 40])[None])[0] for start in (0, 25, 50)]
             expected = torch.stack(windows).mean(dim=0)
@@ -120,7 +120,7 @@ class SpeakerEncoderTest(ProjectTest):
         for number, values in enumerate(({"N_MFCC": 13, "HOP_LENGTH": 256}, {"N_FFT": 512, "DELTAS": False})):
             path = str(self.dir / f"{number}.pt")
             with settings.override(**values):
-                speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder().eval())
+                speaker_encoder.save_encoder(path, speaker_encoder.new_encoder().eval())
             models.append(neural_net.load_encoder(path))
         return models, [self.write_audio(f"{seed}.wav", 1 + seed / 10, seed=seed) for seed in range(5)]
 
@@ -174,7 +174,7 @@ class SpeakerEncoderTest(ProjectTest):
     def test_saved_encoder_is_rebuilt_from_its_own_settings(self) -> None:
         path = str(self.dir / "folder" / "model.pt")
         with settings.override(BI_LSTM=True, LSTM_HIDDEN_SIZE=12, N_MFCC=13, HOP_LENGTH=256):
-            encoder = speaker_encoder.SpeakerEncoder().eval()
+            encoder = speaker_encoder.new_encoder().eval()
             encoder.feature_mean += 5
             speaker_encoder.save_encoder(path, encoder)
         files = [self.write_audio("x.wav", 2), self.write_audio("y.wav", 1, seed=1)]
@@ -193,7 +193,7 @@ class SpeakerEncoderTest(ProjectTest):
 
     def test_a_typed_setting_that_contradicts_the_model_is_an_error(self) -> None:
         path = str(self.dir / "model.pt")
-        speaker_encoder.save_encoder(path, speaker_encoder.SpeakerEncoder())
+        speaker_encoder.save_encoder(path, speaker_encoder.new_encoder())
         self.addCleanup(settings.typed_names.clear)
         settings.apply_override("LSTM_HIDDEN_SIZE=8")
         neural_net.load_encoder(path)
@@ -219,9 +219,10 @@ class SpeakerEncoderTest(ProjectTest):
 
     def test_a_model_of_the_time_before_deltas_stays_what_it_is(self) -> None:
         with settings.override(DELTAS=False):
-            encoder = speaker_encoder.SpeakerEncoder()
+            encoder = speaker_encoder.new_encoder()
         before = encoder.settings
-        del before["DELTAS"]
+        for later in ("DELTAS", "USE_TRANSFORMER", *setting_tables.TRANSFORMER_SETTINGS):
+            del before[later]
         speaker_encoder.save_encoder(str(self.dir / "before.pt"), encoder)
         loaded = neural_net.load_encoder(str(self.dir / "before.pt"))
         self.assertIs(loaded.settings["DELTAS"], False)
@@ -236,7 +237,7 @@ class SpeakerEncoderTest(ProjectTest):
         self.assertEqual(speaker_encoder.model_fingerprint(loaded), digest.hexdigest()[:16])
 
     def test_unusable_models_are_refused_in_a_sentence(self) -> None:
-        encoder = speaker_encoder.SpeakerEncoder()
+        encoder = speaker_encoder.new_encoder()
         speaker_encoder.save_encoder(str(self.dir / "good.pt"), encoder)
         good = torch.load(self.dir / "good.pt", weights_only=True)
         content = (self.dir / "good.pt").read_bytes()
@@ -277,13 +278,13 @@ class SpeakerEncoderTest(ProjectTest):
     def test_models_that_would_fill_the_memory_are_refused_before_they_do(self) -> None:
         """They claim or unpack to 26 GB; nothing of that is taken."""
         with settings.override(LSTM_HIDDEN_SIZE=4096, LSTM_NUM_LAYERS=16, BI_LSTM=True), torch.device("meta"):
-            huge = speaker_encoder.SpeakerEncoder()
+            huge = speaker_encoder.new_encoder()
         one = torch.zeros(1)
         expanded = {name: one.expand(tensor.shape) for name, tensor in huge.state_dict().items()}
-        small = speaker_encoder.SpeakerEncoder().state_dict()
+        small = speaker_encoder.new_encoder().state_dict()
         for name, weights in (("expanded", expanded), ("claimed", small)):
             torch.save({"encoder_state_dict": weights, "settings": huge.settings}, self.dir / f"{name}.pt")
-        speaker_encoder.save_encoder(str(self.dir / "good.pt"), speaker_encoder.SpeakerEncoder())
+        speaker_encoder.save_encoder(str(self.dir / "good.pt"), speaker_encoder.new_encoder())
         with (
             zipfile.ZipFile(self.dir / "good.pt") as good,
             zipfile.ZipFile(self.dir / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
@@ -296,7 +297,7 @@ class SpeakerEncoderTest(ProjectTest):
             old.write((self.dir / "good.pt").read_bytes())
         names = {"expanded": "more than the file holds", "claimed": "shape", "bomb": "damaged", "bytes": "more than"}
         names["old"] = "1.6 or newer"
-        shape = speaker_encoder.SpeakerEncoder().settings
+        shape = speaker_encoder.new_encoder().settings
         many = {"encoder_state_dict": small, "settings": shape, "more": [None] * 10**5}
         torch.save(many, self.dir / "many.pt")
         self.assertEqual(neural_net.load_encoder(str(self.dir / "many.pt")).dimensions, 8)

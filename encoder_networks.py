@@ -1,0 +1,155 @@
+"""The networks that turn features into an embedding: several LSTMs, or a transformer."""
+
+import numpy as np
+import torch
+from torch import nn
+
+import feature_extraction
+from foundation import parallel, setting_tables, settings
+
+
+class SpeakerEncoder(nn.Module):
+    """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
+
+    The features are normalised with the mean and deviation of the training data, with DELTAS the changes of them are
+    appended, and the network of a subclass embeds the result. The settings that shaped the encoder stay with it in
+    `settings`; so do decision thresholds measured by `conditions.py`, in `calibration`, and the embeddings of some
+    training speakers (speakers, dimensions), in `cohort`, against which scores can be normalised. `path` is the file it
+    was loaded from.
+    """
+
+    feature_mean: torch.Tensor
+    feature_std: torch.Tensor
+    lstms: nn.ModuleList
+    dimensions: int
+
+    def __init__(self, shape: dict | None = None) -> None:
+        """An encoder of this shape, a value for each of MODEL_SETTINGS, or of that of the present settings."""
+        super().__init__()
+        values = settings.all_settings() if shape is None else shape
+        self.settings = {name: values[name] for name in setting_tables.MODEL_SETTINGS}
+        self.train_speakers: list[str] = []
+        self.calibration: dict = {}
+        self.path = ""
+        self.register_buffer("feature_mean", torch.zeros(values["N_MFCC"]))
+        self.register_buffer("feature_std", torch.ones(values["N_MFCC"]))
+        self.build((2 if values["DELTAS"] else 1) * values["N_MFCC"], values)
+        self.cohort = np.zeros((0, self.dimensions), np.float32)
+
+    def build(self, num_inputs: int, values: dict) -> None:
+        """Make the network's layers, and set `dimensions`, the length of an embedding."""
+        raise NotImplementedError
+
+    def embed(self, frames: torch.Tensor, num_frames: torch.Tensor | None) -> torch.Tensor:
+        """Embed normalised frames (batch, frames, num_inputs) -> (batch, dimensions)."""
+        raise NotImplementedError
+
+    @property
+    def feature_settings(self) -> feature_extraction.FeatureSettings:
+        """The settings of the features that this encoder reads."""
+        return feature_extraction.feature_settings(self.settings)
+
+    def forward(self, features: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed a batch; `num_frames` (batch,) says how many frames of each row count where rows are padded."""
+        frames = (features - self.feature_mean) / self.feature_std
+        if self.settings["DELTAS"]:
+            frames = append_deltas(frames, num_frames)
+        return self.embed(frames, num_frames)
+
+    def to(self, *device, **options):  # type: ignore[no-untyped-def]
+        """PyTorch's `to`, which also knows the device "auto"."""
+        return super().to(*(parallel.get_device() if name == "auto" else name for name in device), **options)
+
+
+class LstmEncoder(SpeakerEncoder):
+    """LSTMs whose outputs are aggregated by their mean over the frames, or by taking the last one.
+
+    Those of several LSTMs stand side by side in the embedding, each with length 1, so that the cosine similarity of
+    two embeddings is the mean of theirs.
+    """
+
+    def build(self, num_inputs: int, values: dict) -> None:
+        """Make ENSEMBLE_SIZE LSTMs."""
+        directions = 2 if values["BI_LSTM"] else 1
+        self.dimensions = values["ENSEMBLE_SIZE"] * directions * values["LSTM_HIDDEN_SIZE"]
+        self.lstms = nn.ModuleList(
+            nn.LSTM(
+                input_size=num_inputs,
+                hidden_size=values["LSTM_HIDDEN_SIZE"],
+                num_layers=values["LSTM_NUM_LAYERS"],
+                bidirectional=values["BI_LSTM"],
+                batch_first=True,
+            )
+            for _ in range(values["ENSEMBLE_SIZE"])
+        )
+
+    def embed(self, frames: torch.Tensor, num_frames: torch.Tensor | None) -> torch.Tensor:
+        """The aggregated outputs of each LSTM, side by side."""
+        if num_frames is None:
+            of_lstms = [self.aggregate(lstm(frames)[0]) for lstm in self.lstms]
+        else:
+            packed = nn.utils.rnn.pack_padded_sequence(frames, num_frames.cpu(), batch_first=True, enforce_sorted=False)
+            padded = [nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0] for lstm in self.lstms]
+            of_lstms = [self.aggregate(outputs, num_frames) for outputs in padded]
+        if len(of_lstms) == 1:
+            return of_lstms[0]
+        return torch.cat([nn.functional.normalize(own, dim=1) for own in of_lstms], dim=1)
+
+    def aggregate(self, outputs: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """The mean of an LSTM's outputs (batch, frames, units) or the last one -> (batch, units)."""
+        if num_frames is None:
+            return outputs.mean(dim=1) if self.settings["FRAME_AGGREGATION_MEAN"] else outputs[:, -1]
+        if self.settings["FRAME_AGGREGATION_MEAN"]:  # The outputs of padding are zero.
+            return outputs.sum(dim=1) / num_frames[:, None].to(outputs.device)
+        return outputs[torch.arange(len(outputs)), num_frames - 1]
+
+
+class TransformerEncoder(SpeakerEncoder):
+    """A transformer: its encoder reads all frames at once, its decoder asks them a single question, a query of zeros.
+
+    There is no positional encoding, so the order of the frames does not count, and no dropout, so that training stays
+    the same bit for bit. Source: Vaswani et al. 2017, "Attention is all you need".
+    """
+
+    def build(self, num_inputs: int, values: dict) -> None:
+        """Make a linear layer, TRANSFORMER_ENCODER_LAYERS layers of encoder and one of decoder."""
+        self.dimensions = values["TRANSFORMER_DIM"]
+        options = {
+            "d_model": self.dimensions,
+            "nhead": values["TRANSFORMER_HEADS"],
+            "dropout": 0.0,
+            "batch_first": True,
+        }
+        self.linear_layer = nn.Linear(num_inputs, self.dimensions)
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(**options), values["TRANSFORMER_ENCODER_LAYERS"], enable_nested_tensor=False
+        )
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**options), num_layers=1)
+
+    def embed(self, frames: torch.Tensor, num_frames: torch.Tensor | None) -> torch.Tensor:
+        """What the decoder answers; padding is masked."""
+        is_padding = None
+        if num_frames is not None:
+            is_padding = torch.arange(frames.shape[1], device=frames.device) >= num_frames[:, None].to(frames.device)
+        read = self.encoder(torch.sigmoid(self.linear_layer(frames)), src_key_padding_mask=is_padding)
+        query = torch.zeros(len(frames), 1, self.dimensions, device=frames.device)
+        return self.decoder(query, read, memory_key_padding_mask=is_padding)[:, 0]
+
+
+def new_encoder(shape: dict | None = None) -> SpeakerEncoder:
+    """An encoder of this shape, a value for each of MODEL_SETTINGS, or of that of the present settings."""
+    values = settings.all_settings() if shape is None else shape
+    return (TransformerEncoder if values["USE_TRANSFORMER"] else LstmEncoder)(shape)
+
+
+def append_deltas(frames: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
+    """Append to each frame (batch, frames, N) the one after it minus the one before it -> (batch, frames, 2 N).
+
+    The first and the last frame get zeros; if rows are padded, `num_frames` (batch,) tells which one is last. Source of
+    deltas: Furui 1986; these are plain differences, not his slopes of lines fitted to several frames.
+    """
+    deltas = torch.zeros_like(frames)
+    deltas[:, 1:-1] = frames[:, 2:] - frames[:, :-2]
+    if num_frames is not None:
+        deltas[torch.arange(len(frames)), num_frames - 1] = 0
+    return torch.cat([frames, deltas], dim=2)

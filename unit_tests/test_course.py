@@ -1,0 +1,190 @@
+"""The exercises of the classic course code run here as they stand: names, shapes and types of the lecture."""
+
+import multiprocessing
+import subprocess
+import sys
+import unittest
+
+import librosa
+import numpy as np
+import soundfile
+import torch
+
+import augmentation
+import conditions
+import dataset
+import evaluation
+import feature_extraction
+import feature_store
+import metrics
+import myconfig
+import neural_net
+import score_normalization
+import speaker_encoder
+import specaug
+import training_batches
+import trials
+from foundation import settings
+from unit_tests.shared import PROJECT_DIR, ProjectTest, corpus
+
+CLASSIC = PROJECT_DIR.parent / "shared" / "classic"
+SPEECH = PROJECT_DIR.parent / "shared" / "speech"
+
+
+class CourseTest(ProjectTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus() / "train"))
+
+    def test_a_list_is_read_where_its_files_are_not(self) -> None:
+        (self.dir / "list.csv").write_text("\nann,/far/away/1\nann, /far/away/2\nbob ,/far/away/3\n      ")
+        listed = dataset.get_csv_spk_to_utts(str(self.dir / "list.csv"))
+        self.assertEqual({speaker: len(utts) for speaker, utts in listed.items()}, {"ann": 2, "bob": 1})
+
+    def test_specaug_of_one_utterance(self) -> None:
+        features = np.random.default_rng(0).random((60, 40))
+        before = features.copy()
+        with settings.override(SPECAUG_FREQ_MASK_PROB=1.0, SPECAUG_TIME_MASK_PROB=1.0):
+            masked = specaug.apply_specaug(features)
+        self.assertEqual((masked.shape, masked.dtype), (features.shape, features.dtype))
+        np.testing.assert_array_equal(features, before)
+        is_masked = masked != features
+        np.testing.assert_allclose(masked[is_masked], features.mean())
+        columns, rows = is_masked.all(axis=0), is_masked.all(axis=1)
+        np.testing.assert_array_equal(is_masked, columns[None, :] | rows[:, None])
+        self.assertTrue(1 <= columns.sum() <= myconfig.SPECAUG_FREQ_MASK_MAX_WIDTH)
+        self.assertTrue(1 <= rows.sum() <= myconfig.SPECAUG_TIME_MASK_MAX_WIDTH)
+        with settings.override(SPECAUG_FREQ_MASK_PROB=0.0, SPECAUG_TIME_MASK_PROB=0.0):
+            np.testing.assert_array_equal(specaug.apply_specaug(features), features)
+
+    def test_trimmed_triplets(self) -> None:
+        with multiprocessing.pool.ThreadPool(2) as pool:
+            fetched = [
+                feature_extraction.get_trimmed_triple_features(None, self.spk_to_utts),
+                feature_extraction.TrimmedTripletFeaturesFetcher(self.spk_to_utts)(0),
+                *pool.map(feature_extraction.TrimmedTripletFeaturesFetcher(self.spk_to_utts), range(2)),
+            ]
+            batch = feature_extraction.get_batched_triplet_input(self.spk_to_utts, 4, pool)
+        self.assertEqual({triplet.shape for triplet in fetched}, {(3, myconfig.SEQ_LEN, myconfig.N_MFCC)})
+        self.assertEqual(batch.shape, torch.Size([12, myconfig.SEQ_LEN, myconfig.N_MFCC]))
+
+    def test_networks_train_with_settings_of_exercises_and_a_pool(self) -> None:
+        for values in (
+            {"USE_TRANSFORMER": False, "BI_LSTM": False, "FRAME_AGGREGATION_MEAN": False},
+            {"USE_TRANSFORMER": False, "BI_LSTM": True, "FRAME_AGGREGATION_MEAN": True},
+            {"USE_TRANSFORMER": True},
+        ):
+            with settings.override():
+                for name, value in values.items():
+                    setattr(myconfig, name, value)
+                with multiprocessing.pool.ThreadPool(2) as pool:
+                    self.assertEqual(len(neural_net.train_network(self.spk_to_utts, num_steps=2, pool=pool)), 2)
+        self.assertEqual(self.output.getvalue().count("A pool of processes is not needed"), 3)
+
+    def test_encoders_go_to_the_configured_device(self) -> None:
+        features = np.random.default_rng(0).normal(size=(60, 40)).astype(np.float32)
+        for device in ("auto", "cpu", torch.device("cpu")):
+            with settings.override(DEVICE=device, BI_LSTM=False):
+                settings.check(settings.all_settings())
+                encoder = neural_net.LstmSpeakerEncoder().to(myconfig.DEVICE)
+                self.assertEqual(evaluation.run_inference(features, encoder).shape, (myconfig.LSTM_HIDDEN_SIZE,))
+        with settings.override(BI_LSTM=True):
+            encoder = neural_net.LstmSpeakerEncoder().to("cpu")
+            self.assertEqual(evaluation.run_inference(features, encoder).shape, (2 * myconfig.LSTM_HIDDEN_SIZE,))
+        with settings.override(DEVICE="auto"):
+            encoder = neural_net.TransformerSpeakerEncoder().to(myconfig.DEVICE)
+            self.assertEqual(evaluation.run_inference(features, encoder).shape, (myconfig.TRANSFORMER_DIM,))
+        answer = self.run_script("evaluation.py", "--help")
+        self.assertIn("DEVICE=auto", answer.stdout)
+        line = "import neural_net, myconfig, torch; torch.zeros(1).to(myconfig.DEVICE)"
+        self.assertEqual(subprocess.run([sys.executable, "-c", line], cwd=PROJECT_DIR).returncode, 0)
+
+    def test_scores_are_lists_and_the_threshold_is_the_lowest(self) -> None:
+        encoder = neural_net.LstmSpeakerEncoder()
+        labels, scores = evaluation.compute_scores(encoder, self.spk_to_utts, 3)
+        self.assertEqual(labels, [1, 0, 1, 0, 1, 0])
+        self.assertEqual({type(score) for score in scores}, {float})
+        labels = [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+        scores = [0.2, 0.3, 0.4, 0.59, 0.6, 0.588, 0.602, 0.7, 0.8, 0.9]
+        for step in (0.0, 0.001):
+            with settings.override(EVAL_THRESHOLD_STEP=step):
+                eer, threshold = evaluation.compute_eer(labels, scores)
+            self.assertAlmostEqual(eer, 0.2)
+            self.assertAlmostEqual(threshold, 0.59, delta=0.0011)
+        self.assertAlmostEqual(evaluation.compute_eer(labels, scores)[1], 0.59, places=7)
+
+    def test_the_lectures_names_run_whole_scripts(self) -> None:
+        with settings.override(TRAINING_STEPS=2, NUM_EVAL_TRIPLETS=50):
+            neural_net.run_training()
+            evaluation.run_eval()
+        self.assertRegex(self.output.getvalue(), r"eer_threshold = -?\d\.\d+ eer = \d\.\d+\n$")
+        encoder = neural_net.LstmSpeakerEncoder(myconfig.SAVED_MODEL_PATH)
+        self.assertEqual(encoder.settings["LSTM_HIDDEN_SIZE"], myconfig.LSTM_HIDDEN_SIZE)
+
+    def test_every_chapter_reads_settings_when_it_is_called(self) -> None:
+        """As in a notebook: a setting is changed between two cells."""
+        with settings.override():
+            myconfig.N_MFCC, myconfig.SEQ_LEN, myconfig.HOP_LENGTH, myconfig.LSTM_HIDDEN_SIZE = 20, 30, 256, 6
+            rng = np.random.default_rng(0)
+            file = next(iter(self.spk_to_utts.values()))[0]
+            features = feature_extraction.extract_features(file)
+            samples, _ = soundfile.read(file, dtype="float32")
+            expected = librosa.feature.mfcc(y=samples - samples.mean(), sr=16000, n_mfcc=20, hop_length=256).T
+            np.testing.assert_allclose(features, expected, atol=1e-2)
+            self.assertEqual(feature_extraction.extract_sliding_windows(features)[0].shape, (30, 20))
+            store = feature_store.open_store(self.spk_to_utts)
+            self.assertEqual(store.read(0).shape[1], 20)
+            crops = store.draw_crops(np.arange(4), 30, rng)
+            self.assertEqual(augmentation.disturb(crops, None, rng).shape, (4, 30, 20))
+            self.assertEqual(specaug.mask_crops(crops, crops.mean(dim=(0, 1)), rng).shape, (4, 30, 20))
+            encoder = speaker_encoder.get_speaker_encoder()
+            self.assertEqual(training_batches.draw_batch(encoder, store, None, 0).shape[-1], 20)
+            embeddings = speaker_encoder.embed_store(encoder, store)
+            self.assertEqual(embeddings.shape, (len(store.files), 6))
+            self.assertEqual(len(trials.get_trials(store)[0]), 2 * myconfig.NUM_EVAL_TRIPLETS)
+            encoder.train_speakers = store.speakers
+            self.assertEqual(score_normalization.embed_cohort(encoder, store).shape, (len(store.speakers), 6))
+            scored = conditions.score_conditions(encoder, {"clean": self.spk_to_utts})["clean"]
+            self.assertLess(metrics.equal_error_rate(*metrics.error_rates(*scored[:2]))[0], 0.6)
+            myconfig.TRIPLET_ALPHA = 0.7
+            same = torch.tensor([0.6, 0.8])
+            self.assertAlmostEqual(float(neural_net.get_triplet_loss(same, same, same)), 0.7, places=6)
+
+    def test_classic_transformers_load_as_they_are(self) -> None:
+        """A small checkpoint of the classic layout, built here from PyTorch's own layers."""
+        torch.manual_seed(0)
+        dimensions, heads = 16, myconfig.TRANSFORMER_HEADS
+        linear = torch.nn.Linear(13, dimensions)
+        layer = torch.nn.TransformerEncoderLayer(d_model=dimensions, nhead=heads, batch_first=True)
+        encoder = torch.nn.TransformerEncoder(layer, num_layers=3).eval()
+        asking = torch.nn.TransformerDecoderLayer(d_model=dimensions, nhead=heads, batch_first=True)
+        decoder = torch.nn.TransformerDecoder(asking, num_layers=1).eval()
+        parts = {"linear_layer": linear, "encoder": encoder, "decoder": decoder}
+        weights = {f"{part}.{name}": w for part, layers in parts.items() for name, w in layers.state_dict().items()}
+        torch.save({"encoder_state_dict": weights, "losses": [0.1], "training_time": 1.0}, self.dir / "classic.pt")
+        loaded = neural_net.load_encoder(str(self.dir / "classic.pt"))
+        names = ("N_MFCC", "TRANSFORMER_DIM", "TRANSFORMER_ENCODER_LAYERS")
+        self.assertEqual([loaded.settings[name] for name in names], [13, dimensions, 3])
+        features = torch.randn(2, 50, 13)
+        with torch.no_grad():
+            expected = decoder(torch.zeros(2, 1, dimensions), encoder(torch.sigmoid(linear(features))))[:, 0]
+            torch.testing.assert_close(loaded(features), expected, atol=1e-5, rtol=0)
+            padded = torch.nn.functional.pad(features, (0, 0, 0, 70))
+            torch.testing.assert_close(loaded(padded, torch.tensor([50, 50])), expected, atol=1e-5, rtol=0)
+
+    @unittest.skipUnless(CLASSIC.is_dir() and SPEECH.is_dir(), "there are no checkpoints of the classic code here")
+    def test_classic_checkpoints_give_their_embeddings(self) -> None:
+        known = np.load(CLASSIC / "embeddings.npz")
+        for path in sorted(CLASSIC.glob("*.pt")):
+            encoder = neural_net.load_encoder(path)
+            for number, file in enumerate(known["files"]):
+                samples, rate = soundfile.read(SPEECH / str(file), dtype="float32")
+                if rate != 16000:
+                    continue
+                mfcc = np.ascontiguousarray(librosa.feature.mfcc(y=samples, sr=rate, n_mfcc=40).T)
+                for in_one_piece, way in ((True, "full"), (False, "windows")):
+                    with settings.override(USE_FULL_SEQUENCE_INFERENCE=in_one_piece, SEQ_LEN=100):
+                        expected = known[f"{path.stem}_{way}"][number]
+                        if np.isfinite(expected).all():
+                            embedding = evaluation.run_inference(mfcc, encoder)
+                            np.testing.assert_allclose(embedding, expected, atol=1e-5, err_msg=f"{path} {file} {way}")
