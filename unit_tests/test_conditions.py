@@ -15,7 +15,7 @@ import dataset
 import ladder
 import speaker_encoder
 from foundation import settings
-from unit_tests.shared import RATE, ProjectTest, corpus
+from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest, corpus
 
 
 class ConditionsTest(ProjectTest):
@@ -89,6 +89,14 @@ class ConditionsTest(ProjectTest):
         self.write_audio("noise/hum/hum.wav", 4)
         self.assertNotEqual(conditions.build_conditions(spk_to_utts)["b-noise"], changed["b-noise"])
         self.assertEqual(conditions.build_conditions(spk_to_utts)["b-telephone"], changed["b-telephone"])
+
+    def test_the_courses_command_line_is_the_ladders_first_row(self) -> None:
+        page = (PROJECT_DIR / "COURSE.md").read_text(encoding="utf-8")
+        line = page[page.index("python3 neural_net.py") :].split("\npython3 evaluation.py")[0]
+        typed = dict(part.split("=") for part in line.replace("\\\n", "").split()[2:])
+        for name in ("TRAINING_STEPS", "SAVED_MODEL_PATH"):
+            del typed[name]
+        self.assertEqual({name: settings.parse_value(name, text) for name, text in typed.items()}, ladder.COURSE)
 
     def test_ladder_has_rows_for_what_differs_from_the_course(self) -> None:
         with settings.override(LSTM_HIDDEN_SIZE=64, SPEEDS=(1.0,), BI_LSTM=True, ENSEMBLE_SIZE=2):
