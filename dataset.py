@@ -72,7 +72,7 @@ def find_by_folder(data_dir: str) -> SpkToUtts:
     """
     found: SpkToUtts = {}
     for folder in sorted(path for path in Path(data_dir).iterdir() if path.is_dir() and path.name[0] != "."):
-        if utts := find_audio_files(folder):
+        if utts := find_audio_files(folder, above=data_dir):
             found[same_letters(folder.name)] = sorted(found.get(same_letters(folder.name), []) + utts)
     return found
 

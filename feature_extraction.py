@@ -22,12 +22,13 @@ SPEECH_FRAME_SAMPLES = 320
 # A recording is silent if its samples span less than this: two steps of 16-bit audio.
 SILENT_RANGE = 2 / 2**15
 
-# Channels cancel each other out if their mean is so much quieter than the loudest one; the mean of one voice and
-# silence is 6 dB quieter.
-CANCELLED_DB = 10
+# The mean of the channels is not heard if it is so much quieter than the loudest of them, as channels of opposite
+# polarity make it; the mean of one voice and silence is 6 dB quieter.
+QUIETER_DB = 10
 
-# Two channels hold different sounds if both have speech and their levels correlate less than this.
-LEAST_LEVEL_CORRELATION = 0.4
+# Two channels hold different sounds if the difference of their levels deviates by more than this: of one sound it
+# deviates by less than 1 dB, of two people with microphones on one table by 4.5 to 10 dB.
+LEVELS_DEVIATION_DB = 4.0
 
 
 class FeatureSettings(NamedTuple):
@@ -57,14 +58,14 @@ def read_audio(audio_file: str, doubts: list[str] | None = None) -> np.ndarray:
     is empty or silent.
     """
     doubts = [] if doubts is None else doubts
-    streams: list[tuple[int, list[np.ndarray]]] = []  # More than one where files of different kinds were chained.
-    for rate, block in audio_decoder.decode(audio_file, doubts):
-        if not streams or (rate, block.shape[1]) != (streams[-1][0], streams[-1][1][0].shape[1]):
-            streams.append((rate, []))
-        streams[-1][1].append(block)
+    streams: dict[tuple[int, int, int], list[np.ndarray]] = {}  # More than one where files were joined.
+    for part, rate, block in audio_decoder.decode(audio_file, doubts):
+        streams.setdefault((part, rate, block.shape[1]), []).append(block)
     of_streams = []
-    for rate, blocks in streams:
-        of_streams.append(resample(to_mono(np.concatenate(blocks), rate, doubts), rate))
+    for (_, rate, _), blocks in streams.items():
+        channels = np.concatenate(blocks)
+        note_different_sounds(levels_of_pair(channels, rate), doubts)
+        of_streams.append(resample(to_mono(channels, doubts), rate))
     samples = np.concatenate(of_streams)
     if samples.max() - samples.min() < SILENT_RANGE:
         raise ValueError(f"{audio_file} is silent.")
@@ -78,18 +79,22 @@ def read_blocks(audio_file: str, block_samples: int, doubts: list[str] | None = 
     in the last digits. Raises ValueError for a file that cannot be decoded or is empty.
     """
     doubts = [] if doubts is None else doubts
-    buffer, kind = np.zeros(0, np.float32), (0, 0)
+    buffer, stream = np.zeros(0, np.float32), (-1, 0, 0)
     resampler: soxr.ResampleStream | None = None
+    levels: list[np.ndarray] = []
 
     def rest() -> np.ndarray:
+        note_different_sounds(np.concatenate(levels, axis=1) if levels else np.zeros((2, 0)), doubts)
+        levels.clear()
         return resampler.resample_chunk(np.zeros(0, np.float32), last=True) if resampler else np.zeros(0, np.float32)
 
-    for rate, block in audio_decoder.decode(audio_file, doubts):
-        if kind != (rate, block.shape[1]):
+    for part, rate, block in audio_decoder.decode(audio_file, doubts):
+        if stream != (part, rate, block.shape[1]):
             buffer = np.concatenate([buffer, rest()])
             resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1) if rate != SAMPLE_RATE else None
-            kind = (rate, block.shape[1])
-        mono = to_mono(block, rate, doubts)
+            stream = (part, rate, block.shape[1])
+        levels.append(levels_of_pair(block, rate))
+        mono = to_mono(block, doubts)
         buffer = np.concatenate([buffer, resampler.resample_chunk(mono) if resampler else mono])
         while len(buffer) > block_samples:
             yield buffer[:block_samples]
@@ -102,7 +107,7 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     return samples if rate == SAMPLE_RATE else soxr.resample(samples, rate, SAMPLE_RATE)
 
 
-def to_mono(channels: np.ndarray, rate: int, doubts: list[str]) -> np.ndarray:
+def to_mono(channels: np.ndarray, doubts: list[str]) -> np.ndarray:
     """Samples (samples, channels) -> the mean of the channels (samples,), or the loudest one where they cancel.
 
     A constant offset, as cheap microphones have, is taken off each channel.
@@ -112,15 +117,32 @@ def to_mono(channels: np.ndarray, rate: int, doubts: list[str]) -> np.ndarray:
         return channels[:, 0]
     mean = channels.mean(axis=1)
     power = np.square(channels).mean(axis=0)
-    first, second = np.argsort(-power, kind="stable")[:2]
-    if np.square(mean).mean() < power[first] * 10 ** (-CANCELLED_DB / 10):
-        note(f"its channels cancel each other out, so that only one is heard, number {first + 1}", doubts)
-        return channels[:, first]
-    levels = np.stack([levels_db(resample(channels[:, number], rate)) for number in (first, second)])
-    both_speak = min(map(speech_seconds, levels)) >= 1 and power[second] > 0.01 * power[first]
-    if both_speak and np.corrcoef(levels.clip(min=-60))[0, 1] < LEAST_LEVEL_CORRELATION:
-        note("its channels hold different sounds, perhaps a person each: make a file of each channel", doubts)
+    loudest = int(np.argmax(power))
+    if np.square(mean).mean() < power[loudest] * 10 ** (-QUIETER_DB / 10):
+        note(f"the mean of its channels is far quieter than number {loudest + 1}, which is heard alone", doubts)
+        return channels[:, loudest]
     return mean
+
+
+def levels_of_pair(channels: np.ndarray, rate: int) -> np.ndarray:
+    """The levels of two channels, as `levels_db` gives them (2, stretches); none of one channel, or of surround."""
+    if channels.shape[1] != 2:
+        return np.zeros((2, 0))
+    channels = channels - channels.mean(axis=0)
+    return np.stack([levels_db(resample(channel, rate)) for channel in channels.T.copy()])
+
+
+def note_different_sounds(levels: np.ndarray, doubts: list[str]) -> None:
+    """Add a doubt if two channels with these levels (2, stretches) hold different sounds, as those of calls do.
+
+    Then the difference of their levels changes all the time; that of one sound, heard twice, does not.
+    """
+    loudest = levels.max(axis=0)
+    if not len(loudest) or min(map(speech_seconds, levels)) < 1:
+        return
+    is_loud = loudest > max(np.percentile(loudest, 95) - 15, -50)
+    if np.std((levels[0] - levels[1])[is_loud]) > LEVELS_DEVIATION_DB:
+        note("its channels hold different sounds, perhaps a person each: make a file of each channel", doubts)
 
 
 def note(words: str, doubts: list[str]) -> None:

@@ -28,16 +28,13 @@ import dataset
 import feature_extraction
 import myconfig
 from dataset import SpkToUtts
-from foundation import audio_decoder, parallel, safe_files, script, setting_tables
+from foundation import audio_decoder, audio_headers, parallel, safe_files, script, setting_tables
 
 CHUNK_FILES = 64
 DTYPE = np.dtype("<f2")
 FEATURE_FUNCTIONS: tuple[Callable, ...] = (
-    audio_decoder.decode_file,
-    audio_decoder.decode_exactly,
-    audio_decoder.decode_with_ffmpeg,
-    audio_decoder.to_float,
     feature_extraction.read_audio,
+    feature_extraction.resample,
     feature_extraction.to_mono,
     feature_extraction.mel_filters,
     feature_extraction.mfcc_matrices,
@@ -173,7 +170,8 @@ def store_folder(files: list[str], speeds: Sequence[float]) -> Path:
     common = os.path.commonpath(absolute) if len({Path(file).anchor for file in absolute}) == 1 else "several drives"
     values = {name: getattr(myconfig, name) for name in setting_tables.FEATURE_SETTINGS}
     # A change of the code that computes features gives a new store.
-    code = "".join(map(inspect.getsource, FEATURE_FUNCTIONS))
+    decoding = inspect.getsource(audio_decoder) + inspect.getsource(audio_headers)
+    code = decoding + "".join(map(inspect.getsource, FEATURE_FUNCTIONS))
     key = json.dumps([common, values, list(speeds), code], sort_keys=True)
     return Path(myconfig.FEATURE_STORE_DIR) / f"{Path(common).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
@@ -285,7 +283,7 @@ def extract_all(files: list[str], speeds: Sequence[float], index: dict[str, list
 
     def extract(file: str) -> Extracted:
         state, content = file_state(file), file_digest(file)
-        if file in index and index[file][4] == content != "":
+        if file in index and index[file][4] == content != "" and not isinstance(index[file][2], str):
             _, _, result, digest, _, doubts = index[file]
             return Extracted(file, state, content, result, digest, doubts)
         doubts = []
@@ -293,6 +291,8 @@ def extract_all(files: list[str], speeds: Sequence[float], index: dict[str, list
             result = [features.astype(DTYPE) for features in features_at_speeds(file, speeds, doubts)]
         except ValueError as error:
             return Extracted(file, state, content, str(error), "", [])
+        except OSError as error:  # It may pass: the file's state in the index is one that makes it be tried again.
+            return Extracted(file, [-1, -1], "", f"{file} cannot be read: {error.strerror}.", "", [])
         return Extracted(file, state, content, result, hashlib.sha256(result[0].tobytes()).hexdigest()[:16], doubts)
 
     if not files:

@@ -21,23 +21,25 @@ def as_paths(files: Paths) -> list[str]:
     return [os.fspath(file) for file in ([files] if isinstance(files, (str, os.PathLike)) else files)]
 
 
-def find_audio_files(folder: str | Path, go_deeper: bool = True) -> list[str]:
+def find_audio_files(folder: str | Path, go_deeper: bool = True, above: str | Path | None = None) -> list[str]:
     """The files in a folder, and with `go_deeper` in the folders below it, that look like sound or film, sorted.
 
-    Hidden files and folders do not count. Links to folders are followed, unless they lead back to where they are.
+    Hidden files and folders do not count. Links to folders are followed, unless they lead back to where they are, or to
+    the folder `above`.
     """
     endings = audio_endings()
     return sorted(
         os.path.join(inside, name)  # noqa: PTH118 - pathlib takes three times as long over 100,000 files.
-        for inside, names in walk(folder, go_deeper)
+        for inside, names in walk(folder, go_deeper, above or folder)
         for name in names
         if os.path.splitext(name)[1].lower() in endings and not name.startswith(".")  # noqa: PTH122
     )
 
 
-def walk(folder: str | Path, go_deeper: bool) -> Iterator[tuple[str, list[str]]]:
+def walk(folder: str | Path, go_deeper: bool, above_all: str | Path) -> Iterator[tuple[str, list[str]]]:
     """Each folder that is not hidden, with the names of its files; circles of links are named and left out."""
-    ways = {str(folder): {os.path.realpath(folder)}}  # Folder -> itself and those above it, without links.
+    # Folder -> itself and those above it, without links.
+    ways = {str(folder): {os.path.realpath(folder), os.path.realpath(above_all)}}
     for inside, folders, names in os.walk(folder, followlinks=True):
         yield inside, names
         above = ways.pop(inside)

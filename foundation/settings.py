@@ -27,6 +27,9 @@ FALSE_WORDS = ("false", "no", "off", "0")
 # Names typed on the command line: if one contradicts a model, an error is raised instead of using the model's value.
 typed_names: set[str] = set()
 
+# The overrides that hold at present, each with the settings that it puts back.
+entered: list[list[dict]] = []
+
 
 def all_settings() -> dict:
     """Every setting with its current value, in the order of `myconfig.py`."""
@@ -272,10 +275,17 @@ def override(**values: object) -> Iterator[None]:
     before = all_settings()
     if unknown := set(values) - set(before):
         raise ValueError(f"there is no setting {sorted(unknown)[0]!r}.")
+    own = [before]
+    entered.append(own)
     try:
         for name, value in values.items():
             setattr(myconfig, name, value)
         yield
     finally:
-        for name, value in before.items():
-            setattr(myconfig, name, value)
+        place = next(number for number, other in enumerate(entered) if other is own)
+        del entered[place]
+        if place < len(entered):  # Another thread entered later, and is still inside: it puts all back.
+            entered[place][0] = own[0]
+        else:
+            for name, value in own[0].items():
+                setattr(myconfig, name, value)

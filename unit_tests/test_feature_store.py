@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import unittest.mock
 from pathlib import Path
 
 import librosa
@@ -80,6 +81,20 @@ class FeatureStoreTest(ProjectTest):
                 self.assertRegex(listing, f"{re.escape(Path(path).name)}.*({word})")
         with self.assertRaisesRegex(ValueError, "none of the"):
             feature_store.open_store({"bad": spk_to_utts["bad"]})
+
+    def test_a_passing_error_is_tried_again(self) -> None:
+        spk_to_utts = self.write_speakers(2, 2)
+        broken = spk_to_utts["s0"][0]
+        extract = feature_store.features_at_speeds
+
+        def fail_once(file: str, *more) -> list[np.ndarray]:
+            if file == broken:
+                raise OSError(24, "too many open files")
+            return extract(file, *more)
+
+        with unittest.mock.patch.object(feature_store, "features_at_speeds", fail_once):
+            self.assertNotIn(broken, feature_store.open_store(spk_to_utts).files)
+        self.assertIn(broken, feature_store.open_store(spk_to_utts).files)
 
     def test_same_audio_under_two_speakers_is_named(self) -> None:
         spk_to_utts = self.write_speakers(2, 2)

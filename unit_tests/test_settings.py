@@ -102,6 +102,15 @@ class SettingsTest(ProjectTest):
             self.assertEqual(answer.stderr.count("\n"), 1)
             self.assertIn("TRAINING_STEPS", answer.stderr)
 
+    def test_overrides_of_two_threads_leave_nothing_behind(self) -> None:
+        before = settings.all_settings()
+        first, second = settings.override(N_MFCC=3), settings.override(N_MFCC=5, N_MELS=7)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)
+        self.assertEqual(settings.all_settings(), before)
+
     def test_override_puts_settings_back(self) -> None:
         before = settings.all_settings()
         with contextlib.suppress(KeyError), settings.override(N_MFCC=3):
