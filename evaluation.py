@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.special import ndtri
 
 import dataset
 import feature_extraction
@@ -220,7 +219,8 @@ def plot_evaluation(
     path: Path, labels: np.ndarray, scores: np.ndarray, sweep: tuple[np.ndarray, np.ndarray, np.ndarray], results: dict
 ) -> None:
     """Draw a PNG with the score histograms, the DET curve and the threshold sweep; the EER is marked in each."""
-    import matplotlib.figure  # Slow to import, and only needed here.
+    import matplotlib.figure  # Slow, as scipy is, and only needed here.
+    from scipy.special import ndtri
 
     eer, eer_threshold = results["eer"], results["eer_threshold"]
     score_name = "normalised score (AS-norm)" if myconfig.AS_NORM else "cosine similarity"

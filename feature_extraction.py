@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # Its parts are loaded at first use: scripts that do not need them start a second faster.
 import soxr
 import torch
 
@@ -167,7 +166,10 @@ def find_speech(level_db: np.ndarray) -> np.ndarray:
         return np.zeros(0, bool)
     is_loud = level_db > max(np.percentile(level_db, 95) - 30, -60)
     pause = round(0.2 * SAMPLE_RATE / SPEECH_FRAME_SAMPLES)
-    return scipy.ndimage.binary_closing(np.pad(is_loud, pause), np.ones(pause + 1))[pause:-pause]
+    loud = np.flatnonzero(is_loud)
+    for gap in np.flatnonzero((np.diff(loud) > 1) & (np.diff(loud) <= pause + 1)):
+        is_loud[loud[gap] : loud[gap + 1]] = True
+    return is_loud
 
 
 def speech_seconds(level_db: np.ndarray) -> float:
@@ -216,8 +218,10 @@ def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, l
         bins = filters.any(dim=1).nonzero()
         first, end = (int(bins.min()), int(bins.max()) + 1) if len(bins) else (0, 1)
         mel_groups.append((2 * first, 2 * end, filters[first:end].repeat_interleave(2, dim=0)))
-    cosines = scipy.fft.dct(np.eye(n_mels, dtype=np.float32), type=2, norm="ortho", axis=1)[:, :n_mfcc]
-    return window, mel_groups, torch.from_numpy(cosines.copy())
+    # The orthonormal cosine transform of type 2: cos(pi k (m + 1/2) / n_mels) for band m and coefficient k.
+    angles = np.pi / n_mels * np.outer(np.arange(n_mels) + 0.5, np.arange(n_mfcc))
+    cosines = np.cos(angles) * np.sqrt(np.where(np.arange(n_mfcc) == 0, 1, 2) / n_mels)
+    return window, mel_groups, torch.from_numpy(cosines.astype(np.float32))
 
 
 def compute_mfcc(samples: np.ndarray, wanted: FeatureSettings | None = None) -> np.ndarray:

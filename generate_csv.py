@@ -5,13 +5,23 @@ in the folder: `{speaker}` is the speaker's name, `*` any part of a name, `**` a
 third column by which evaluation.py reports, such as the speaker's sex: `wav/{group}/{speaker}-*.wav`.
 """
 
+from foundation import script
+
+if __name__ == "__main__":
+    script.begin()
+    parser = script.OptionParser(description=__doc__)
+    parser.add_argument("folder")
+    parser.add_argument("pattern")
+    parser.add_argument("csv_file")
+    options = parser.parse_args()
+
 import csv
 import io
 import os
 import re
 from pathlib import Path
 
-from foundation import safe_files, script
+from foundation import safe_files
 from foundation.recording_lists import find_audio_files
 
 WILDCARDS = {"{speaker}": r"(?P<speaker>[^/]+?)", "{group}": r"(?P<group>[^/]+?)", "**": ".*", "*": "[^/]*"}
@@ -47,11 +57,6 @@ def list_recordings(folder: str, pattern: str) -> tuple[list[list[str]], int]:
 
 def main() -> None:
     """Write the CSV file that the command line asks for."""
-    parser = script.OptionParser(description=__doc__)
-    parser.add_argument("folder")
-    parser.add_argument("pattern")
-    parser.add_argument("csv_file")
-    options = parser.parse_args()
     if not options.csv_file.lower().endswith(".csv"):
         raise ValueError(f"{options.csv_file}, the file to write, must end in .csv.")
     rows, num_others = list_recordings(options.folder, options.pattern)

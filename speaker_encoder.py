@@ -5,7 +5,6 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ import myconfig
 from encoder_networks import SpeakerEncoder, new_encoder
 from foundation import parallel, setting_tables, settings
 from foundation.model_file import read_model, write_model
+from foundation.model_path import find_model
 from saved_encoder import check_calibration, check_cohort, check_shapes, classic_settings
 
 # Frames in a batch at inference, padding included.
@@ -159,13 +159,6 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
         **more,
     }
     write_model(path, model)
-
-
-def find_model(path: str | os.PathLike) -> str:
-    """The path of a model; that of a pretrained one, where there is none, counts from the project's folder."""
-    shipped = Path(__file__).with_name("saved_model") / "pretrained" / Path(path).name
-    is_shipped = Path(path).parts[-3:-1] == shipped.parts[-3:-1] and shipped.exists()
-    return str(shipped) if is_shipped and not Path(path).exists() else os.fspath(path)
 
 
 def load_encoder(path: str | os.PathLike) -> SpeakerEncoder:

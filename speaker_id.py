@@ -6,8 +6,8 @@ printing. Exit codes: 0 yes or done, 1 no, 2 a mistake.
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from foundation import script, settings
 
@@ -63,67 +63,24 @@ if __name__ == "__main__":
     script.begin()
     options = build_parser().parse_args()
 
-import numpy as np
-
-from foundation import parallel, pictures
-from speaker_encoder import SpeakerEncoder, load_encoder
+from foundation.model_path import find_model
+from foundation.recording_lists import expand_files
 from voices import database as speaker_database
-from voices import map as voice_map
-from voices import timeline as speaker_timeline
-from voices.answers import decision_for, describe, enrol, identify, model_of, verify
-from voices.recordings import expand_files, hear, list_warnings, write_embeddings
 
-# -------------------------------------- Commands ---------------------------------------
+
+def __getattr__(name: str) -> Any:
+    """The functions that answer (`verify`, `enrol`, `identify` ...), loaded when one of them is used."""
+    from voices import answers
+
+    return getattr(answers, name)
+
+
+# ----------------------------- Commands that need no model -----------------------------
 
 
 def show(answer: object, text: str) -> None:
     """Print an answer as JSON or as text."""
     print(json.dumps(answer, indent=2) if options.json else text)
-
-
-def warn(warnings: Sequence[tuple[str, str]]) -> None:
-    """Print warnings on the error stream."""
-    for file, words in warnings:
-        print(f"Warning: {script.printable(file)}: {words}.", file=sys.stderr)
-
-
-def run_verify(encoder: SpeakerEncoder) -> int:
-    """The command `verify`: 0 for the same person, 1 for two."""
-    decision = decision_for(encoder, options.far, options.threshold)
-    answer = verify(encoder, expand_files([options.first]), expand_files([options.second]), decision)
-    warn(answer["warnings"])
-    same = "the same speaker" if answer["same"] else "different speakers"
-    show(answer, f"{same}: score {answer['score']:.3f}, {describe(decision)}.")
-    return 0 if answer["same"] else 1
-
-
-def check_ending(path: str, *endings: str) -> None:
-    """Raise ValueError if an output file has another ending, because it may be one of the user's recordings."""
-    if not path.lower().endswith(endings):
-        raise ValueError(f"--out {path} must end in {' or '.join(endings)}.")
-
-
-def run_enrol(encoder: SpeakerEncoder) -> int:
-    """The command `enrol`."""
-    files = expand_files(options.files)
-    seconds, warnings = enrol(encoder, options.db, options.name, files, options.more)
-    warn(warnings)
-    answer = {"name": options.name, "recordings": len(files), "speech_seconds": seconds}
-    show(answer, f"{options.name} is enrolled: heard {seconds:.1f} s of speech in {len(files)} recordings.")
-    return 0
-
-
-def run_identify(encoder: SpeakerEncoder) -> int:
-    """The command `identify`: 1 if nobody was identified in any recording."""
-    decision = decision_for(encoder, options.far, options.threshold)
-    answers = identify(encoder, options.db, expand_files(options.files), decision)
-    lines = []
-    for answer in answers:
-        warn(answer["warnings"])
-        ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"])
-        lines.append(f"{script.printable(answer['file'])}: {answer['speaker'] or speaker_database.UNKNOWN} ({ranking})")
-    show(answers, "\n".join([*lines, f"With {describe(decision)}."]))
-    return 0 if any(answer["speaker"] for answer in answers) else 1
 
 
 def run_list() -> int:
@@ -154,74 +111,46 @@ def run_rename() -> int:
     return 0
 
 
-def run_timeline(encoder: SpeakerEncoder) -> int:
-    """The command `timeline`."""
-    check_ending(options.out, ".png")
-    if options.rttm and options.json:
-        raise ValueError("choose one of --rttm and --json.")
-    files = expand_files(options.files)
-    if options.rttm and len({Path(file).stem for file in files}) < len(files):
-        raise ValueError("RTTM identifies recordings only by their names, and two of these have the same name.")
-    decision = decision_for(encoder, options.far, options.threshold)
-    with speaker_database.open_database(options.db) as connection:
-        names, enrolled = speaker_database.read_speakers(connection, model_of(encoder))
-    answers = {}
-    for number, file in enumerate(files, start=1):
-        timeline = speaker_timeline.find_timeline(encoder, file, names, enrolled, decision.threshold)
-        picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(files) > 1 else ""))
-        pictures.save(str(picture), speaker_timeline.draw_timeline(timeline, decision.threshold))
-        warn([(file, words) for words in timeline.faults])
-        answers[file] = timeline.turns
-    if options.rttm:
-        print("".join(speaker_timeline.to_rttm(turns, file) for file, turns in answers.items()), end="")
-        return 0
-    lines = []
-    for file, turns in answers.items():
-        lines += [f"{script.printable(file)}:"] if len(files) > 1 else []
-        for turn in turns:
-            score = "-" if turn.score is None else f"{turn.score:.3f}"
-            lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {score}")
-    show({file: [turn._asdict() for turn in turns] for file, turns in answers.items()}, "\n".join(lines))
-    return 0
+def check_ending(path: str, *endings: str) -> None:
+    """Raise ValueError if an output file has another ending, because it may be one of the user's recordings."""
+    if not path.lower().endswith(endings):
+        raise ValueError(f"--out {path} must end in {' or '.join(endings)}.")
 
 
-def run_embed(encoder: SpeakerEncoder) -> int:
-    """The command `embed`."""
-    check_ending(options.out, ".npz", ".csv")
-    heard = hear(encoder, expand_files(options.files))
-    warn(list_warnings(heard))
-    write_embeddings(options.out, heard)
-    show({"out": options.out, "recordings": len(heard)}, f"{options.out} has {len(heard)} embeddings.")
-    return 0
+def check_files() -> None:
+    """Find the recordings that the options name, and check what can be checked before the model is loaded.
 
-
-def run_map(encoder: SpeakerEncoder) -> int:
-    """The command `map`."""
-    check_ending(options.out, ".png")
-    heard = hear(encoder, expand_files(options.files))
-    warn(list_warnings(heard))
-    speakers = voice_map.name_speakers([one.recording.file for one in heard])
-    pictures.save(options.out, voice_map.draw_map(np.stack([one.recording.embedding for one in heard]), speakers))
-    show({"out": options.out, "recordings": len(heard)}, f"{options.out} shows {len(heard)} recordings.")
-    return 0
+    Raises ValueError for what does not exist, or cannot be written.
+    """
+    if options.command == "verify":
+        options.first, options.second = expand_files([options.first]), expand_files([options.second])
+    else:
+        options.files = expand_files(options.files)
+    if options.command in ("timeline", "map"):
+        check_ending(options.out, ".png")
+    elif options.command == "embed":
+        check_ending(options.out, ".npz", ".csv")
+    if options.command in ("identify", "timeline"):
+        with speaker_database.open_database(options.db) as connection:
+            speaker_database.list_speakers(connection)
+    if options.command == "timeline" and options.rttm:
+        if options.json:
+            raise ValueError("choose one of --rttm and --json.")
+        if len({Path(file).stem for file in options.files}) < len(options.files):
+            raise ValueError("RTTM identifies recordings only by their names, and two of these have the same name.")
+    options.model = find_model(options.model)
 
 
 def main() -> None:
     """Run the command, and end with its exit code."""
-    parallel.prepare_process()
-    commands = {
-        "verify": run_verify,
-        "enrol": run_enrol,
-        "identify": run_identify,
-        "timeline": run_timeline,
-        "embed": run_embed,
-        "map": run_map,
-    }
     settings.check_each(settings.all_settings())  # The settings of myconfig.py, which were not checked before.
     without_model = {"list": run_list, "remove": run_remove, "rename": run_rename}
     if options.command in without_model:
         sys.exit(without_model[options.command]())
-    sys.exit(commands[options.command](load_encoder(options.model)))
+    check_files()
+    from voices import commands  # Slow: PyTorch, which mistakes do not wait for.
+
+    sys.exit(commands.run(options))
 
 
 if __name__ == "__main__":

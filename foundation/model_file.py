@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from foundation import safe_files
+from foundation.model_path import find_model
 
 # The types that the pickle in a model file may create.
 MODEL_TYPES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
@@ -30,8 +31,7 @@ def read_model(path: str) -> dict:
 
     Raises OSError without the permission to read it.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct the path.")
+    path = find_model(path)
     try:
         if not holds_only_weights(path):
             raise ValueError

@@ -1,6 +1,7 @@
 """Lists of recordings: those in a folder, and those that a CSV file names."""
 
 import csv
+import glob
 import os
 import sys
 import unicodedata
@@ -34,6 +35,23 @@ def find_audio_files(folder: str | Path, go_deeper: bool = True, above: str | Pa
         for name in names
         if os.path.splitext(name)[1].lower() in endings and not name.startswith(".")  # noqa: PTH122
     )
+
+
+def expand_files(names: Sequence[str]) -> list[str]:
+    """The audio files that names, folders and patterns stand for. Raises ValueError for one that stands for none."""
+    files = []
+    for name in names:
+        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+        found = []
+        for match in matches:
+            if Path(match).is_dir():
+                found += find_audio_files(match)
+            elif match == name or Path(match).suffix.lower() in audio_endings():
+                found.append(match)
+        if not found:
+            raise ValueError(f"{name} has no audio files." if matches else f"{name} does not exist.")
+        files += found
+    return list(dict.fromkeys(files))
 
 
 def walk(folder: str | Path, go_deeper: bool, above_all: str | Path) -> Iterator[tuple[str, list[str]]]:

@@ -7,6 +7,7 @@ import soundfile
 import soxr
 
 import feature_extraction
+from foundation import recording_lists
 from unit_tests.shared import RATE, ProjectTest
 from voices import recordings
 
@@ -16,12 +17,12 @@ class RecordingsTest(ProjectTest):
         a, b = self.write_audio("x/a.wav"), self.write_audio("x/y/b.wav")
         (self.dir / "x/notes.txt").touch()
         for names in ([str(self.dir / "x")], [str(self.dir / "x/**/*.wav")], [str(self.dir / "x/*")], [a, b, a]):
-            self.assertEqual(recordings.expand_files(names), [a, b])
+            self.assertEqual(recording_lists.expand_files(names), [a, b])
         (self.dir / "empty").mkdir()
         cases = {"empty": "no audio files", "x/*.txt": "no audio files", "gone.wav": "not exist", "*.ogg": "not exist"}
         for name, message in cases.items():
             with self.assertRaisesRegex(ValueError, message):
-                recordings.expand_files([str(self.dir / name)])
+                recording_lists.expand_files([str(self.dir / name)])
 
     def test_speech_is_found_by_its_energy(self) -> None:
         rng = np.random.default_rng(0)

@@ -50,6 +50,22 @@ class ScriptTest(ProjectTest):
             (2, "Error: numpy is not installed: pip3 install -r requirements.txt.\n"),
         )
 
+    def test_what_needs_no_model_does_not_wait_for_torch(self) -> None:
+        (self.dir / "torch.py").write_text("raise SystemExit('torch was loaded')")
+        environment = {**os.environ, "PYTHONPATH": str(self.dir)}
+        for arguments, words in {
+            ("list",): "no database",
+            ("remove", "Ann"): "no database",
+            ("rename", "Ann", "Bob"): "no database",
+            ("verify", "gone.wav", "gone.wav"): "does not exist",
+            ("identify", __file__): "no database",
+            ("map", __file__, "--out", "map.pdf"): "must end in .png",
+            ("enrol", "Ann", __file__, "--model", "gone.pt"): "no model gone.pt",
+        }.items():
+            answer = self.run_script("speaker_id.py", *arguments, env=environment)
+            self.assertEqual((answer.returncode, answer.stderr.count("\n")), (2, 1), answer.stderr)
+            self.assertIn(words, answer.stderr)
+
     def test_no_script_imports_what_needs_a_folder_to_cache_in(self) -> None:
         """librosa compiles functions with numba, which fails where neither home nor packages can be written."""
         imports = "import neural_net, evaluation, speaker_id, conditions, ladder, demo_data, voices.map, sys"

@@ -14,8 +14,8 @@ import speaker_encoder
 import speaker_id
 from foundation import settings
 from unit_tests.shared import ProjectTest, corpus
+from voices import commands, recordings
 from voices import map as voice_map
-from voices import recordings
 
 
 class SpeakerIdTest(ProjectTest):
@@ -133,7 +133,7 @@ class SpeakerIdTest(ProjectTest):
                 self.assertTrue(result.stderr.startswith("Error: "))
 
     def test_a_fault_of_the_program_is_not_taken_for_an_answer(self) -> None:
-        with unittest.mock.patch.object(speaker_id, "verify", side_effect=KeyError("a fault")):
+        with unittest.mock.patch.object(commands, "verify", side_effect=KeyError("a fault")):
             result = self.run_command("verify", self.ann, self.bob)
         self.assertEqual(result.returncode, 70)
         self.assertIn("KeyError: 'a fault'", result.stderr)

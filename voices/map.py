@@ -3,12 +3,15 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
-import matplotlib.figure
 import numpy as np
 
 from foundation import pictures
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
 
 # Fewer points than this are laid out by their principal components, more by t-SNE.
 LEAST_FOR_TSNE = 12
@@ -47,8 +50,9 @@ def lay_out(embeddings: np.ndarray) -> np.ndarray:
     return TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0).fit_transform(embeddings)
 
 
-def draw_map(embeddings: np.ndarray, speakers: Sequence[str]) -> matplotlib.figure.Figure:
+def draw_map(embeddings: np.ndarray, speakers: Sequence[str]) -> "matplotlib.figure.Figure":
     """Draw the map and the matrix of cosine similarities of embeddings (recordings, dimensions)."""
+    import matplotlib.figure  # Slow, and only needed here.
 
     order = np.argsort(np.array(speakers), kind="stable")
     embeddings, speakers = embeddings[order], [speakers[number] for number in order]

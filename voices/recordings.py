@@ -1,7 +1,6 @@
 """The user's own recordings: find them, embed them, and report what is wrong with them."""
 
 import csv
-import glob
 import hashlib
 import io
 from collections.abc import Sequence
@@ -14,8 +13,7 @@ from tqdm import tqdm
 import feature_extraction
 import myconfig
 from foundation import parallel, safe_files, script
-from foundation.audio_decoder import audio_endings
-from foundation.recording_lists import Paths, as_paths, find_audio_files
+from foundation.recording_lists import Paths, as_paths
 from speaker_encoder import SpeakerEncoder, embed_features
 from voices.database import Recording
 
@@ -31,23 +29,6 @@ class Heard(NamedTuple):
 
     recording: Recording
     faults: list[str]
-
-
-def expand_files(names: Sequence[str]) -> list[str]:
-    """The audio files that names, folders and patterns stand for. Raises ValueError for one that stands for none."""
-    files = []
-    for name in names:
-        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
-        found = []
-        for match in matches:
-            if Path(match).is_dir():
-                found += find_audio_files(match)
-            elif match == name or Path(match).suffix.lower() in audio_endings():
-                found.append(match)
-        if not found:
-            raise ValueError(f"{name} has no audio files." if matches else f"{name} does not exist.")
-        files += found
-    return list(dict.fromkeys(files))
 
 
 def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib.colors
-import matplotlib.figure
 import numpy as np
 from tqdm import tqdm
 
@@ -18,6 +16,10 @@ from voices.recordings import count_clipped, find_faults
 
 WINDOW_SECONDS = 1.6
 STEP_SECONDS = 0.4
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
 
 # A block is a multiple of the stretches in which speech is detected, so that no samples are lost between blocks.
 BLOCK_STEPS = feature_extraction.SPEECH_FRAME_SAMPLES
@@ -190,8 +192,11 @@ def to_rttm(turns: Sequence[Turn], recording: str) -> str:
     return "".join(lines)
 
 
-def draw_timeline(timeline: Timeline, threshold: float) -> matplotlib.figure.Figure:
+def draw_timeline(timeline: Timeline, threshold: float) -> "matplotlib.figure.Figure":
     """Draw the similarity to each candidate over time, and the turns as bars below."""
+    import matplotlib.colors  # Slow, and only needed here.
+    import matplotlib.figure
+
     with pictures.style():
         figure = matplotlib.figure.Figure(figsize=(12, 4.5))
         curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

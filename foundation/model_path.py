@@ -1,0 +1,18 @@
+"""Where a model's file is."""
+
+import os
+from pathlib import Path
+
+SHIPPED_DIR = Path(__file__).parents[1] / "saved_model" / "pretrained"
+
+
+def find_model(path: str | os.PathLike) -> str:
+    """The path of a model; that of a shipped one, where there is none, counts from the project's folder.
+
+    Raises ValueError if there is no such file.
+    """
+    is_shipped = Path(path).parts[-3:-1] == SHIPPED_DIR.parts[-2:]
+    for place in (Path(path), *([SHIPPED_DIR / Path(path).name] if is_shipped else [])):
+        if place.is_file():
+            return os.fspath(path) if place == Path(path) else str(place)
+    raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct the path.")
