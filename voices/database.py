@@ -201,28 +201,37 @@ def list_speakers(connection: sqlite3.Connection) -> list[tuple[str, int, float,
 
 
 def read_recordings(connection: sqlite3.Connection, model: Model) -> tuple[list[str], np.ndarray]:
-    """The speaker and the embedding of each recording, float32 (recordings, dimensions), ordered by speaker.
+    """The speaker and the embedding of each recording, float32 (recordings, dimensions), in the order of enrolment.
 
     Raises ValueError if they are of another model or damaged.
     """
     check_model(connection, model)
-    rows = connection.execute("SELECT speaker, embedding FROM recordings ORDER BY speaker").fetchall()
-    if any(not isinstance(blob, bytes) or len(blob) != 4 * model.dimensions for _, blob in rows):
-        raise ValueError("the database is damaged: it has embeddings of the wrong length.")
-    embeddings = np.frombuffer(b"".join(blob for _, blob in rows), "<f4").reshape(len(rows), model.dimensions)
-    if not np.isfinite(embeddings).all():
+    names, parts = [], []
+    for name, blob in connection.execute("SELECT speaker, embedding FROM recordings"):
+        if not isinstance(name, str) or not isinstance(blob, bytes) or len(blob) != 4 * model.dimensions:
+            raise ValueError("the database is damaged: it has embeddings of the wrong length.")
+        names.append(name)
+        parts.append(blob)
+    embeddings = np.frombuffer(b"".join(parts), "<f4").reshape(len(parts), model.dimensions)
+    if not np.isfinite(np.einsum("rd,rd->r", embeddings, embeddings)).all():
         raise ValueError("the database is damaged: it has embeddings that are not finite.")
-    return [speaker for speaker, _ in rows], embeddings
+    return names, embeddings
 
 
 def read_speakers(connection: sqlite3.Connection, model: Model) -> tuple[list[str], np.ndarray]:
-    """Names, and the mean embedding of each speaker's recordings, float32 (speakers, dimensions) of length 1.
+    """Names, sorted, and the mean embedding of each speaker's recordings, float32 (speakers, dimensions) of length 1.
 
     Raises ValueError as `read_recordings` does.
     """
     names, embeddings = read_recordings(connection, model)
     if not names:
         return [], embeddings
-    speakers, first = np.unique(names, return_index=True)
-    sums = np.add.reduceat(embeddings, first)
-    return speakers.tolist(), sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(min=1e-12)
+    order = np.array(sorted(range(len(names)), key=names.__getitem__))
+    first = np.array([at for at in range(len(order)) if not at or names[order[at]] != names[order[at - 1]]])
+    counts = np.diff(first, append=len(order))
+    sums = embeddings[order[first]]
+    for number in range(1, counts.max()):  # The second recording of all who have one, then the third ...
+        has_one = counts > number
+        sums[has_one] += embeddings[order[first[has_one] + number]]
+    lengths = np.sqrt(np.einsum("sd,sd->s", sums, sums)).clip(min=1e-12)
+    return [names[at] for at in order[first]], sums / lengths[:, None]
