@@ -41,6 +41,7 @@ import feature_extraction
 import feature_store
 import myconfig
 import neural_net
+from benchmark.start_up import measure_start_up
 from benchmark.straightforward import (
     straightforward_crops,
     straightforward_features,
@@ -267,12 +268,26 @@ def gpu_rows() -> list[Row]:
     return [compare("network step on the GPU, against the CPU", *median_seconds(*steps))]
 
 
+def start_up_rows(files: list[str]) -> list[Row]:
+    """The processor time of commands, against that of loading PyTorch."""
+    measured = measure_start_up(files, 1 if options.quick else 5)
+    return [
+        (
+            f"{name}, against `import torch`, processor time",
+            show_seconds(torch_alone),
+            show_seconds(here),
+            f"{here / torch_alone:.0%}",
+        )
+        for name, (torch_alone, here) in measured.items()
+    ]
+
+
 def print_table() -> None:
     """Time everything and print a Markdown table."""
     parallel.prepare_process()
     train_data, test_data = dataset.get_spk_to_utts("TRAIN"), dataset.get_spk_to_utts("TEST")
     test_files = [file for utts in test_data.values() for file in utts]
-    rows = mfcc_rows(test_files[: 32 if options.quick else 400])
+    rows = start_up_rows(test_files) + mfcc_rows(test_files[: 32 if options.quick else 400])
     rows += training_rows(train_data) + network_rows() + evaluation_rows(test_data) + gpu_rows()
     capability = torch.backends.cpu.get_cpu_capability()
     machine = f"{platform.system()} {platform.machine()} with {capability}, {myconfig.NUM_PROCESSES} cores"
