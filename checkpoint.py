@@ -6,7 +6,7 @@ import torch
 
 import myconfig
 from feature_store import FeatureStore
-from foundation import parallel, setting_tables
+from foundation import parallel, setting_tables, settings
 from foundation.model_file import read_model, write_model
 from score_normalization import embed_cohort
 from speaker_encoder import SpeakerEncoder, load_encoder, model_fingerprint, save_encoder
@@ -96,7 +96,8 @@ def read_checkpoint(saved_model: str, train_speakers: list[str]) -> dict | None:
         return None
     checkpoint = read_model(path)
     try:
-        for name in setting_tables.TRAINING_SETTINGS:
+        in_use = setting_tables.settings_in_use(settings.all_settings())
+        for name in ("INITIAL_MODELS", *in_use, *setting_tables.OTHER_TRAINING_SETTINGS):
             before, now = checkpoint["training_settings"][name], getattr(myconfig, name)
             if before != now:
                 raise ValueError(f"{path} was trained with {name}={before}, and now {name}={now}. {REMEDY}")

@@ -4,6 +4,8 @@ A data set is a dict `spk_to_utts`: speaker's name -> sorted list of the paths o
 """
 
 import functools
+import multiprocessing
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +95,8 @@ def get_librispeech_spk_to_utts(data_dir: str) -> SpkToUtts:
 
 def check_level(data_dir: str, spk_to_utts: SpkToUtts) -> None:
     """Raise ValueError if a folder's folders are not speakers, but parts of a corpus, or chapters of one speaker."""
-    first = Path(data_dir) / next(iter(spk_to_utts))
+    name = next(iter(spk_to_utts))
+    first = next(path for path in sorted(Path(data_dir).iterdir()) if same_letters(path.name) == name)
     is_one_with_many = len(spk_to_utts) == 1 and len(find_by_folder(str(first))) > 1
     if all(map(PART_NAME.fullmatch, spk_to_utts)) or is_one_with_many:
         raise ValueError(
@@ -139,8 +142,12 @@ def get_corpus(speaker: str) -> str:
 
 @functools.cache
 def shared_generator(seed: int) -> np.random.Generator:
-    """The random generator that the lecture's functions use if the caller passes none."""
-    return np.random.default_rng(seed)
+    """The generator that the functions of the lecture use when they are given none; each process has its own."""
+    return np.random.default_rng([seed, *multiprocessing.current_process()._identity])
+
+
+if hasattr(os, "register_at_fork"):  # A forked process would go on with the numbers of its parent.
+    os.register_at_fork(after_in_child=shared_generator.cache_clear)
 
 
 def get_triplet(spk_to_utts: SpkToUtts, rng: np.random.Generator | None = None) -> tuple[str, str, str]:

@@ -134,7 +134,7 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
     def audio(label: str) -> gradio.Audio:
         return gradio.Audio(sources=["microphone", "upload"], type="filepath", label=label, buttons=[], editable=False)
 
-    # While the model works, its settings apply to all threads, so only one request runs at a time.
+    # One request at a time: each uses all cores.
     one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
     with gradio.Blocks(title="Speaker recognition", delete_cache=(SECONDS_KEPT, SECONDS_KEPT)) as page:
         gradio.Markdown("# Who is speaking?\nEverything stays on this machine.")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import feature_extraction
-from foundation import parallel, setting_tables, settings
+from foundation import setting_tables, settings
 
 
 class SpeakerEncoder(nn.Module):
@@ -20,7 +20,6 @@ class SpeakerEncoder(nn.Module):
 
     feature_mean: torch.Tensor
     feature_std: torch.Tensor
-    lstms: nn.ModuleList
     dimensions: int
 
     def __init__(self, shape: dict | None = None) -> None:
@@ -56,9 +55,18 @@ class SpeakerEncoder(nn.Module):
             frames = append_deltas(frames, num_frames)
         return self.embed(frames, num_frames)
 
-    def to(self, *device, **options):  # type: ignore[no-untyped-def]
-        """PyTorch's `to`, which also knows the device "auto"."""
-        return super().to(*(parallel.get_device() if name == "auto" else name for name in device), **options)
+
+def append_deltas(frames: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
+    """Append to each frame (batch, frames, N) the one after it minus the one before it -> (batch, frames, 2 N).
+
+    The first and the last frame get zeros; if rows are padded, `num_frames` (batch,) tells which one is last. Source of
+    deltas: Furui 1986; these are plain differences, not his slopes of lines fitted to several frames.
+    """
+    deltas = torch.zeros_like(frames)
+    deltas[:, 1:-1] = frames[:, 2:] - frames[:, :-2]
+    if num_frames is not None:
+        deltas[torch.arange(len(frames)), num_frames - 1] = 0
+    return torch.cat([frames, deltas], dim=2)
 
 
 class LstmEncoder(SpeakerEncoder):
@@ -67,6 +75,8 @@ class LstmEncoder(SpeakerEncoder):
     Those of several LSTMs stand side by side in the embedding, each with length 1, so that the cosine similarity of
     two embeddings is the mean of theirs.
     """
+
+    lstms: nn.ModuleList
 
     def build(self, num_inputs: int, values: dict) -> None:
         """Make ENSEMBLE_SIZE LSTMs."""
@@ -140,16 +150,3 @@ def new_encoder(shape: dict | None = None) -> SpeakerEncoder:
     """An encoder of this shape, a value for each of MODEL_SETTINGS, or of that of the present settings."""
     values = settings.all_settings() if shape is None else shape
     return (TransformerEncoder if values["USE_TRANSFORMER"] else LstmEncoder)(shape)
-
-
-def append_deltas(frames: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
-    """Append to each frame (batch, frames, N) the one after it minus the one before it -> (batch, frames, 2 N).
-
-    The first and the last frame get zeros; if rows are padded, `num_frames` (batch,) tells which one is last. Source of
-    deltas: Furui 1986; these are plain differences, not his slopes of lines fitted to several frames.
-    """
-    deltas = torch.zeros_like(frames)
-    deltas[:, 1:-1] = frames[:, 2:] - frames[:, :-2]
-    if num_frames is not None:
-        deltas[torch.arange(len(frames)), num_frames - 1] = 0
-    return torch.cat([frames, deltas], dim=2)

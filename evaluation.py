@@ -173,7 +173,8 @@ def evaluation_settings() -> dict:
     only_training = {*setting_tables.TRAINING_SETTINGS, "TRAINING_STEPS", "SAVE_MODEL_FREQUENCY", "START_OVER"}
     only_training |= {"TRAIN_DATA_DIR", "TRAIN_DATA_CSV"}
     only_training -= {"SEED", "SEQ_LEN"}
-    return {name: value for name, value in settings.all_settings().items() if name not in only_training}
+    values = {**settings.all_settings(), "DEVICE": str(myconfig.DEVICE)}  # Exercises give a `torch.device`.
+    return {name: value for name, value in values.items() if name not in only_training}
 
 
 def eer_by_group(

@@ -12,22 +12,13 @@ import dataset
 import myconfig
 import specaug
 from foundation import audio_decoder
+from speech_levels import SAMPLE_RATE, levels_of_pair, note_different_sounds, resample, to_mono
 
-SAMPLE_RATE = 16000
 BLOCK_FRAMES = 2**9
 BANDS_IN_GROUP = 32
-SPEECH_FRAME_SAMPLES = 320
 
 # A recording is silent if its samples span less than this: two steps of 16-bit audio.
 SILENT_RANGE = 2 / 2**15
-
-# The mean of the channels is not heard if it is so much quieter than the loudest of them, as channels of opposite
-# polarity make it; the mean of one voice and silence is 6 dB quieter.
-QUIETER_DB = 10
-
-# Two channels hold different sounds if the difference of their levels deviates by more than this: of one sound it
-# deviates by less than 1 dB, of two people with microphones on one table by 4.5 to 10 dB.
-LEVELS_DEVIATION_DB = 4.0
 
 
 class FeatureSettings(NamedTuple):
@@ -57,11 +48,14 @@ def read_audio(audio_file: str, doubts: list[str] | None = None) -> np.ndarray:
     is empty or silent.
     """
     doubts = [] if doubts is None else doubts
-    streams: dict[tuple[int, int, int], list[np.ndarray]] = {}  # More than one where files were joined.
+    streams: list[tuple[tuple[int, int, int], list[np.ndarray]]] = []  # More than one where files were joined.
     for part, rate, block in audio_decoder.decode(audio_file, doubts):
-        streams.setdefault((part, rate, block.shape[1]), []).append(block)
+        kind = (part, rate, block.shape[1])
+        if not streams or streams[-1][0] != kind:
+            streams.append((kind, []))
+        streams[-1][1].append(block)
     of_streams = []
-    for (_, rate, _), blocks in streams.items():
+    for (_, rate, _), blocks in streams:
         channels = np.concatenate(blocks)
         note_different_sounds(levels_of_pair(channels, rate), doubts)
         of_streams.append(resample(to_mono(channels, doubts), rate))
@@ -99,82 +93,6 @@ def read_blocks(audio_file: str, block_samples: int, doubts: list[str] | None = 
             yield buffer[:block_samples]
             buffer = buffer[block_samples:]
     yield np.concatenate([buffer, rest()])
-
-
-def resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Samples at another rate -> at 16 kHz."""
-    return samples if rate == SAMPLE_RATE else soxr.resample(samples, rate, SAMPLE_RATE)
-
-
-def to_mono(channels: np.ndarray, doubts: list[str]) -> np.ndarray:
-    """Samples (samples, channels) -> the mean of the channels (samples,), or the loudest one where they cancel.
-
-    A constant offset, as cheap microphones have, is taken off each channel.
-    """
-    channels = channels - channels.mean(axis=0, dtype=np.float64).astype(np.float32)
-    if channels.shape[1] == 1:
-        return channels[:, 0]
-    mean = channels.mean(axis=1)
-    power = np.square(channels).mean(axis=0)
-    loudest = int(np.argmax(power))
-    if np.square(mean).mean() < power[loudest] * 10 ** (-QUIETER_DB / 10):
-        note(f"the mean of its channels is far quieter than number {loudest + 1}, which is heard alone", doubts)
-        return channels[:, loudest]
-    return mean
-
-
-def levels_of_pair(channels: np.ndarray, rate: int) -> np.ndarray:
-    """The levels of two channels, as `levels_db` gives them (2, stretches); none of one channel, or of surround."""
-    if channels.shape[1] != 2:
-        return np.zeros((2, 0))
-    channels = channels - channels.mean(axis=0)
-    return np.stack([levels_db(resample(channel, rate)) for channel in channels.T.copy()])
-
-
-def note_different_sounds(levels: np.ndarray, doubts: list[str]) -> None:
-    """Add a doubt if two channels with these levels (2, stretches) hold different sounds, as those of calls do.
-
-    Then the difference of their levels changes all the time; that of one sound, heard twice, does not.
-    """
-    loudest = levels.max(axis=0)
-    if not len(loudest) or min(map(speech_seconds, levels)) < 1:
-        return
-    is_loud = loudest > max(np.percentile(loudest, 95) - 15, -50)
-    if np.std((levels[0] - levels[1])[is_loud]) > LEVELS_DEVIATION_DB:
-        note("its channels hold different sounds, perhaps a person each: make a file of each channel", doubts)
-
-
-def note(words: str, doubts: list[str]) -> None:
-    """Add a doubt, once."""
-    if words not in doubts:
-        doubts.append(words)
-
-
-def levels_db(samples: np.ndarray) -> np.ndarray:
-    """The level of each stretch of SPEECH_FRAME_SAMPLES, in decibels of full scale (stretches,)."""
-    frames = samples[: len(samples) // SPEECH_FRAME_SAMPLES * SPEECH_FRAME_SAMPLES].reshape(-1, SPEECH_FRAME_SAMPLES)
-    return 10 * np.log10(np.mean(np.square(frames), axis=1) + 1e-12)
-
-
-def find_speech(level_db: np.ndarray) -> np.ndarray:
-    """Which stretches of a whole recording are speech -> bool (stretches,), by their levels.
-
-    Speech is within 30 dB of the loud stretches, and above -60 dB of full scale; pauses up to 0.2 s count as speech.
-    Noise that is as loud as speech is taken for speech.
-    """
-    if not len(level_db):
-        return np.zeros(0, bool)
-    is_loud = level_db > max(np.percentile(level_db, 95) - 30, -60)
-    pause = round(0.2 * SAMPLE_RATE / SPEECH_FRAME_SAMPLES)
-    loud = np.flatnonzero(is_loud)
-    for gap in np.flatnonzero((np.diff(loud) > 1) & (np.diff(loud) <= pause + 1)):
-        is_loud[loud[gap] : loud[gap + 1]] = True
-    return is_loud
-
-
-def speech_seconds(level_db: np.ndarray) -> float:
-    """How many seconds of a whole recording are speech, by its levels (stretches,)."""
-    return float(find_speech(level_db).sum() * SPEECH_FRAME_SAMPLES / SAMPLE_RATE)
 
 
 # ----------------------------------------- MFCC ----------------------------------------
@@ -283,22 +201,28 @@ def get_triplet_features(
     return extract_features(anchor), extract_features(pos), extract_features(neg)
 
 
-def trim_features(features: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-    """A random crop (SEQ_LEN, N_MFCC), masked if SPECAUG_TRAINING says so; features that are shorter are repeated."""
+def trim_features(
+    features: np.ndarray, apply_specaug: bool | None = None, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """A random crop (SEQ_LEN, N_MFCC); features that are shorter are repeated.
+
+    It is masked if `apply_specaug`, or else SPECAUG_TRAINING, says so.
+    """
     rng = rng or dataset.shared_generator(myconfig.SEED)
+    apply_specaug = myconfig.SPECAUG_TRAINING if apply_specaug is None else apply_specaug
     if len(features) < myconfig.SEQ_LEN:
         crop = np.resize(features, (myconfig.SEQ_LEN, features.shape[1]))
     else:
         start = rng.integers(len(features) - myconfig.SEQ_LEN + 1)
         crop = features[start : start + myconfig.SEQ_LEN]
-    return specaug.apply_specaug(crop, rng) if myconfig.SPECAUG_TRAINING else crop
+    return specaug.apply_specaug(crop, rng) if apply_specaug else crop
 
 
 def get_trimmed_triple_features(
     _: object, spk_to_utts: dataset.SpkToUtts, rng: np.random.Generator | None = None
 ) -> np.ndarray:
     """Crops of a random triplet -> (3, SEQ_LEN, N_MFCC); the first argument, a number to map over, does not count."""
-    return np.stack([trim_features(features, rng) for features in get_triplet_features(spk_to_utts, rng)])
+    return np.stack([trim_features(features, rng=rng) for features in get_triplet_features(spk_to_utts, rng)])
 
 
 def TrimmedTripletFeaturesFetcher(spk_to_utts: dataset.SpkToUtts) -> Callable[[object], np.ndarray]:

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,20 +27,12 @@ import augmentation
 import dataset
 import feature_extraction
 import myconfig
+import speech_levels
 from dataset import SpkToUtts
 from foundation import audio_decoder, audio_headers, parallel, safe_files, script, setting_tables
 
 CHUNK_FILES = 64
 DTYPE = np.dtype("<f2")
-FEATURE_FUNCTIONS: tuple[Callable, ...] = (
-    feature_extraction.read_audio,
-    feature_extraction.resample,
-    feature_extraction.to_mono,
-    feature_extraction.mel_filters,
-    feature_extraction.mfcc_matrices,
-    feature_extraction.compute_mfcc,
-    augmentation.change_speed,
-)
 
 
 class Extracted(NamedTuple):
@@ -170,8 +162,8 @@ def store_folder(files: list[str], speeds: Sequence[float]) -> Path:
     common = os.path.commonpath(absolute) if len({Path(file).anchor for file in absolute}) == 1 else "several drives"
     values = {name: getattr(myconfig, name) for name in setting_tables.FEATURE_SETTINGS}
     # A change of the code that computes features gives a new store.
-    decoding = inspect.getsource(audio_decoder) + inspect.getsource(audio_headers)
-    code = decoding + "".join(map(inspect.getsource, FEATURE_FUNCTIONS))
+    modules = (audio_decoder, audio_headers, speech_levels, feature_extraction)
+    code = "".join(map(inspect.getsource, modules)) + inspect.getsource(augmentation.change_speed)
     key = json.dumps([common, values, list(speeds), code], sort_keys=True)
     return Path(myconfig.FEATURE_STORE_DIR) / f"{Path(common).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 

@@ -49,9 +49,13 @@ def error_rates(
 
 
 def equal_error_rate(thresholds: np.ndarray, false_accept: np.ndarray, false_reject: np.ndarray) -> tuple[float, float]:
-    """The rate at which both errors are equal, interpolated between two thresholds, and the nearer of the two."""
-    eer, nearest = find_crossing(false_accept[None], false_reject[None])
-    return float(eer[0]), float(thresholds[nearest[0]])
+    """The rate at which both errors are equal, interpolated between two thresholds, and the nearer of the two.
+
+    Of thresholds with the same rates it is the lowest.
+    """
+    eer, [nearest] = find_crossing(false_accept[None], false_reject[None])
+    is_as_good = (false_accept == false_accept[nearest]) & (false_reject == false_reject[nearest])
+    return float(eer[0]), float(thresholds[np.argmax(is_as_good)])
 
 
 def find_crossing(false_accept: np.ndarray, false_reject: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

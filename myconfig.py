@@ -45,7 +45,7 @@ CEPSTRAL_MEAN_NORMALIZATION = False
 
 # --------------------------------------- Encoder --------------------------------------
 
-# Let the LSTMs also read the deltas of each frame: by how much the MFCCs change from the frame before to the frame
+# Let the network also read the deltas of each frame: by how much the MFCCs change from the frame before to the frame
 # after. A fixed microphone shifts the MFCCs of all frames equally, so it hardly changes the deltas.
 DELTAS = True
 
@@ -212,7 +212,8 @@ TEST_NOISE_DIR = ""
 # Number of threads that decode files, or compute parts of a batch, at the same time.
 NUM_PROCESSES = os.cpu_count() or 1
 
-# "auto" takes an NVIDIA GPU if there is one, else an Apple GPU, else the CPU; or "cuda", "mps", "cpu".
+# "auto" takes an NVIDIA GPU if there is one, else an Apple GPU, else the CPU, and neural_net.py puts its name here; or
+# "cuda", "mps", "cpu".
 DEVICE = "auto"
 
 # Train in bfloat16 where the processor has instructions for it; weights and loss stay in float32.

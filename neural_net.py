@@ -28,7 +28,7 @@ from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder,
 from training_batches import disturb, draw_batches
 from training_progress import TrainingProgress
 
-__all__ = ["SpeakerEncoder", "load_encoder"]  # Importable from here too.
+parallel.name_device()  # For `encoder.to(myconfig.DEVICE)`, a line of the lecture.
 
 WARMUP_FRACTION = 0.05
 MAX_GRADIENT_NORM = 3.0
@@ -101,15 +101,22 @@ def get_batch_similarities(embeddings: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def LstmSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:
-    """The course's name for a new LSTM of the settings' shape, or a saved one."""
-    with settings.override(USE_TRANSFORMER=False):
-        return get_speaker_encoder(saved_model)
+    """The course's name for a new LSTM of the settings' shape, or a saved one. Raises ValueError for another kind."""
+    return encoder_of_kind(saved_model, False)
 
 
 def TransformerSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:
-    """The course's name for a new transformer of the settings' shape, or a saved one."""
-    with settings.override(USE_TRANSFORMER=True):
-        return get_speaker_encoder(saved_model)
+    """The same for a transformer."""
+    return encoder_of_kind(saved_model, True)
+
+
+def encoder_of_kind(saved_model: str, use_transformer: bool) -> SpeakerEncoder:
+    """A new or a saved encoder that is a transformer, or not one. Raises ValueError for a saved one of another kind."""
+    with settings.override(USE_TRANSFORMER=use_transformer):
+        encoder = get_speaker_encoder(saved_model)
+    if encoder.settings["USE_TRANSFORMER"] != use_transformer:
+        raise ValueError(f"{saved_model} is {'an LSTM' if use_transformer else 'a transformer'}.")
+    return encoder
 
 
 def train_network(

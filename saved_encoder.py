@@ -19,9 +19,10 @@ def check_shapes(weights: dict[str, torch.Tensor], expected: dict[str, torch.Ten
 
 
 def classic_settings(weights: dict) -> dict:
-    """The settings of a classic model, which has no settings: they follow from the shape of its LSTM's weights.
+    """The settings of a classic model, which has no settings: they follow from the shapes of its weights.
 
-    They are also the defaults for settings that did not exist yet when a model was saved.
+    What these do not tell, FRAME_AGGREGATION_MEAN and TRANSFORMER_HEADS, is as the present settings say. They are also
+    the defaults for settings that did not exist yet when a model was saved.
     """
     shape = transformer_shape(weights) if "linear_layer.weight" in weights else lstm_shape(weights)
     return {

@@ -13,7 +13,7 @@ from torch import nn
 import feature_extraction
 import feature_store
 import myconfig
-from encoder_networks import SpeakerEncoder, new_encoder
+from encoder_networks import LstmEncoder, SpeakerEncoder, new_encoder
 from foundation import parallel, setting_tables, settings
 from foundation.model_file import read_model, write_model
 from foundation.model_path import find_model
@@ -45,15 +45,17 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
         copy.load_state_dict(encoders[0].state_dict())
         copy.train_speakers = sorted(encoders[0].train_speakers)
         return copy
-    if any(encoder.settings["USE_TRANSFORMER"] for encoder in encoders):
+    of_lstms = [encoder for encoder in encoders if isinstance(encoder, LstmEncoder)]
+    if len(of_lstms) < len(encoders):
         raise ValueError(f"{paths} cannot be joined: only LSTMs form an ensemble, and a transformer is among them.")
-    lstms = [lstm for encoder in encoders for lstm in encoder.lstms]
+    lstms = [lstm for encoder in of_lstms for lstm in encoder.lstms]
     shapes = [encoder.settings | {"ENSEMBLE_SIZE": len(lstms)} for encoder in encoders]
-    if differing := [name for name in shapes[0] if any(shape[name] != shapes[0][name] for shape in shapes)]:
+    in_use = setting_tables.settings_in_use(shapes[0])
+    if differing := [name for name in in_use if any(shape[name] != shapes[0][name] for shape in shapes)]:
         raise ValueError(f"{paths} differ in {', '.join(differing)}, so they cannot be joined.")
-    joined = new_encoder(shapes[0]).to(parallel.get_device())
+    joined = LstmEncoder(shapes[0]).to(parallel.get_device())
     joined.feature_mean, joined.feature_std = encoders[0].feature_mean, encoders[0].feature_std
-    for encoder in encoders:
+    for encoder in of_lstms:
         renormalise(encoder, joined)
     joined.lstms = nn.ModuleList(lstms)
     joined.train_speakers = sorted({name for encoder in encoders for name in encoder.train_speakers})
@@ -61,7 +63,7 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
 
 
 @torch.no_grad()
-def renormalise(encoder: SpeakerEncoder, other: SpeakerEncoder) -> None:
+def renormalise(encoder: LstmEncoder, other: SpeakerEncoder) -> None:
     """Change an encoder's LSTMs so that they give the same outputs for features normalised like those of `other`.
 
     W (x - m) / s + b = W' (x - m') / s' + b' for W' = W s' / s and b' = b + W (m' - m) / s; deltas have no mean.
@@ -137,9 +139,8 @@ def model_fingerprint(encoder: SpeakerEncoder) -> str:
     # Newer settings do not count if they have the value that was fixed before, and a single LSTM has no number, so that
     # older databases remain usable.
     later = {"ENSEMBLE_SIZE": 1, "DELTAS": False, "USE_TRANSFORMER": False}
-    uses_transformer = encoder.settings["USE_TRANSFORMER"]
-    unused = setting_tables.LSTM_SETTINGS if uses_transformer else setting_tables.TRANSFORMER_SETTINGS
-    shape = {name: value for name, value in encoder.settings.items() if later.get(name) != value and name not in unused}
+    in_use = {name: encoder.settings[name] for name in setting_tables.settings_in_use(encoder.settings)}
+    shape = {name: value for name, value in in_use.items() if later.get(name) != value}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.replace("lstms.0.", "lstm.").encode() + tensor.cpu().numpy().tobytes())
@@ -195,7 +196,7 @@ def load_encoder(path: str | os.PathLike) -> SpeakerEncoder:
         raise ValueError(f"{path} does not hold a speaker encoder of this project: {reason}") from None
     if not all(torch.isfinite(tensor).all() for tensor in encoder.state_dict().values()):
         raise ValueError(f"{path} has weights that are not finite numbers: its training went wrong.")
-    for name in settings.typed_names & shape.keys():
+    for name in settings.typed_names & set(setting_tables.settings_in_use(shape)):
         if getattr(myconfig, name) != shape[name]:
             raise ValueError(
                 f"{name}={getattr(myconfig, name)} contradicts {path}, which was trained with {shape[name]}."

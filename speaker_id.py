@@ -1,10 +1,9 @@
 """Use a model on your own recordings: verify, enrol, identify, who spoke when, embed, map.
 
-Wherever a command takes files, it takes folders and patterns too. The functions here do what the commands do, without
-printing. Exit codes: 0 yes or done, 1 no, 2 a mistake.
+Wherever a command takes files, it takes folders and patterns too. The functions behind the commands are in `voices/`.
+Exit codes: 0 yes or done, 1 no, 2 a mistake.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,18 +68,15 @@ from voices import database as speaker_database
 
 
 def __getattr__(name: str) -> Any:
-    """The functions that answer (`verify`, `enrol`, `identify` ...), loaded when one of them is used."""
+    """The functions of `voices/answers.py`, which also used to be found here, loaded when one of them is used."""
+    if name not in ("verify", "enrol", "identify", "decision_for", "describe", "model_of"):
+        raise AttributeError(f"module 'speaker_id' has no attribute {name!r}")
     from voices import answers
 
     return getattr(answers, name)
 
 
 # ----------------------------- Commands that need no model -----------------------------
-
-
-def show(answer: object, text: str) -> None:
-    """Print an answer as JSON or as text."""
-    print(json.dumps(answer, indent=2) if options.json else text)
 
 
 def run_list() -> int:
@@ -91,7 +87,9 @@ def run_list() -> int:
         f"{name}: {number} recordings, {seconds:.1f} s of speech, {added} UTC" for name, number, seconds, added in rows
     ]
     keys = ("name", "recordings", "speech_seconds", "added")
-    show([dict(zip(keys, row, strict=True)) for row in rows], "\n".join(lines) or "Nobody is enrolled.")
+    script.show(
+        options.json, [dict(zip(keys, row, strict=True)) for row in rows], "\n".join(lines) or "Nobody is enrolled."
+    )
     return 0
 
 
@@ -99,7 +97,7 @@ def run_remove() -> int:
     """The command `remove`."""
     with speaker_database.open_database(options.db, "write") as connection:
         speaker_database.remove(connection, options.name)
-    show({"removed": options.name}, f"{options.name} is removed.")
+    script.show(options.json, {"removed": options.name}, f"{options.name} is removed.")
     return 0
 
 
@@ -107,7 +105,7 @@ def run_rename() -> int:
     """The command `rename`."""
     with speaker_database.open_database(options.db, "write") as connection:
         speaker_database.rename(connection, options.old, options.new)
-    show({"old": options.old, "new": options.new}, f"{options.old} is now {options.new}.")
+    script.show(options.json, {"old": options.old, "new": options.new}, f"{options.old} is now {options.new}.")
     return 0
 
 

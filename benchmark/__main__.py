@@ -50,8 +50,8 @@ from benchmark.straightforward import (
     straightforward_training,
     straightforward_trials,
 )
+from encoder_networks import LstmEncoder, SpeakerEncoder
 from foundation import parallel
-from speaker_encoder import SpeakerEncoder
 from trials import all_pair_trials
 
 ENCODERS = {"2 x 64": (True, 64), "128": (False, 128), "2 x 128": (True, 128), "256": (False, 256)}
@@ -206,13 +206,14 @@ def network_rows() -> list[Row]:
     matrix = torch.randn(2048, 2048)
     rows = []
     for name, (bidirectional, units) in ENCODERS.items():
-        with settings.override(BI_LSTM=bidirectional, LSTM_HIDDEN_SIZE=units, DEVICE="cpu"):
+        kind = {"USE_TRANSFORMER": False, "ENSEMBLE_SIZE": 1, "BI_LSTM": bidirectional}
+        with settings.override(**kind, LSTM_HIDDEN_SIZE=units, DEVICE="cpu"):
             with settings.override(MIXED_PRECISION=False):
                 float32_step = network_step(crops)
             float32, bfloat16, product = median_seconds(
                 float32_step, network_step(crops), in_torch_threads(lambda: matrix @ matrix)
             )
-            weights = neural_net.get_speaker_encoder().lstms.named_parameters()
+            weights = LstmEncoder().named_parameters()
             num_weights = sum(values.numel() for weight, values in weights if ".weight" in weight)
         # A multiply-add for each weight and frame, once forward and twice backward.
         roofline = 3 * num_weights * crops[..., 0].numel() * product / len(matrix) ** 3

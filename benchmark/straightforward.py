@@ -29,7 +29,7 @@ def straightforward_features(audio_file: str) -> np.ndarray:
 def straightforward_crops(files: list[str], crop_frames: int, rng: np.random.Generator) -> torch.Tensor:
     """A random crop of each file, decoded and transformed each time."""
     with settings.override(SEQ_LEN=crop_frames):
-        crops = [feature_extraction.trim_features(straightforward_features(file), rng) for file in files]
+        crops = [feature_extraction.trim_features(straightforward_features(file), rng=rng) for file in files]
     return torch.from_numpy(np.stack(crops))
 
 

@@ -1,1 +1,1 @@
-"""Settings, scripts, files, threads and processes: what any project needs. Nothing here is about speech."""
+"""Settings, scripts, files, threads and processes. Nothing here knows of features or networks."""

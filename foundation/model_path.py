@@ -11,7 +11,7 @@ def find_model(path: str | os.PathLike) -> str:
 
     Raises ValueError if there is no such file.
     """
-    is_shipped = Path(path).parts[-3:-1] == SHIPPED_DIR.parts[-2:]
+    is_shipped = not Path(path).is_absolute() and Path(path).parts[-3:-1] == SHIPPED_DIR.parts[-2:]
     for place in (Path(path), *([SHIPPED_DIR / Path(path).name] if is_shipped else [])):
         if place.is_file():
             return os.fspath(path) if place == Path(path) else str(place)

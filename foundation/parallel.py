@@ -89,6 +89,12 @@ def available_devices() -> list[str]:
     return [name for name in is_there if is_there[name]]
 
 
+def name_device() -> None:
+    """Replace DEVICE="auto" by the name of the device: PyTorch knows no "auto", and exercises give it this setting."""
+    if myconfig.DEVICE == "auto":
+        myconfig.DEVICE = available_devices()[0]
+
+
 def get_device() -> torch.device:
     """The device that DEVICE names; "auto" is an NVIDIA GPU, an Apple GPU or the CPU, the first available.
 
@@ -97,13 +103,16 @@ def get_device() -> torch.device:
     name = str(myconfig.DEVICE)
     if name == "auto":
         name = available_devices()[0]
-    if name.partition(":")[0] not in available_devices():
+    kind, _, number = name.partition(":")
+    is_there = kind in available_devices() and (not number or (number.isdecimal() and int(number) < count_of(kind)))
+    if not is_there or (number and "WORLD_SIZE" in os.environ):  # Each process has a GPU of its own.
         raise ValueError(f"DEVICE={name} is not available on this machine: use DEVICE=auto.")
     return torch.device(name)
 
 
-if myconfig.DEVICE == "auto":  # So that `tensor.to(myconfig.DEVICE)` works in exercises: PyTorch knows no "auto".
-    myconfig.DEVICE = available_devices()[0]
+def count_of(kind: str) -> int:
+    """How many devices of a kind there are."""
+    return torch.cuda.device_count() if kind == "cuda" else 1
 
 
 def use_bfloat16(device: torch.device) -> bool:

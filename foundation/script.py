@@ -3,6 +3,7 @@
 import argparse
 import errno
 import io
+import json
 import os
 import signal
 import sys
@@ -129,6 +130,11 @@ def fail_in_settings(error: Exception) -> NoReturn:
     if Path(sys.argv[0]).absolute().parent in (Path(__file__).parents[1], *Path(__file__).parents[1].iterdir()):
         fail(message)
     raise ValueError(message) from None
+
+
+def show(as_json: bool, answer: object, text: str) -> None:
+    """Print an answer as JSON, for programs, or as text."""
+    print(json.dumps(answer, indent=2) if as_json else text)
 
 
 def printable(text: str) -> str:

@@ -7,9 +7,16 @@ TRANSFORMER_SETTINGS = ("TRANSFORMER_DIM", "TRANSFORMER_ENCODER_LAYERS", "TRANSF
 SHAPE_SETTINGS = ("DELTAS", "USE_TRANSFORMER", *LSTM_SETTINGS, *TRANSFORMER_SETTINGS)
 MODEL_SETTINGS = FEATURE_SETTINGS + SHAPE_SETTINGS
 
+
+def settings_in_use(values: dict) -> tuple[str, ...]:
+    """Those of MODEL_SETTINGS that a model with these values depends on: not those of the other kind of network."""
+    unused = LSTM_SETTINGS if values["USE_TRANSFORMER"] else TRANSFORMER_SETTINGS
+    return tuple(name for name in MODEL_SETTINGS if name not in unused)
+
+
 # The trained weights depend on these too, so a checkpoint is only continued with the same ones. The initial models are
 # compared first, because the shape comes from them.
-TRAINING_SETTINGS = ("INITIAL_MODELS", *MODEL_SETTINGS) + (
+OTHER_TRAINING_SETTINGS = (
     "TRIPLET_MINING",
     "MINING_SHARPNESS",
     "TRIPLET_ALPHA",
@@ -39,6 +46,7 @@ TRAINING_SETTINGS = ("INITIAL_MODELS", *MODEL_SETTINGS) + (
     "MIXED_PRECISION",
     "SEED",
 )
+TRAINING_SETTINGS = ("INITIAL_MODELS", *MODEL_SETTINGS, *OTHER_TRAINING_SETTINGS)
 
 # Lowest and highest value; if both are whole, only whole numbers are allowed. For a tuple they apply to each value.
 LIMITS = {

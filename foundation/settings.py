@@ -9,6 +9,7 @@ import difflib
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -19,7 +20,8 @@ try:
 except Exception as error:  # Users edit it, so it can raise anything.
     script.fail_in_settings(error)
 
-from foundation.setting_tables import CHOICES, LIMITS, LISTS, OPTIONAL_PATHS, PATHS
+from foundation.model_path import find_model
+from foundation.setting_tables import CHOICES, LIMITS, LISTS, OPTIONAL_PATHS, PATHS, settings_in_use
 
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
@@ -29,6 +31,7 @@ typed_names: set[str] = set()
 
 # The overrides that hold at present, each with the settings that it puts back.
 entered: list[list[dict]] = []
+entering = threading.Lock()
 
 
 def all_settings() -> dict:
@@ -161,7 +164,7 @@ def check_training(values: dict) -> None:
     """Check the settings that matter only in training against each other. Raises ValueError."""
     initial = split_paths(values["INITIAL_MODELS"])
     files = {os.path.realpath(path) for path in initial}
-    missing = [path for path in initial or [values["INITIAL_MODELS"]] if not Path(path).is_file()]
+    missing = [path for path in initial or [values["INITIAL_MODELS"]] if not is_model(path)]
     saved = os.path.realpath(values["SAVED_MODEL_PATH"])
     disturbed = values["DISTURBED_BATCHES"] * max(values[f"{name}_PROB"] for name in ("ROOM", "NOISE", "NARROW_BAND"))
     refuse = [
@@ -210,11 +213,19 @@ def check_training(values: dict) -> None:
 
 def report_overruled(shape: dict) -> None:
     """Print which settings of `myconfig.py` a model's own ones replace, if any."""
-    names = [name for name, value in shape.items() if getattr(myconfig, name) != value]
+    names = [name for name in settings_in_use(shape) if getattr(myconfig, name) != shape[name]]
     if names:
         own = ", ".join(f"{name}={display(shape[name])}" for name in names)
         present = ", ".join(display(getattr(myconfig, name)) for name in names)
         print(f"The model's {own} {'are' if len(names) > 1 else 'is'} used, not {present} of myconfig.py.", flush=True)
+
+
+def is_model(path: str) -> bool:
+    """Whether there is a model at this path, or a shipped one of this name."""
+    try:
+        return bool(find_model(path))
+    except ValueError:
+        return False
 
 
 def check_model(values: dict) -> None:
@@ -271,21 +282,27 @@ def is_within_limits(name: str, value: object) -> bool:
 
 @contextlib.contextmanager
 def override(**values: object) -> Iterator[None]:
-    """Change settings inside a `with` block, to a model's own or those of a test. Raises ValueError if unknown."""
-    before = all_settings()
-    if unknown := set(values) - set(before):
-        raise ValueError(f"there is no setting {sorted(unknown)[0]!r}.")
-    own = [before]
-    entered.append(own)
-    try:
+    """Settings that apply inside a `with` block: those of a model or a test. Raises ValueError for unknown names.
+
+    Settings are those of the process: of threads that overlap, each sees the values of the others. What they leave
+    behind at the end is right.
+    """
+    with entering:
+        before = all_settings()
+        if unknown := set(values) - set(before):
+            raise ValueError(f"there is no setting {sorted(unknown)[0]!r}.")
+        own = [before]
+        entered.append(own)
         for name, value in values.items():
             setattr(myconfig, name, value)
+    try:
         yield
     finally:
-        place = next(number for number, other in enumerate(entered) if other is own)
-        del entered[place]
-        if place < len(entered):  # Another thread entered later, and is still inside: it puts all back.
-            entered[place][0] = own[0]
-        else:
-            for name, value in own[0].items():
-                setattr(myconfig, name, value)
+        with entering:
+            place = next(number for number, other in enumerate(entered) if other is own)
+            del entered[place]
+            if place < len(entered):  # Another thread entered later, and is still inside: it puts all back.
+                entered[place][0] = own[0]
+            else:
+                for name, value in own[0].items():
+                    setattr(myconfig, name, value)

@@ -94,7 +94,7 @@ class ConditionsTest(ProjectTest):
         page = (PROJECT_DIR / "COURSE.md").read_text(encoding="utf-8")
         line = page[page.index("python3 neural_net.py") :].split("\npython3 evaluation.py")[0]
         typed = dict(part.split("=") for part in line.replace("\\\n", "").split()[2:])
-        for name in ("TRAINING_STEPS", "SAVED_MODEL_PATH"):
+        for name in ("TRAINING_STEPS", "SAVED_MODEL_PATH", "NUM_VALIDATION_SPEAKERS", "SAVE_MODEL_FREQUENCY"):
             del typed[name]
         self.assertEqual({name: settings.parse_value(name, text) for name, text in typed.items()}, ladder.COURSE)
 

@@ -11,6 +11,7 @@ import torch
 import demo_data
 import feature_extraction
 import myconfig
+import speech_levels
 from foundation import settings
 from unit_tests.shared import RATE, ProjectTest
 
@@ -92,7 +93,7 @@ class FeatureExtractionTest(ProjectTest):
         offset_alone = np.full(RATE, 0.3, np.float32)
         soundfile.write(self.dir / "x.wav", np.concatenate([voice + 0.3, *[offset_alone] * 9]), RATE, subtype="FLOAT")
         samples = feature_extraction.read_audio(str(self.dir / "x.wav"))
-        self.assertLess(feature_extraction.speech_seconds(feature_extraction.levels_db(samples)), 3.3)
+        self.assertLess(speech_levels.speech_seconds(speech_levels.levels_db(samples)), 3.3)
 
     def test_channels_that_cancel_give_the_loudest_one(self) -> None:
         voice = self.voice()

@@ -1,5 +1,6 @@
 """Tests of `feature_store.py`."""
 
+import inspect
 import json
 import os
 import re
@@ -81,6 +82,17 @@ class FeatureStoreTest(ProjectTest):
                 self.assertRegex(listing, f"{re.escape(Path(path).name)}.*({word})")
         with self.assertRaisesRegex(ValueError, "none of the"):
             feature_store.open_store({"bad": spk_to_utts["bad"]})
+
+    def test_another_computation_gives_another_store(self) -> None:
+        files = self.write_speakers(1, 1)["s0"]
+        before = feature_store.store_folder(files, (1.0,))
+        source = inspect.getsource
+
+        def changed(thing: object) -> str:
+            return source(thing).replace("27", "28") if thing is feature_extraction else source(thing)
+
+        with unittest.mock.patch.object(inspect, "getsource", changed):  # Of the mel scale, for instance.
+            self.assertNotEqual(feature_store.store_folder(files, (1.0,)), before)
 
     def test_a_passing_error_is_tried_again(self) -> None:
         spk_to_utts = self.write_speakers(2, 2)

@@ -10,7 +10,7 @@ from unit_tests.shared import PROJECT_DIR
 FLOORS = (
     "myconfig metrics demo_data",
     "foundation",
-    "dataset download_data generate_csv training_progress",
+    "dataset download_data generate_csv training_progress speech_levels",
     "feature_extraction augmentation specaug",
     "feature_store",
     "encoder_networks saved_encoder speaker_encoder trials score_normalization voices",
@@ -46,7 +46,8 @@ class ImportsTest(unittest.TestCase):
     def test_no_import_runs_upward(self) -> None:
         floor_of = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
         imports = imports_of_project()
-        self.assertEqual({room(module) for module in imports}, floor_of.keys())
+        unknown = {room(module) for module in imports} - floor_of.keys()
+        self.assertFalse(unknown, "put them into FLOORS, and into the table of CONTRIBUTING.md")
         upward = [
             f"{module} imports {other}"
             for module, found in imports.items()

@@ -67,6 +67,12 @@ class MetricsTest(ProjectTest):
             with self.subTest(labels=labels, scores=scores), self.assertRaises(ValueError):
                 evaluation.compute_eer(labels, scores)
 
+    def test_of_equally_good_thresholds_the_lowest_is_returned(self) -> None:
+        for step, expected in ((0.0, 0.2), (0.01, 0.21)):  # All above 0.2, up to 0.4, are.
+            with settings.override(EVAL_THRESHOLD_STEP=step):
+                threshold = evaluation.compute_eer([0, 0, 0, 1], [0.1, 0.2, 0.5, 0.4])[1]
+            self.assertAlmostEqual(threshold, expected)
+
     def test_coarse_sweep_of_the_course(self) -> None:
         rng = np.random.default_rng(0)
         labels = np.tile([1, 0], 500)

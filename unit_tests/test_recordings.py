@@ -7,6 +7,7 @@ import soundfile
 import soxr
 
 import feature_extraction
+import speech_levels
 from foundation import recording_lists
 from unit_tests.shared import RATE, ProjectTest
 from voices import recordings
@@ -28,13 +29,13 @@ class RecordingsTest(ProjectTest):
         rng = np.random.default_rng(0)
         loud, soft = (rng.normal(0, deviation, RATE) for deviation in (0.1, 0.0005))
         samples = np.concatenate([soft, loud, soft[: RATE // 10], loud, soft, soft]).astype(np.float32)
-        speech = feature_extraction.find_speech(feature_extraction.levels_db(samples))
-        frame = feature_extraction.SPEECH_FRAME_SAMPLES
+        speech = speech_levels.find_speech(speech_levels.levels_db(samples))
+        frame = speech_levels.SPEECH_FRAME_SAMPLES
         found = np.flatnonzero(speech) * frame / RATE
         self.assertAlmostEqual(found[0], 1, delta=0.03)
         self.assertAlmostEqual(found[-1] + frame / RATE, 3.1, delta=0.03)
         self.assertEqual(len(found), found[-1] * RATE / frame - found[0] * RATE / frame + 1)  # The pause belongs to it.
-        self.assertFalse(feature_extraction.find_speech(feature_extraction.levels_db(soft)).any())
+        self.assertFalse(speech_levels.find_speech(speech_levels.levels_db(soft)).any())
 
     def test_faults_are_told(self) -> None:
         voice = np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)

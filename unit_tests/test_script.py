@@ -53,6 +53,8 @@ class ScriptTest(ProjectTest):
     def test_what_needs_no_model_does_not_wait_for_torch(self) -> None:
         (self.dir / "torch.py").write_text("raise SystemExit('torch was loaded')")
         environment = {**os.environ, "PYTHONPATH": str(self.dir)}
+        line = "import sys; from speaker_id import DEFAULT_MODEL; assert 'torch' not in sys.modules"
+        self.assertEqual(subprocess.run([sys.executable, "-c", line], cwd=PROJECT_DIR).returncode, 0)
         for arguments, words in {
             ("list",): "no database",
             ("remove", "Ann"): "no database",

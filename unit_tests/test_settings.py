@@ -1,8 +1,10 @@
 """Tests of `foundation/settings.py`."""
 
+import concurrent.futures
 import contextlib
 import math
 import os
+import threading
 
 import myconfig
 from foundation import setting_tables, settings
@@ -104,11 +106,17 @@ class SettingsTest(ProjectTest):
 
     def test_overrides_of_two_threads_leave_nothing_behind(self) -> None:
         before = settings.all_settings()
-        first, second = settings.override(N_MFCC=3), settings.override(N_MFCC=5, N_MELS=7)
-        first.__enter__()
-        second.__enter__()
-        first.__exit__(None, None, None)
-        second.__exit__(None, None, None)
+        both_inside, first_left = threading.Barrier(2), threading.Event()
+
+        def work(number: int) -> None:
+            with settings.override(N_MFCC=number, N_MELS=128 + number):
+                both_inside.wait(10)
+                if number == 2:
+                    first_left.wait(10)
+            first_left.set()
+
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(work, (1, 2)))
         self.assertEqual(settings.all_settings(), before)
 
     def test_override_puts_settings_back(self) -> None:

@@ -1,7 +1,6 @@
 """Tests of `speaker_encoder.py`."""
 
 import concurrent.futures
-import contextlib
 import hashlib
 import json
 import math
@@ -96,8 +95,11 @@ class SpeakerEncoderTest(ProjectTest):
         rng = np.random.default_rng(0)
         features = [rng.normal(size=(length, 40)).astype(np.float32) for length in (90, 7, 300, 41, 90)]
         for full in (True, False):
-            for bidirectional, mean in ((False, True), (True, True), (True, False), (False, False)):
-                values = {"BI_LSTM": bidirectional, "FRAME_AGGREGATION_MEAN": mean, "USE_FULL_SEQUENCE_INFERENCE": full}
+            kinds = [
+                {"BI_LSTM": both, "FRAME_AGGREGATION_MEAN": mean} for both in (True, False) for mean in (True, False)
+            ]
+            for kind in (*kinds, {"USE_TRANSFORMER": True}):
+                values = {**kind, "USE_FULL_SEQUENCE_INFERENCE": full}
                 with self.subTest(**values), settings.override(**values):
                     encoder = speaker_encoder.new_encoder().eval()
                     together = speaker_encoder.embed_features(encoder, features)
@@ -165,11 +167,15 @@ class SpeakerEncoderTest(ProjectTest):
         np.testing.assert_allclose(np.load(self.dir / "child.npy"), expected, atol=1e-6)
 
     def test_pretrained_models_are_found_from_anywhere(self) -> None:
-        with contextlib.chdir(self.dir) if hasattr(contextlib, "chdir") else contextlib.nullcontext():
-            self.assertTrue(neural_net.load_encoder("saved_model/pretrained/lstm108.pt").train_speakers)
-            self.assertTrue(neural_net.load_encoder(Path("saved_model") / "pretrained" / "lstm108.pt").train_speakers)
-            with self.assertRaisesRegex(ValueError, "no model lstm108.pt"):
-                neural_net.load_encoder("lstm108.pt")
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir(self.dir)
+        self.assertTrue(neural_net.load_encoder("saved_model/pretrained/lstm108.pt").train_speakers)
+        self.assertTrue(neural_net.load_encoder(Path("saved_model") / "pretrained" / "lstm108.pt").train_speakers)
+        for missing in ("lstm108.pt", "/nowhere/saved_model/pretrained/lstm108.pt"):
+            with self.assertRaisesRegex(ValueError, f"no model {missing}"):
+                neural_net.load_encoder(missing)
+        with settings.override(INITIAL_MODELS="saved_model/pretrained/lstm108.pt"):
+            settings.check_training(settings.all_settings())
 
     def test_saved_encoder_is_rebuilt_from_its_own_settings(self) -> None:
         path = str(self.dir / "folder" / "model.pt")

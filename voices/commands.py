@@ -1,7 +1,6 @@
 """The commands of `speaker_id.py` that need a model: verify, enrol, identify, timeline, embed, map."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,11 +30,6 @@ def run(options: argparse.Namespace) -> int:
     return commands[options.command](load_encoder(options.model), options)
 
 
-def show(options: argparse.Namespace, answer: object, text: str) -> None:
-    """Print an answer as JSON or as text."""
-    print(json.dumps(answer, indent=2) if options.json else text)
-
-
 def warn(warnings: Sequence[tuple[str, str]]) -> None:
     """Print warnings on the error stream."""
     for file, words in warnings:
@@ -48,7 +42,7 @@ def run_verify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     answer = verify(encoder, options.first, options.second, decision)
     warn(answer["warnings"])
     same = "the same speaker" if answer["same"] else "different speakers"
-    show(options, answer, f"{same}: score {answer['score']:.3f}, {describe(decision)}.")
+    script.show(options.json, answer, f"{same}: score {answer['score']:.3f}, {describe(decision)}.")
     return 0 if answer["same"] else 1
 
 
@@ -58,7 +52,9 @@ def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     seconds, warnings = enrol(encoder, options.db, options.name, files, options.more)
     warn(warnings)
     answer = {"name": options.name, "recordings": len(files), "speech_seconds": seconds}
-    show(options, answer, f"{options.name} is enrolled: heard {seconds:.1f} s of speech in {len(files)} recordings.")
+    script.show(
+        options.json, answer, f"{options.name} is enrolled: heard {seconds:.1f} s of speech in {len(files)} recordings."
+    )
     return 0
 
 
@@ -71,7 +67,7 @@ def run_identify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         warn(answer["warnings"])
         ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"])
         lines.append(f"{script.printable(answer['file'])}: {answer['speaker'] or speaker_database.UNKNOWN} ({ranking})")
-    show(options, answers, "\n".join([*lines, f"With {describe(decision)}."]))
+    script.show(options.json, answers, "\n".join([*lines, f"With {describe(decision)}."]))
     return 0 if any(answer["speaker"] for answer in answers) else 1
 
 
@@ -97,7 +93,9 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         for turn in turns:
             score = "-" if turn.score is None else f"{turn.score:.3f}"
             lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {score}")
-    show(options, {file: [turn._asdict() for turn in turns] for file, turns in answers.items()}, "\n".join(lines))
+    script.show(
+        options.json, {file: [turn._asdict() for turn in turns] for file, turns in answers.items()}, "\n".join(lines)
+    )
     return 0
 
 
@@ -106,7 +104,9 @@ def run_embed(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     heard = hear(encoder, options.files)
     warn(list_warnings(heard))
     write_embeddings(options.out, heard)
-    show(options, {"out": options.out, "recordings": len(heard)}, f"{options.out} has {len(heard)} embeddings.")
+    script.show(
+        options.json, {"out": options.out, "recordings": len(heard)}, f"{options.out} has {len(heard)} embeddings."
+    )
     return 0
 
 
@@ -116,5 +116,7 @@ def run_map(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     warn(list_warnings(heard))
     speakers = voice_map.name_speakers([one.recording.file for one in heard])
     pictures.save(options.out, voice_map.draw_map(np.stack([one.recording.embedding for one in heard]), speakers))
-    show(options, {"out": options.out, "recordings": len(heard)}, f"{options.out} shows {len(heard)} recordings.")
+    script.show(
+        options.json, {"out": options.out, "recordings": len(heard)}, f"{options.out} shows {len(heard)} recordings."
+    )
     return 0

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import feature_extraction
 import myconfig
+import speech_levels
 from foundation import parallel, safe_files, script
 from foundation.recording_lists import Paths, as_paths
 from speaker_encoder import SpeakerEncoder, embed_features
@@ -56,7 +57,7 @@ def listen(file: str, wanted: feature_extraction.FeatureSettings) -> tuple[np.nd
     faults: list[str] = []
     samples = feature_extraction.read_audio(file, faults)
     feature_extraction.check_length(samples, file, wanted)
-    seconds = feature_extraction.speech_seconds(feature_extraction.levels_db(samples))
+    seconds = speech_levels.speech_seconds(speech_levels.levels_db(samples))
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     faults += find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
     return feature_extraction.compute_mfcc(samples, wanted), seconds, digest, faults

@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 import feature_extraction
+import speech_levels
 from feature_extraction import SAMPLE_RATE
 from foundation import pictures, script
 from speaker_encoder import SpeakerEncoder, embed_features
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # A block is a multiple of the stretches in which speech is detected, so that no samples are lost between blocks.
-BLOCK_STEPS = feature_extraction.SPEECH_FRAME_SAMPLES
+BLOCK_STEPS = speech_levels.SPEECH_FRAME_SAMPLES
 
 # A window with less speech than this is silence.
 LEAST_SPEECH_SHARE = 0.3
@@ -81,9 +82,9 @@ def find_timeline(
     similarities[~is_speech] = np.nan
     middles = starts + window_seconds / 2
     # A window decides for the step at its middle; the first and the last one also decide for the recording's ends.
-    seconds = len(levels_db) * feature_extraction.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
+    seconds = len(levels_db) * speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
     bounds = np.array([0.0, *(middles[1:] - step_seconds / 2), seconds])
-    speech_seconds = feature_extraction.speech_seconds(levels_db)
+    speech_seconds = speech_levels.speech_seconds(levels_db)
     faults = doubts + find_faults(seconds, speech_seconds, sum(num_clipped))
     return Timeline(join_turns(state, bounds, similarities, chosen), middles, similarities, chosen, faults)
 
@@ -118,15 +119,15 @@ def embed_windows(
                 starts = np.arange(num_windows) * (step // wanted.hop_length)
                 windows = [features[start : start + window_frames] for start in starts]
                 embeddings = embed_features(encoder, windows, in_one_piece=True)
-            yield embeddings, feature_extraction.levels_db(samples), count_clipped(samples)
+            yield embeddings, speech_levels.levels_db(samples), count_clipped(samples)
             kept, is_first = kept[num_windows * step :], False
 
 
 def speech_share(levels_db: np.ndarray, starts: np.ndarray, length: float) -> np.ndarray:
     """The share of speech in the stretches of a recording that begin at `starts`, in seconds (stretches,)."""
-    speech = feature_extraction.find_speech(levels_db)
+    speech = speech_levels.find_speech(levels_db)
     sums = np.append(0, np.cumsum(speech))
-    places = np.array([starts, starts + length]) * SAMPLE_RATE / feature_extraction.SPEECH_FRAME_SAMPLES
+    places = np.array([starts, starts + length]) * SAMPLE_RATE / speech_levels.SPEECH_FRAME_SAMPLES
     first, last = np.minimum(np.round(places).astype(int), len(speech))
     return (sums[last] - sums[first]) / np.maximum(last - first, 1)
 

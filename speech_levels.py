@@ -1,0 +1,91 @@
+"""Levels: what of a recording is speech, and which of its channels is heard."""
+
+import numpy as np
+import soxr
+
+SAMPLE_RATE = 16000
+SPEECH_FRAME_SAMPLES = 320
+
+# The mean of the channels is not heard if it is so much quieter than the loudest of them, as channels of opposite
+# polarity make it; the mean of one voice and silence is 6 dB quieter.
+QUIETER_DB = 10
+
+# Two channels hold different sounds if the difference of their levels deviates by more than this: of one sound it
+# deviates by less than 1 dB, of two people with microphones on one table by 4.5 to 10 dB.
+LEVELS_DEVIATION_DB = 4.0
+
+
+def levels_db(samples: np.ndarray) -> np.ndarray:
+    """The level of each stretch of SPEECH_FRAME_SAMPLES, in decibels of full scale (stretches,)."""
+    frames = samples[: len(samples) // SPEECH_FRAME_SAMPLES * SPEECH_FRAME_SAMPLES].reshape(-1, SPEECH_FRAME_SAMPLES)
+    return 10 * np.log10(np.mean(np.square(frames), axis=1) + 1e-12)
+
+
+def find_speech(level_db: np.ndarray) -> np.ndarray:
+    """Which stretches of a whole recording are speech -> bool (stretches,), by their levels.
+
+    Speech is within 30 dB of the loud stretches, and above -60 dB of full scale; pauses up to 0.2 s count as speech.
+    Noise that is as loud as speech is taken for speech.
+    """
+    if not len(level_db):
+        return np.zeros(0, bool)
+    is_loud = level_db > max(np.percentile(level_db, 95) - 30, -60)
+    pause = round(0.2 * SAMPLE_RATE / SPEECH_FRAME_SAMPLES)
+    loud = np.flatnonzero(is_loud)
+    for gap in np.flatnonzero((np.diff(loud) > 1) & (np.diff(loud) <= pause + 1)):
+        is_loud[loud[gap] : loud[gap + 1]] = True
+    return is_loud
+
+
+def speech_seconds(level_db: np.ndarray) -> float:
+    """How many seconds of a whole recording are speech, by its levels (stretches,)."""
+    return float(find_speech(level_db).sum() * SPEECH_FRAME_SAMPLES / SAMPLE_RATE)
+
+
+def resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Samples at another rate -> at 16 kHz."""
+    return samples if rate == SAMPLE_RATE else soxr.resample(samples, rate, SAMPLE_RATE)
+
+
+def to_mono(channels: np.ndarray, doubts: list[str]) -> np.ndarray:
+    """Samples (samples, channels) -> the mean of the channels (samples,), or the loudest one where they cancel.
+
+    A constant offset, as cheap microphones have, is taken off each channel.
+    """
+    channels = channels - channels.mean(axis=0, dtype=np.float64).astype(np.float32)
+    if channels.shape[1] == 1:
+        return channels[:, 0]
+    mean = channels.mean(axis=1)
+    power = np.square(channels).mean(axis=0)
+    loudest = int(np.argmax(power))
+    if np.square(mean).mean() < power[loudest] * 10 ** (-QUIETER_DB / 10):
+        note(f"the mean of its channels is far quieter than number {loudest + 1}, which is heard alone", doubts)
+        return channels[:, loudest]
+    return mean
+
+
+def levels_of_pair(channels: np.ndarray, rate: int) -> np.ndarray:
+    """The levels of two channels, as `levels_db` gives them (2, stretches); none of one channel, or of surround."""
+    if channels.shape[1] != 2:
+        return np.zeros((2, 0))
+    channels = channels - channels.mean(axis=0)
+    return np.stack([levels_db(resample(channel, rate)) for channel in channels.T.copy()])
+
+
+def note_different_sounds(levels: np.ndarray, doubts: list[str]) -> None:
+    """Add a doubt if two channels with these levels (2, stretches) hold different sounds, as those of calls do.
+
+    Then the difference of their levels changes all the time; that of one sound, heard twice, does not.
+    """
+    loudest = levels.max(axis=0)
+    if not len(loudest) or min(map(speech_seconds, levels)) < 1:
+        return
+    is_loud = loudest > max(np.percentile(loudest, 95) - 15, -50)
+    if np.std((levels[0] - levels[1])[is_loud]) > LEVELS_DEVIATION_DB:
+        note("its channels hold different sounds, perhaps a person each: make a file of each channel", doubts)
+
+
+def note(words: str, doubts: list[str]) -> None:
+    """Add a doubt, once."""
+    if words not in doubts:
+        doubts.append(words)
