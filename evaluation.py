@@ -10,6 +10,7 @@ if __name__ == "__main__":
     script.begin()
     settings.read_command_line(__doc__)
 
+import contextlib
 import csv
 import io
 import json
@@ -282,7 +283,9 @@ def print_report(results: dict) -> None:
 def run_eval() -> None:
     """Evaluate the saved model on the test data of the settings."""
     parallel.prepare_process()
-    with parallel.process_group():
+    with parallel.process_group(), contextlib.ExitStack() as locks:
+        if parallel.rank() == 0:
+            locks.enter_context(safe_files.only_one_process(Path(myconfig.RESULTS_DIR) / "results.json"))
         encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
         settings.report_overruled(encoder.settings)
         print_report(evaluate(encoder, dataset.get_spk_to_utts("TEST"), dataset.get_groups("TEST")))

@@ -100,7 +100,7 @@ def eer_interval(
 def central_95_percent(replicates: np.ndarray) -> tuple[float, float]:
     """The interval that leaves out 2.5 % of the replicates at each end."""
     low, high = np.nanpercentile(replicates, [2.5, 97.5]).tolist()
-    return low, high
+    return low + 0.0, high + 0.0  # Not -0.0, which would be shown with its sign.
 
 
 def bootstrap_eers(

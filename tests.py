@@ -4,10 +4,11 @@
 `python3 tests.py -k name` those with `name` in their names.
 """
 
+import sys
 import unittest
 from pathlib import Path
 
-from foundation import script
+from foundation import script, settings
 
 PROJECT_DIR = Path(__file__).resolve().parent
 
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("-k", action="append", default=[], metavar="name", help="only tests with this in their names")
     parser.add_argument("-v", action="store_true", help="name each test")
     options = parser.parse_args()
+    settings.check_each(settings.all_settings())
     chosen = [chapter.removesuffix(".py") for chapter in options.chapters]
     if unknown := set(chosen) - set(chapters):
         raise ValueError(f"there are no tests of {min(unknown)}; the chapters are {', '.join(chapters)}.")
@@ -29,7 +31,11 @@ def main() -> None:
         raise ValueError(f"{error.name} is not installed: pip3 install -r requirements.txt.") from None
     modules = [f"unit_tests.test_{chapter}" for chapter in chosen or chapters]
     patterns = [part for name in options.k for part in ("-k", name)]
-    unittest.main(module=None, argv=["tests.py", *modules, *patterns], verbosity=2 if options.v else 1)
+    verbosity = 2 if options.v else 1
+    program = unittest.main(module=None, argv=["tests.py", *modules, *patterns], verbosity=verbosity, exit=False)
+    if not program.result.testsRun:
+        raise ValueError(f"no test has {' or '.join(options.k)} in its name.")
+    sys.exit(not program.result.wasSuccessful())
 
 
 if __name__ == "__main__":

@@ -89,6 +89,8 @@ def decode(audio_file: str, doubts: list[str] | None = None) -> Iterator[tuple[i
     doubts = [] if doubts is None else doubts
     if not Path(audio_file).is_file():  # Reading a named pipe could block for ever.
         raise ValueError(f"{audio_file} {'is not a file' if Path(audio_file).exists() else 'does not exist'}.")
+    if not Path(audio_file).stat().st_size:
+        raise ValueError(f"{audio_file} is empty.")
     is_empty = True
     for part, rate, block in decode_parts(audio_file, doubts):
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:

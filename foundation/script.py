@@ -45,6 +45,11 @@ def begin() -> None:
         if isinstance(error, ModuleNotFoundError):
             print(f"Error: {error.name} is not installed: pip3 install -r requirements.txt.", file=sys.stderr)
             os._exit(MISTAKE)
+        if isinstance(error, BrokenPipeError):  # As of `--help | head`.
+            os._exit(OUTPUT_CLOSED)
+        if isinstance(error, OSError):
+            print(f"Error: {error.strerror}.", file=sys.stderr)
+            os._exit(MISTAKE)
         sys.__excepthook__(kind, error, where)
 
     signal.signal(signal.SIGINT, stop)

@@ -53,7 +53,7 @@ def read_command_line(description: str, *more_checks: Callable[[dict], None]) ->
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the script ends.
     arguments = sys.argv[1:]
     if "-h" in arguments or "--help" in arguments:
-        print(help_text(description))
+        print(help_text(description), flush=True)
         sys.exit(0)
     try:
         for argument in arguments:
@@ -241,7 +241,8 @@ def check_model(values: dict) -> None:
             valid = isinstance(value, str) and (value != "" or name in OPTIONAL_PATHS)
         if not valid:
             expected = allowed_values(name) if name in CHOICES or name in LIMITS else "a path"
-            raise ValueError(f"{name}={display(value)} is not {expected}.")
+            shown = repr(value) if isinstance(value, str) else display(value)
+            raise ValueError(f"{name}={shown} is not {expected}.")
     num_heads = values["TRANSFORMER_HEADS"]
     refuse = [
         (

@@ -79,7 +79,7 @@ class SpeakerIdTest(ProjectTest):
     def test_enrol_and_identify(self) -> None:
         result = self.run_command("enrol", "Ann", self.ann)
         self.assertEqual((result.returncode, result.stderr), (0, ""))
-        self.assertRegex(result.stdout, r"^Ann is enrolled: heard \d\.\d s of speech in 1 recordings.\n$")
+        self.assertRegex(result.stdout, r"^Ann is enrolled: heard \d\.\d s of speech in 1 recording.\n$")
         self.run_command("enrol", "Bob", self.bob)
         result = self.run_command("identify", self.ann, self.bob, "--json")
         self.assertEqual(result.returncode, 0, result.stderr)

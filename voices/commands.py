@@ -36,6 +36,11 @@ def warn(warnings: Sequence[tuple[str, str]]) -> None:
         print(f"Warning: {script.printable(file)}: {words}.", file=sys.stderr)
 
 
+def count(number: int, thing: str) -> str:
+    """A number of things in words."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def run_verify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     """The command `verify`: 0 for the same person, 1 for two."""
     decision = decision_for(encoder, options.far, options.threshold)
@@ -53,7 +58,9 @@ def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     warn(warnings)
     answer = {"name": options.name, "recordings": len(files), "speech_seconds": seconds}
     script.show(
-        options.json, answer, f"{options.name} is enrolled: heard {seconds:.1f} s of speech in {len(files)} recordings."
+        options.json,
+        answer,
+        f"{options.name} is enrolled: heard {seconds:.1f} s of speech in {count(len(files), 'recording')}.",
     )
     return 0
 
@@ -105,7 +112,9 @@ def run_embed(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     warn(list_warnings(heard))
     write_embeddings(options.out, heard)
     script.show(
-        options.json, {"out": options.out, "recordings": len(heard)}, f"{options.out} has {len(heard)} embeddings."
+        options.json,
+        {"out": options.out, "recordings": len(heard)},
+        f"{options.out} has {count(len(heard), 'embedding')}.",
     )
     return 0
 
@@ -117,6 +126,8 @@ def run_map(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     speakers = voice_map.name_speakers([one.recording.file for one in heard])
     pictures.save(options.out, voice_map.draw_map(np.stack([one.recording.embedding for one in heard]), speakers))
     script.show(
-        options.json, {"out": options.out, "recordings": len(heard)}, f"{options.out} shows {len(heard)} recordings."
+        options.json,
+        {"out": options.out, "recordings": len(heard)},
+        f"{options.out} shows {count(len(heard), 'recording')}.",
     )
     return 0
