@@ -241,7 +241,9 @@ def check_model(values: dict) -> None:
             valid = isinstance(value, str) and (value != "" or name in OPTIONAL_PATHS)
         if not valid:
             expected = allowed_values(name) if name in CHOICES or name in LIMITS else "a path"
-            shown = repr(value) if isinstance(value, str) else display(value)
+            # A number in quotes would look right without them.
+            is_text = isinstance(CHOICES.get(name, (0,))[0], str)
+            shown = repr(value) if isinstance(value, str) and not is_text else display(value)
             raise ValueError(f"{name}={shown} is not {expected}.")
     num_heads = values["TRANSFORMER_HEADS"]
     refuse = [

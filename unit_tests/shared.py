@@ -119,7 +119,7 @@ class ProjectTest(unittest.TestCase):
         whole = Path(self.write_audio("whole.flac")).read_bytes()
         contents = {
             "text.wav": (b"this is no audio", "decoded"),
-            "nothing.wav": (b"", "decoded"),
+            "nothing.wav": (b"", "empty"),
             "truncated.flac": (whole[: len(whole) // 9], "shorter than one frame|decoded|empty"),
             "header_only.flac": (whole[:60], "decoded|empty"),
         }
