@@ -68,7 +68,7 @@ from voices import database as speaker_database
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `voices/answers.py`, which also used to be found here, loaded when one of them is used."""
+    """The functions of `voices/answers.py` can be had from here, too; they are loaded when one of them is used."""
     if name not in ("verify", "enrol", "identify", "decision_for", "describe", "model_of"):
         raise AttributeError(f"module 'speaker_id' has no attribute {name!r}")
     from voices import answers
