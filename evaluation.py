@@ -259,7 +259,7 @@ def plot_evaluation(
         rates.plot(thresholds[shown], 100 * false_reject[shown], color="C0", linestyle="--", label="false-reject rate")
         rates.plot(eer_threshold, 100 * eer, "o", markersize=7, color="0.3", label=f"EER at {eer_threshold:.3f}")
         rates.set(title="Threshold sweep", xlabel=f"threshold on the {score_name}", ylabel="error rate (%)")
-        rates.legend(loc="upper center")
+        rates.legend(loc="center left")
         pictures.save(path, figure)
 
 
