@@ -196,12 +196,10 @@ def set_validation_speakers_aside(
     candidates = [speaker for speaker in spk_to_utts if len(spk_to_utts[speaker]) > 1 and speaker not in known_speakers]
     number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), len(spk_to_utts) // 5)
     if number < 2:
-        found = f"{len(candidates)} of {len(spk_to_utts)} speakers can serve, a fifth may"
-        print(
-            f"No validation with NUM_VALIDATION_SPEAKERS={myconfig.NUM_VALIDATION_SPEAKERS}: {found}. "
-            "The best model is the last.",
-            flush=True,
-        )
+        reason = f"a fifth of the speakers, {len(spk_to_utts) // 5}, may be set aside; {len(candidates)} can be"
+        if not myconfig.NUM_VALIDATION_SPEAKERS:
+            reason = "NUM_VALIDATION_SPEAKERS=0"
+        print(f"No validation ({reason}): the best model is the last.", flush=True)
         return spk_to_utts, {}
     print(f"Set aside for validation: {number} speakers.", flush=True)
     chosen = set(np.random.default_rng(myconfig.SEED).choice(candidates, number, replace=False).tolist())
@@ -292,7 +290,9 @@ def run_training() -> None:
     """Train on the training data of the settings and draw the curves beside the model."""
     parallel.prepare_process()
     spk_to_utts = dataset.get_spk_to_utts("TRAIN")
-    names = ", ".join([*list(spk_to_utts)[:2], "..."])  # The names show whether it is the right folder.
+    names = ", ".join(
+        [*list(spk_to_utts)[:2], *(["..."] if len(spk_to_utts) > 2 else [])]
+    )  # The names show whether it is the right folder.
     num_utts = sum(map(len, spk_to_utts.values()))
     print(f"Training data: {len(spk_to_utts)} speakers ({names}), {num_utts} utterances.", flush=True)
     with parallel.process_group(), contextlib.ExitStack() as locks:

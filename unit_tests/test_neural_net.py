@@ -119,7 +119,7 @@ class NeuralNetTest(TrainingTest):
         paths = [str(self.dir / "0.pt"), str(self.dir / "1.pt")]
         values = {"INITIAL_MODELS": ", ".join(paths), "LEARNING_RATE": 1e-8}
         losses = self.train(4, "joined.pt", **values)
-        self.assertIn("NUM_VALIDATION_SPEAKERS=24: 0 of 24 speakers can serve", self.output.getvalue())
+        self.assertIn("a fifth of the speakers, 4, may be set aside; 0 can be", self.output.getvalue())
         features = 30 * torch.randn(2, 20, 13)
         each = [neural_net.load_encoder(path)(features) for path in paths]
         expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
