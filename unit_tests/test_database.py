@@ -33,6 +33,24 @@ class SpeakerDatabaseTest(ProjectTest):
         with speaker_database.open_database(self.path) as connection:
             return speaker_database.read_speakers(connection, self.MODEL)
 
+    def test_two_spellings_of_the_same_letters_are_one_person(self) -> None:
+        composed, decomposed = "Zo\u00eb", "Zoe\u0308"
+        self.enrol(decomposed, 1)
+        with self.assertRaisesRegex(ValueError, "enrolled already"):
+            self.enrol(composed, 2)
+        self.enrol(composed, 2, more=True)
+        self.assertEqual(self.read()[0], [composed])
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:  # As an older version wrote it.
+            connection.execute("UPDATE recordings SET speaker = ?", (decomposed,))
+            connection.commit()
+        self.enrol(composed, 3, more=True)
+        self.assertEqual(self.read()[0], [composed])
+        with speaker_database.open_database(self.path, "write") as connection:
+            self.assertEqual(speaker_database.names_alike(connection, "ZO\u00cb"), [composed])
+            self.assertEqual(speaker_database.names_alike(connection, composed), [])
+            speaker_database.remove(connection, decomposed)
+            self.assertEqual(speaker_database.list_speakers(connection), [])
+
     def test_a_damaged_database_is_refused(self) -> None:
         for column, value in (("speaker", b"ann"), ("speech_seconds", "long"), ("embedding", "text")):
             self.path = str(self.dir / f"{column}.db")

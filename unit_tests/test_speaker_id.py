@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import unittest
 import unittest.mock
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +15,7 @@ import speaker_encoder
 import speaker_id
 from foundation import settings
 from unit_tests.shared import ProjectTest, corpus
-from voices import commands, recordings
+from voices import answers, commands, recordings
 from voices import map as voice_map
 
 
@@ -93,6 +94,20 @@ class SpeakerIdTest(ProjectTest):
         self.assertIn("Bob is now Robert", self.run_command("rename", "Bob", "Robert").stdout)
         self.assertIn("Ann is removed", self.run_command("remove", "Ann").stdout)
         self.assertRegex(self.run_command("list").stdout, r"^Robert: 1 recordings, \d\.\d s of speech, .* UTC\n$")
+
+    def test_one_path_several_or_none(self) -> None:
+        decision = answers.decision_for(self.encoder, threshold=0.5)
+        expected = answers.verify(self.encoder, [self.ann], [self.bob], decision)["score"]
+        for first, second in ((self.ann, self.bob), (Path(self.ann), (self.bob,))):
+            self.assertEqual(answers.verify(self.encoder, first, second, decision)["score"], expected)
+        with self.assertRaisesRegex(ValueError, "no recordings were given"):
+            answers.verify(self.encoder, [], self.bob, decision)
+
+    def test_a_name_that_differs_in_case_only_gets_a_warning(self) -> None:
+        self.run_command("enrol", "Ann", self.ann)
+        result = self.run_command("enrol", "ANN", self.bob)
+        self.assertEqual(result.returncode, 0)
+        self.assertRegex(result.stderr, "Warning: Ann: .*differs in case only")
 
     def test_mistakes_are_one_line_and_exit_code_2(self) -> None:
         (self.dir / "text.wav").write_text("not audio")
