@@ -92,7 +92,7 @@ def decode(audio_file: str, doubts: list[str] | None = None) -> Iterator[tuple[i
     if not Path(audio_file).stat().st_size:
         raise ValueError(f"{audio_file} is empty.")
     is_empty = True
-    for part, rate, block in decode_parts(audio_file, doubts):
+    for part, rate, block in name_in_errors(decode_parts(audio_file, doubts), audio_file):
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise ValueError(f"{audio_file} has a sample rate of {rate} Hz; 4,000 to 192,000 can be used.")
         if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
@@ -103,21 +103,35 @@ def decode(audio_file: str, doubts: list[str] | None = None) -> Iterator[tuple[i
         raise ValueError(f"{audio_file} is empty.")
 
 
+def name_in_errors(blocks: Iterator, audio_file: str) -> Iterator:
+    """The same blocks; an error of the system that names no file, as those of FFmpeg's reading, gets this name."""
+    try:
+        yield from blocks
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or audio_file) from None
+
+
 def decode_parts(audio_file: str, doubts: list[str]) -> Iterator[tuple[int, int, np.ndarray]]:
     """The same without the checks, by libsndfile where it reads all of a part, else by FFmpeg."""
+    lengths: list[tuple[float, float]] = []  # Of each part the seconds that were read, and those that it claims.
     with Path(audio_file).open("rb") as file:
         starts = find_parts(file)
         if not starts:
-            yield from ((0, *block) for block in decode_with_ffmpeg(file, audio_file, doubts))
+            yield from ((0, *block) for block in decode_with_ffmpeg(file, audio_file, lengths, doubts))
         for part, (start, end) in enumerate(zip(starts, [*starts[1:], None], strict=True)):
             content: BinaryIO = file
             if len(starts) > 1:
                 file.seek(start)
                 content = io.BytesIO(file.read(-1 if end is None else end - start))
-            yield from ((part, *block) for block in decode_exactly(content, audio_file, doubts))
+            yield from ((part, *block) for block in decode_exactly(content, audio_file, lengths, doubts))
+    if any(is_cut(*length) for length in lengths):
+        read, claimed = sum(length[0] for length in lengths), sum(map(max, lengths))
+        doubts.append(f"only {read:.1f} of {claimed:.1f} s could be read")
 
 
-def decode_exactly(file: BinaryIO, name: str, doubts: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+def decode_exactly(
+    file: BinaryIO, name: str, lengths: list[tuple[float, float]], doubts: list[str]
+) -> Iterator[tuple[int, np.ndarray]]:
     """Decode by libsndfile, which gives the samples as they are; by FFmpeg what libsndfile does not read."""
     import soundfile
 
@@ -139,13 +153,13 @@ def decode_exactly(file: BinaryIO, name: str, doubts: list[str]) -> Iterator[tup
                     read += len(block)
                     yield sound.samplerate, block if scale == 1 else block / np.float32(scale)
                 if read:
-                    note_missing(read / sound.samplerate, claimed_frames(sound) / sound.samplerate, doubts)
+                    lengths.append((read / sound.samplerate, claimed_frames(sound) / sound.samplerate))
                     note_left_over(sound, file, doubts)
                     return
     elif start == b"RIFF" and find_wav_data(file)[1]:
         doubts.append("more follows its sound than its header tells, and was taken for sound, too")
     file.seek(0)
-    for rate, block in decode_with_ffmpeg(file, name, doubts):
+    for rate, block in decode_with_ffmpeg(file, name, lengths, doubts):
         if len(block) > read:
             yield rate, block[read:]
         read = max(0, read - len(block))
@@ -190,7 +204,9 @@ def scale_of(peak: float, share_beyond: float, doubts: list[str]) -> int:
     return scale
 
 
-def decode_with_ffmpeg(file: BinaryIO, name: str, doubts: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+def decode_with_ffmpeg(
+    file: BinaryIO, name: str, lengths: list[tuple[float, float]], doubts: list[str]
+) -> Iterator[tuple[int, np.ndarray]]:
     """Decode the first sound of a file by FFmpeg; broken packets are left out, and what follows them is read.
 
     Raises ValueError for a file without sound, or in a format that is not known.
@@ -235,7 +251,8 @@ def decode_with_ffmpeg(file: BinaryIO, name: str, doubts: list[str]) -> Iterator
         raise ValueError(
             f"{name} cannot be decoded: it is damaged, or no audio in a format known here (FFmpeg: {error.strerror})."
         ) from None
-    if not note_missing(seconds, claimed, doubts) and broken > max(3, 0.02 * num_packets):
+    lengths.append((seconds, claimed))
+    if not is_cut(seconds, claimed) and broken > max(3, 0.02 * num_packets):
         doubts.append(f"{broken} of its {num_packets} pieces are broken and were left out")
 
 
@@ -281,9 +298,6 @@ def to_float(frame) -> np.ndarray:
     return values.T.astype(np.float32)
 
 
-def note_missing(read: float, claimed: float, doubts: list[str]) -> bool:
-    """Say in words how much of the claimed seconds is missing; returns whether some is."""
-    if claimed - read <= TOLERANCE_SECONDS + 0.01 * claimed:
-        return False
-    doubts.append(f"only {read:.1f} of {claimed:.1f} s could be read")
-    return True
+def is_cut(read: float, claimed: float) -> bool:
+    """Whether so much of the claimed seconds could not be read that it must be said."""
+    return claimed - read > TOLERANCE_SECONDS + 0.01 * claimed

@@ -2,6 +2,7 @@
 
 import io
 import unittest
+import unittest.mock
 
 import av
 import numpy as np
@@ -198,6 +199,21 @@ class AudioDecoderTest(ProjectTest):
                 self.assertEqual(len(doubts), 1)
                 self.assertRegex(doubts[0], r"^only \d\.\d of 3\.\d s could be read$")
                 self.assertAlmostEqual(len(samples) / RATE, float(doubts[0].split()[1]), delta=0.1)
+
+    def test_of_joined_files_the_whole_is_told(self) -> None:
+        wav = self.wav(self.voices[0])
+        seconds = len(self.voices[0]) / RATE
+        samples, doubts = self.hear(wav + wav[: len(wav) // 2])
+        self.assertAlmostEqual(len(samples) / RATE, 1.5 * seconds, delta=0.01)
+        self.assertEqual(doubts, [f"only {1.5 * seconds:.1f} of {2 * seconds:.1f} s could be read"])
+
+    def test_an_error_of_the_system_names_the_file(self) -> None:
+        path = self.dir / "x.mp3"
+        path.write_bytes(self.encode(self.voices[0], "mp3", "libmp3lame", write_xing="0"))
+        failing = unittest.mock.patch.object(audio_decoder, "in_blocks", side_effect=OSError(5, "input/output error"))
+        with failing, self.assertRaises(OSError) as caught:
+            feature_extraction.read_audio(str(path))
+        self.assertEqual(caught.exception.filename, str(path))
 
     def test_damage_in_the_middle_does_not_end_a_file(self) -> None:
         content = bytearray(self.encode(self.voices[0], "mp3", "libmp3lame"))

@@ -107,7 +107,7 @@ class SpeakerIdTest(ProjectTest):
         self.run_command("enrol", "Ann", self.ann)
         result = self.run_command("enrol", "ANN", self.bob)
         self.assertEqual(result.returncode, 0)
-        self.assertRegex(result.stderr, "Warning: Ann: .*differs in case only")
+        self.assertRegex(result.stderr, "Warning: ANN: 'Ann' is another person.*differs in case only")
 
     def test_mistakes_are_one_line_and_exit_code_2(self) -> None:
         (self.dir / "text.wav").write_text("not audio")

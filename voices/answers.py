@@ -60,7 +60,7 @@ def enrol(
 ) -> tuple[float, list[tuple[str, str]]]:
     """Add a person, or more recordings of an enrolled one; returns the seconds of speech heard, and warnings.
 
-    Nothing is added unless all recordings can be used. A warning names the recording, or the person with whom this one
+    Nothing is added unless all recordings can be used. A warning stands beside the recording, or beside the name if it
     may be confused. Raises ValueError as `speaker_database.enrol` does.
     """
     name = speaker_database.clean_name(name)
@@ -68,7 +68,7 @@ def enrol(
     with speaker_database.open_database(database, "create") as connection:
         speaker_database.enrol(connection, name, [one.recording for one in heard], model_of(encoder), more)
         alike = speaker_database.names_alike(connection, name)
-    warnings = [(other, f"is another person than {name!r}, whose name differs in case only") for other in alike]
+    warnings = [(name, f"{other!r} is another person, whose name differs in case only") for other in alike]
     return sum(one.recording.speech_seconds for one in heard), list_warnings(heard) + warnings
 
 
