@@ -2,7 +2,8 @@
 
 `python3 -m benchmark` times both in turns on the training and test data of the settings, in a few minutes; `--quick` is
 less precise. `--minutes 30` instead trains the straightforward way for 30 minutes and reports how soon the project's
-own training is as good; extracting its features is included.
+own training is as good; extracting its features is included. `--growth growth.png` instead draws how the times grow
+as the training data are multiplied.
 """
 
 import sys
@@ -14,6 +15,7 @@ if __name__ == "__main__":
     parser = script.OptionParser(prog="python3 -m benchmark", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     parser.add_argument("--minutes", type=float, default=0, help="minutes of straightforward training to compare with")
+    parser.add_argument("--growth", metavar="PNG", help="draw how the times grow with the data instead")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
     options = parser.parse_intermixed_args()
     sys.argv[1:] = options.settings
@@ -25,15 +27,12 @@ import itertools
 import multiprocessing
 import os
 import platform
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 
 import librosa
 import numpy as np
 import torch
-from torch import nn
 
 import dataset
 import evaluation
@@ -41,21 +40,26 @@ import feature_extraction
 import feature_store
 import myconfig
 import neural_net
+from benchmark.growth import draw_growth
+from benchmark.networks import gpu_rows, network_rows, network_step
+from benchmark.peers import peer_rows
 from benchmark.start_up import measure_start_up
 from benchmark.straightforward import (
     straightforward_crops,
     straightforward_features,
+    straightforward_speeds,
     straightforward_step,
     straightforward_sweep,
     straightforward_training,
     straightforward_trials,
 )
-from encoder_networks import LstmEncoder, SpeakerEncoder
+from benchmark.timing import Row, compare, in_torch_threads, median_seconds, share
+from encoder_networks import SpeakerEncoder
 from foundation import parallel
 from trials import all_pair_trials
 
-ENCODERS = {"2 x 64": (True, 64), "128": (False, 128), "2 x 128": (True, 128), "256": (False, 256)}
 NUM_TRIPLETS, NUM_TRIALS = 10**4, 10**6
+ROUNDS = 3 if options.quick else 11
 
 # ------------------------------------- Time to an EER -----------------------------------
 
@@ -90,41 +94,6 @@ def catch_up(minutes: float) -> None:
 
 # --------------------------------------- The table --------------------------------------
 
-# The task, the time that the straightforward way and this project take, and the ratio.
-Row = tuple[str, str, str, str]
-
-
-def median_seconds(*functions: Callable[[], object]) -> list[float]:
-    """Median time of each function, called in turns; the first call of each does not count."""
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(4 if options.quick else 12):
-        for function, of_function in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            of_function.append(time.perf_counter() - start)
-    return [statistics.median(of_function[1:]) for of_function in times]
-
-
-def compare(what: str, straightforward: float, here: float) -> Row:
-    """A row of two times in seconds."""
-    return what, show_seconds(straightforward), show_seconds(here), f"{straightforward / here:.1f} x"
-
-
-def show_seconds(seconds: float) -> str:
-    """A time with three digits and a unit."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-
-def in_torch_threads(function: Callable[[], object]) -> Callable[[], object]:
-    """The function, with PyTorch's own threads on all cores."""
-
-    def call() -> None:
-        torch.set_num_threads(myconfig.NUM_PROCESSES)
-        function()
-        torch.set_num_threads(1)
-
-    return call
-
 
 def mfcc_rows(files: list[str]) -> list[Row]:
     """MFCC of files with as many processes or threads as cores, and of a clip in memory."""
@@ -134,15 +103,24 @@ def mfcc_rows(files: list[str]) -> list[Row]:
     pool = multiprocessing.get_context("spawn").Pool
     with pool(myconfig.NUM_PROCESSES, settings.apply_override, [f"N_MFCC={myconfig.N_MFCC}"]) as processes:
         of_files = median_seconds(
+            ROUNDS,
             lambda: processes.map(straightforward_features, files, chunksize=8),
             lambda: list(threads.map(feature_extraction.extract_features, files)),
         )
     in_memory = median_seconds(
+        ROUNDS,
         lambda: librosa.feature.mfcc(y=clip, sr=rate, n_mfcc=myconfig.N_MFCC),
         lambda: feature_extraction.compute_mfcc(clip),
     )
+    few = files[:8]
+    at_speeds = median_seconds(
+        ROUNDS,
+        lambda: [straightforward_speeds(file) for file in few],
+        lambda: [feature_store.features_at_speeds(file, myconfig.SPEEDS, []) for file in few],
+    )
     return [
         compare(f"MFCC of {len(files)} files, decoded, on all cores", *of_files),
+        compare(f"MFCC of {len(few)} files at {len(myconfig.SPEEDS)} speeds, decoded, on one core", *at_speeds),
         compare("MFCC of a clip of 4 s in memory, on one core", *in_memory),
     ]
 
@@ -163,6 +141,7 @@ def training_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
     num_steps = 10 if options.quick else 40
     with settings.override(SEQ_LEN_JITTER=0.0, NUM_VALIDATION_SPEAKERS=0), contextlib.redirect_stdout(io.StringIO()):
         slow, network, start_up, whole = median_seconds(
+            ROUNDS,
             in_torch_threads(straightforward),
             network_step(torch.randn(*shape, myconfig.SEQ_LEN, myconfig.N_MFCC)),
             lambda: neural_net.train_network(spk_to_utts, 1),
@@ -171,57 +150,8 @@ def training_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
     step = (whole - start_up) / num_steps
     return [
         compare(f"training step of {shape[0]} x {shape[1]} crops, against one that extracts features", slow, step),
-        (
-            "network in a training step, against the whole",
-            show_seconds(step),
-            show_seconds(network),
-            f"{network / step:.0%}",
-        ),
+        share("network in a training step, against the whole", step, network),
     ]
-
-
-def network_step(crops: torch.Tensor) -> Callable[[], None]:
-    """A function that does forward, backward and optimiser on a new encoder of the settings' shape."""
-    encoder = neural_net.get_speaker_encoder()
-    optimizer = torch.optim.Adam(encoder.parameters())
-    crops = crops.to(encoder.feature_mean.device)
-    mixed_precision = myconfig.MIXED_PRECISION
-
-    def step() -> None:
-        with settings.override(MIXED_PRECISION=mixed_precision):
-            loss = neural_net.get_triplet_losses(neural_net.embed_batch(encoder, crops)).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(encoder.parameters(), neural_net.MAX_GRADIENT_NORM)
-            optimizer.step()
-        if crops.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return step
-
-
-def network_rows() -> list[Row]:
-    """Steps of LSTMs of several shapes against the machine's float32 matrix products, and in bfloat16."""
-    crops = torch.randn(32, 4, myconfig.SEQ_LEN, myconfig.N_MFCC)
-    matrix = torch.randn(2048, 2048)
-    rows = []
-    for name, (bidirectional, units) in ENCODERS.items():
-        kind = {"USE_TRANSFORMER": False, "ENSEMBLE_SIZE": 1, "BI_LSTM": bidirectional}
-        with settings.override(**kind, LSTM_HIDDEN_SIZE=units, DEVICE="cpu"):
-            with settings.override(MIXED_PRECISION=False):
-                float32_step = network_step(crops)
-            float32, bfloat16, product = median_seconds(
-                float32_step, network_step(crops), in_torch_threads(lambda: matrix @ matrix)
-            )
-            weights = LstmEncoder().named_parameters()
-            num_weights = sum(values.numel() for weight, values in weights if ".weight" in weight)
-        # A multiply-add for each weight and frame, once forward and twice backward.
-        roofline = 3 * num_weights * crops[..., 0].numel() * product / len(matrix) ** 3
-        what, share = f"step of an LSTM of 3 x {name} units", f"{roofline / float32:.0%}"
-        rows.append((f"float32 {what}, against matrix products", show_seconds(roofline), show_seconds(float32), share))
-        if parallel.use_bfloat16(torch.device("cpu")):
-            rows.append(compare(f"bfloat16 {what}, against float32", float32, bfloat16))
-    return rows
 
 
 def evaluation_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
@@ -236,6 +166,7 @@ def evaluation_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
 
     with contextlib.redirect_stdout(io.StringIO()):
         sample, cold_seconds, warm_seconds = median_seconds(
+            ROUNDS,
             in_torch_threads(lambda: straightforward_trials(encoder, triplets)),
             cold,
             lambda: evaluation.compute_scores(encoder, spk_to_utts, NUM_TRIPLETS),
@@ -247,7 +178,7 @@ def evaluation_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
     as_lists = labels.tolist(), scores.tolist()
     few_thresholds = np.linspace(-1, 1, 3).tolist()
     sweep, ours = median_seconds(
-        lambda: straightforward_sweep(*as_lists, few_thresholds), lambda: evaluation.compute_eer(labels, scores)
+        ROUNDS, lambda: straightforward_sweep(*as_lists, few_thresholds), lambda: evaluation.compute_eer(labels, scores)
     )
     what = f"{NUM_TRIPLETS:,} triplets over {sum(map(len, spk_to_utts.values()))} utterances, against file after file"
     return [
@@ -257,28 +188,11 @@ def evaluation_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
     ]
 
 
-def gpu_rows() -> list[Row]:
-    """A training step's network on a GPU, if there is one."""
-    if not torch.cuda.is_available():
-        return []
-    crops = torch.randn(32, 4, myconfig.SEQ_LEN, myconfig.N_MFCC)
-    steps = []
-    for device in ("cpu", "cuda"):
-        with settings.override(DEVICE=device):
-            steps.append(network_step(crops))
-    return [compare("network step on the GPU, against the CPU", *median_seconds(*steps))]
-
-
 def start_up_rows(files: list[str]) -> list[Row]:
     """The processor time of commands, against that of loading PyTorch."""
     measured = measure_start_up(files, 1 if options.quick else 5)
     return [
-        (
-            f"{name}, against `import torch`, processor time",
-            show_seconds(torch_alone),
-            show_seconds(here),
-            f"{here / torch_alone:.0%}",
-        )
+        share(f"processor time of {name}, against `import torch`", torch_alone, here)
         for name, (torch_alone, here) in measured.items()
     ]
 
@@ -289,7 +203,8 @@ def print_table() -> None:
     train_data, test_data = dataset.get_spk_to_utts("TRAIN"), dataset.get_spk_to_utts("TEST")
     test_files = [file for utts in test_data.values() for file in utts]
     rows = start_up_rows(test_files) + mfcc_rows(test_files[: 32 if options.quick else 400])
-    rows += training_rows(train_data) + network_rows() + evaluation_rows(test_data) + gpu_rows()
+    rows += peer_rows(test_files[: 32 if options.quick else 1000], 1 if options.quick else 3)
+    rows += training_rows(train_data) + network_rows(ROUNDS) + evaluation_rows(test_data) + gpu_rows(ROUNDS)
     capability = torch.backends.cpu.get_cpu_capability()
     machine = f"{platform.system()} {platform.machine()} with {capability}, {myconfig.NUM_PROCESSES} cores"
     print(f"{machine}, PyTorch {torch.__version__}\n")
@@ -299,10 +214,13 @@ def print_table() -> None:
 
 
 def main() -> None:
-    """Print the table, or the time to an EER."""
+    """Print the table, the time to an EER, or how the times grow."""
     with settings.override(AS_NORM=False):  # These networks have no cohort for it.
         if options.minutes:
             catch_up(options.minutes)
+        elif options.growth:
+            parallel.prepare_process()
+            draw_growth(dataset.get_spk_to_utts("TRAIN"), options.growth)
         else:
             print_table()
 

@@ -26,6 +26,13 @@ def straightforward_features(audio_file: str) -> np.ndarray:
     return librosa.feature.mfcc(y=samples, sr=rate, n_mfcc=myconfig.N_MFCC).T
 
 
+def straightforward_speeds(audio_file: str) -> list[np.ndarray]:
+    """MFCCs at each of SPEEDS: the samples resampled, then librosa, once for each speed."""
+    samples, rate = soundfile.read(audio_file, dtype="float32")
+    at_speeds = [librosa.resample(samples, orig_sr=rate * speed, target_sr=rate) for speed in myconfig.SPEEDS]
+    return [librosa.feature.mfcc(y=samples, sr=rate, n_mfcc=myconfig.N_MFCC).T for samples in at_speeds]
+
+
 def straightforward_crops(files: list[str], crop_frames: int, rng: np.random.Generator) -> torch.Tensor:
     """A random crop of each file, decoded and transformed each time."""
     with settings.override(SEQ_LEN=crop_frames):

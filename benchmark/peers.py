@@ -1,0 +1,55 @@
+"""From files to embeddings: the pretrained models against the course's way and against Resemblyzer."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+
+import evaluation
+from benchmark.straightforward import straightforward_features
+from benchmark.timing import Row, compare, in_torch_threads, median_seconds
+from encoder_networks import LstmEncoder, SpeakerEncoder
+from foundation import model_path, settings
+from speaker_encoder import load_encoder
+
+# The encoder of the course: three bidirectional layers of 64 units, and the mean over sliding windows.
+COURSE = {"DELTAS": False, "USE_TRANSFORMER": False, "BI_LSTM": True, "LSTM_HIDDEN_SIZE": 64, "ENSEMBLE_SIZE": 1}
+
+
+def course_embeddings(encoder: SpeakerEncoder, files: Sequence[str]) -> None:
+    """Embed one file after the other."""
+    with settings.override(USE_FULL_SEQUENCE_INFERENCE=False):
+        for file in files:
+            evaluation.run_inference(straightforward_features(file), encoder)
+
+
+def resemblyzer_embeddings() -> Callable[[Sequence[str]], None] | None:
+    """A function that embeds files with Resemblyzer, one after the other, if it is installed."""
+    if not importlib.util.find_spec("resemblyzer"):
+        print("Resemblyzer is not installed (pip3 install resemblyzer): the table has no rows of it.")
+        return None
+    import resemblyzer
+
+    encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
+
+    def embed(files: Sequence[str]) -> None:
+        for file in files:
+            encoder.embed_utterance(resemblyzer.preprocess_wav(file))
+
+    return embed
+
+
+def peer_rows(files: Sequence[str], rounds: int) -> list[Row]:
+    """Embedding the files, decoding included, on all cores."""
+    with settings.override(**COURSE):
+        course = LstmEncoder().eval()
+    models = {path.name: load_encoder(path) for path in sorted(model_path.SHIPPED_DIR.glob("*.pt"))}
+    others = {"the course's way": in_torch_threads(lambda: course_embeddings(course, files))}
+    if embed := resemblyzer_embeddings():
+        others["Resemblyzer"] = in_torch_threads(lambda: embed(files))
+    ours = [lambda encoder=encoder: evaluation.embed_utterances(encoder, files) for encoder in models.values()]
+    times = median_seconds(rounds, *others.values(), *ours)
+    of_others, of_models = times[: len(others)], times[len(others) :]
+    return [
+        compare(f"embedding {len(files)} recordings, decoded, `{model}` against {name}", other, here)
+        for model, here in zip(models, of_models, strict=True)
+        for name, other in zip(others, of_others, strict=True)
+    ]
