@@ -178,12 +178,15 @@ def draw_speaker_weights(
 ) -> np.ndarray:
     """The weight of each speaker when a batch is drawn -> (speakers,).
 
-    The weight is the speaker's seconds of speech, at most MAX_SPEECH_SECONDS. In a share ONE_CORPUS_BATCHES of the
-    batches, speakers outside one corpus weigh almost zero: they are drawn only if this corpus is too small.
+    The weight is the speaker's seconds of speech, at most MAX_SPEECH_SECONDS, divided by the sum of them in the corpus
+    to the power of CORPUS_BALANCE. In a share ONE_CORPUS_BATCHES of the batches, speakers outside one corpus weigh
+    almost zero: they are drawn only if this corpus is too small.
     """
     weights = np.ones(len(speech_seconds))
     if myconfig.MAX_SPEECH_SECONDS:
         weights = speech_seconds.clip(max=myconfig.MAX_SPEECH_SECONDS)
+    _, corpus = np.unique(corpus_of_speaker, return_inverse=True)
+    weights = weights / (np.bincount(corpus, weights) ** myconfig.CORPUS_BALANCE)[corpus]
     if rng.random() < myconfig.ONE_CORPUS_BATCHES:
         speaker = rng.choice(len(weights), p=weights / weights.sum())
         weights = np.where(corpus_of_speaker == corpus_of_speaker[speaker], weights, 1e-9 * weights)

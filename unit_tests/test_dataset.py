@@ -150,7 +150,7 @@ class DatasetTest(ProjectTest):
         corpus_of_speaker = np.array([*"aaaaaabbbbbbcc"])
         seconds = np.where(corpus_of_speaker == "a", 20.0, 10.0)
         drawn = []
-        with settings.override(ONE_CORPUS_BATCHES=1.0, MAX_SPEECH_SECONDS=32.0):
+        with settings.override(ONE_CORPUS_BATCHES=1.0, MAX_SPEECH_SECONDS=32.0, CORPUS_BALANCE=0.0):
             for seed in range(300):
                 rng = np.random.default_rng(seed)
                 weights = dataset.draw_speaker_weights(seconds, corpus_of_speaker, rng)
@@ -160,6 +160,14 @@ class DatasetTest(ProjectTest):
         # By what they say: 120 s, 60 s and 20 s.
         self.assertAlmostEqual(drawn.count("aaaa") / 300, 0.6, delta=0.1)
         self.assertAlmostEqual(drawn.count("bbbb") / 300, 0.3, delta=0.1)
+
+    def test_corpora_are_balanced_by_a_power_of_their_speech(self) -> None:
+        corpus_of_speaker = np.array([*"aaaab"])
+        seconds = np.array([20.0, 20.0, 20.0, 20.0, 5.0])  # 80 s and 5 s.
+        for balance, share in ((0.0, 80 / 85), (0.5, 80**0.5 / (80**0.5 + 5**0.5)), (1.0, 0.5)):
+            with settings.override(ONE_CORPUS_BATCHES=0.0, MAX_SPEECH_SECONDS=32.0, CORPUS_BALANCE=balance):
+                weights = dataset.draw_speaker_weights(seconds, corpus_of_speaker, np.random.default_rng(0))
+            self.assertAlmostEqual(weights[:4].sum() / weights.sum(), share)
 
     def test_speaker_batch_has_distinct_speakers_and_repeats_only_what_it_must(self) -> None:
         utts_of_speaker = [np.arange(0, 5), np.arange(5, 7), np.arange(7, 8)]
