@@ -115,7 +115,7 @@ MAX_SPEECH_SECONDS = 32.0
 # without hyphens this setting has no effect. "random" does not use it.
 ONE_CORPUS_BATCHES = 0.75
 
-# How far corpora of different size are balanced: at 0 each has its share of the speech, at 1 all have the same share, at
+# How far corpora of different size are balanced: at 0 each has its share of the speech, at 1 all have the same, and at
 # 0.5 one with four times the speech has twice the share.
 CORPUS_BALANCE = 0.5
 
