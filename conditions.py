@@ -40,6 +40,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+import calibration
 import dataset
 import evaluation
 import feature_extraction
@@ -48,21 +49,13 @@ import metrics
 import myconfig
 from dataset import SpkToUtts
 from foundation import parallel, safe_files
-from foundation.model_file import read_model, write_model
-from saved_encoder import check_calibration
-from speaker_encoder import SpeakerEncoder, load_encoder, model_fingerprint
+from speaker_encoder import SpeakerEncoder, load_encoder
 from trials import all_pair_trials
 
 SHORT_SECONDS = 1.6
 SNR_DB = (5.0, 15.0)
 TELEPHONE_RATE = 8000
 TELEPHONE_BAND_HZ = (300, 3400)
-
-# The false-accept rates for which a model keeps thresholds, and the least number of false accepts in the test data at
-# each. With 30, a rate is known roughly (Doddington et al. 2000, "The NIST speaker recognition evaluation") if the
-# trials are independent. Trials of few speakers are not, so 30 is the minimum.
-CALIBRATED_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-LEAST_ERRORS = 30
 
 # A corpus of utterances no longer than this (median) is not cut short.
 LONG_SECONDS = 3.0
@@ -222,23 +215,14 @@ def thresholds_at(trials: ScoredTrials, false_accept_rates: Sequence[float]) -> 
     return [float(thresholds[np.argmax(false_accept < rate + 1e-9)]) for rate in false_accept_rates]
 
 
-def calibrate(encoder: SpeakerEncoder, trials: ScoredTrials, source: str) -> list[float]:
-    """Write the thresholds of `trials`, and their `source`, into the file that the encoder was loaded from.
-
-    Returns the false-accept rates for which the trials are enough.
-    Raises ValueError if there are too few trials, or the file now has another model.
-    """
-    if model_fingerprint(load_encoder(encoder.path)) != model_fingerprint(encoder):
-        raise ValueError(f"{encoder.path} has changed while it was measured: run the same command again.")
-    model = read_model(encoder.path)
-    num_nontargets = int((trials[0] == 0).sum())
-    rates = [rate for rate in CALIBRATED_RATES if rate * num_nontargets >= LEAST_ERRORS]
-    if not rates:
-        raise ValueError(f"{num_nontargets} non-target trials are too few for thresholds: take more recordings.")
-    calibration = {"false_accept_rates": rates, "thresholds": thresholds_at(trials, rates), "source": source}
-    model["calibration"] = check_calibration(calibration)
-    write_model(encoder.path, model)
-    return rates
+def calibrate(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], source: str) -> dict:
+    """Measure thresholds over all conditions, and write them into the file that the encoder was loaded from."""
+    rng = np.random.default_rng(myconfig.SEED)
+    with settings.override(**encoder.settings):
+        stores = [feature_store.open_store(data) for data in conditions.values()]
+    measured = calibration.measure([calibration.embed_voices(encoder, store, rng) for store in stores], source, rng)
+    calibration.save_calibration(encoder, measured)
+    return measured
 
 
 def main() -> None:
@@ -262,8 +246,11 @@ def main() -> None:
         counts = f"{num_speakers} | {num_targets:,}, {len(labels) - num_targets:,}"
         print(f"| {name} | {counts} | {eer_with_interval(trials)} | {at} |")
     if options.calibrate:
-        rates = calibrate(encoder, scored["all of these"], options.calibrate)
-        print(f"{encoder.path} has thresholds for false-accept rates from {min(rates):g} to {max(rates):g} now.")
+        measured = calibrate(encoder, conditions, options.calibrate)
+        print(
+            f"{encoder.path} now has thresholds for false-accept rates from {measured['false_accept_rates'][0]:g}, "
+            f"and for up to {measured['counts'][-1]} recordings on either side."
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Try it in the browser: `pip3 install -r requirements-demo.txt && python3 demo_page.py`.
 
-A page on this machine only: compare two recordings, enrol people, ask who is speaking, see a map of all voices. It
+A page on this machine only: compare two recordings, enrol people, ask who it is and who spoke when, see all voices. It
 needs no network and sends nothing anywhere.
 """
 
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from foundation import script, settings
@@ -36,13 +37,26 @@ import feature_extraction
 import speaker_id
 from foundation import parallel, pictures
 from speaker_encoder import SpeakerEncoder, load_encoder
-from voices import answers
+from voices import answers, timeline
 from voices import database as speaker_database
 from voices import map as voice_map
 
 MAX_FILES = 20
 MAX_FILE_SIZE = "50mb"
 SECONDS_KEPT = 3600
+
+
+# Letters of pictures stay readable at the width of a phone, and the names of all tabs are shown there.
+STYLE = """
+.tab-container {height: auto !important; flex-wrap: wrap; overflow: visible !important}
+.tab-container button {flex: 1 0 auto; padding: 0.5em}
+.overflow-menu {display: none !important}
+"""
+
+PICTURES = """The **dial** shows the score; its coloured part is above the threshold. **MFCCs** show a voice over time
+as the network reads it: each row is a coefficient of the spectrum; yellow is more of it than usual, blue less."""
+MAP = """Each point is a recording, and similar voices are near to each other; the axes have no meaning. The squares
+show how similar each pair of recordings is: yellow is the same voice."""
 
 
 def draw_dial(axes: matplotlib.axes.Axes, score: float, threshold: float) -> None:
@@ -59,119 +73,233 @@ def draw_dial(axes: matplotlib.axes.Axes, score: float, threshold: float) -> Non
 def draw_comparison(
     encoder: SpeakerEncoder, files: Sequence[str], score: float, threshold: float
 ) -> matplotlib.figure.Figure:
-    """Draw the MFCCs of two recordings side by side, as the encoder sees them, and their score on a dial."""
+    """Draw the score of two recordings on a dial, and the MFCCs of both, as the encoder sees them."""
     with pictures.style():
-        figure = matplotlib.figure.Figure(figsize=(12, 3.5))
-        for place, file, title in zip((1, 2), files, ("first recording", "second recording"), strict=True):
+        figure = matplotlib.figure.Figure(figsize=(5, 8))
+        draw_dial(figure.add_subplot(3, 1, 1, projection="polar"), score, threshold)
+        for place, file, title in zip((2, 3), files, ("first recording", "second recording"), strict=True):
             mfcc = feature_extraction.extract_features(file, encoder.feature_settings)
             normalised = (mfcc - encoder.feature_mean.cpu().numpy()) / encoder.feature_std.cpu().numpy()
             seconds = len(mfcc) * encoder.feature_settings.hop_length / feature_extraction.SAMPLE_RATE
-            axes = figure.add_subplot(1, 3, place)
+            axes = figure.add_subplot(3, 1, place)
             extent = (0, seconds, 0, mfcc.shape[1])
             axes.imshow(normalised.T, vmin=-3, vmax=3, origin="lower", aspect="auto", extent=extent)
             axes.grid(visible=False)
-            axes.set(title=f"MFCC of the {title}", xlabel="time (s)", ylabel="coefficient")
-        draw_dial(figure.add_subplot(1, 3, 3, projection="polar"), score, threshold)
+            axes.set(title=f"MFCCs of the {title}", xlabel="time (s)", ylabel="coefficient")
     return figure
 
 
-def in_words(action: Callable[..., tuple], otherwise: Callable[[], object] = lambda: None) -> Callable[..., tuple]:
-    """The action, but an error of the user becomes its first answer, and `otherwise` gives the second."""
+def in_words(action: Callable[..., tuple], *otherwise: Callable[[], object]) -> Callable[..., tuple]:
+    """The action, but an error of the user becomes its first answer, and each of `otherwise` gives one of the others.
 
-    def answer(*inputs: object) -> tuple:
+    Uploads lie in folders with long names, of which only the file's name is shown.
+    """
+
+    def answer(*inputs: Any) -> tuple:
         try:
-            return action(*inputs)
+            words, *others = action(*inputs)
         except (ValueError, OSError) as error:
-            return str(error), otherwise()
+            words, others = str(error), [make() for make in otherwise]
+        for path in (path for given in inputs for path in (given if isinstance(given, list) else [given])):
+            words = words.replace(str(path), Path(path).name) if path and Path(str(path)).is_absolute() else words
+        return (words.replace(" --more", " the box below"), *others)
 
     return answer
 
 
-def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
-    """The page, with the functions of `voices` behind its buttons."""
-    model = answers.model_of(encoder)
-    decision = answers.decision_for(encoder)
+def notes(warnings: Sequence[tuple[str, str]]) -> list[str]:
+    """Warnings, with the names of the files that they are about."""
+    return [f"Please note, {Path(about).name}: {words}." for about, words in warnings]
 
-    def compare(first: str | None, second: str | None) -> tuple:
+
+class Page:
+    """What the buttons do: the functions of `voices`, with one model and one database."""
+
+    def __init__(self, encoder: SpeakerEncoder, database: str) -> None:
+        self.encoder, self.database = encoder, database
+        self.model = answers.model_of(encoder)
+        self.decision = answers.decision_for(encoder)
+
+    def compare(self, first: str | None, second: str | None) -> tuple:
+        """An answer, and a picture of both recordings."""
         if not first or not second:
             raise ValueError("Two recordings are needed.")
-        answer = answers.verify(encoder, [first], [second], decision)
-        verdict = "The same speaker" if answer["same"] else "Different speakers"
-        words = [f"{verdict}: {answers.describe(decision)}.", *doubts(answer["warnings"])]
-        return "\n".join(words), draw_comparison(encoder, [first, second], answer["score"], decision.threshold)
+        answer = answers.verify(self.encoder, [first], [second], self.decision)
+        verdict, meaning = answers.verdict_in_words(answer), answers.score_in_words(answer, self.decision)
+        words = [f"{verdict[0].upper()}{verdict[1:]}: {meaning}", *notes(answer["warnings"])]
+        picture = draw_comparison(self.encoder, [first, second], answer["score"], answer["threshold"])
+        return "\n".join(words), picture
 
-    def enrol(name: str, recording: str | None, files: list[str] | None, more: bool) -> tuple:
-        recordings = [*([recording] if recording else []), *(files or [])]
-        if not recordings or len(recordings) > MAX_FILES:
-            raise ValueError(f"1 to {MAX_FILES} recordings are needed.")
-        seconds, warnings = answers.enrol(encoder, database, name.strip(), recordings, more)
-        words = [f"{name.strip()} is enrolled: heard {seconds:.1f} s of speech.", *doubts(warnings)]
-        return "\n".join(words), list_enrolled()
+    def enrol(self, name: str, files: list[str] | None, recording: str | None, more: bool) -> tuple:
+        """An answer, and an empty form."""
+        recordings = [*(files or []), *([recording] if recording else [])]
+        if not name.strip() or not recordings or len(recordings) > MAX_FILES:
+            raise ValueError(f"A name and 1 to {MAX_FILES} recordings are needed.")
+        seconds, warnings = answers.enrol(self.encoder, self.database, name.strip(), recordings, more)
+        words = [f"{name.strip()} is enrolled: heard {seconds:.1f} s of speech.", *notes(warnings)]
+        return "\n".join(words), "", None, None, False
 
-    def identify(recording: str | None) -> tuple:
+    def identify(self, recording: str | None) -> tuple:
+        """An answer, and the most similar people with their scores."""
         if not recording:
             raise ValueError("A recording is needed.")
-        [answer] = answers.identify(encoder, database, [recording], decision)
+        [answer] = answers.identify(self.encoder, self.database, [recording], self.decision)
         ranking = [[name, f"{score:.3f}"] for name, score in answer["ranking"]]
-        words = [f"This is {answer['speaker']}." if answer["speaker"] else "This is nobody who is enrolled."]
-        return "\n".join([*words, *doubts(answer["warnings"])]), ranking
+        who = answers.name_in_words(answer)
+        verdict = f"This is {who}" if answer["speaker"] else f"This is nobody who is enrolled ({who})"
+        words = [f"{verdict}: {answers.score_in_words(answer, self.decision)}"]
+        if answer["enrolled"] > 1:
+            words.append(answers.decision_in_words(self.decision, answer["enrolled"]))
+        return "\n".join([*words, *notes(answer["warnings"])]), ranking
 
-    def show_map() -> tuple:
-        with speaker_database.open_database(database) as connection:
-            names, embeddings = speaker_database.read_recordings(connection, model)
-        if not names:
-            raise ValueError("Nobody is enrolled.")
-        return f"{len(names)} recordings of {len(set(names))} people.", voice_map.draw_map(embeddings, names)
+    def find_timeline(self, recording: str | None, number: float | None) -> tuple:
+        """An answer, the turns as a picture and a table, and the recording to listen to."""
+        if not recording:
+            raise ValueError("A recording is needed.")
+        names, enrolled, counts = self.read_people()
+        thresholds = self.decision.thresholds(0, counts)
+        num_voices = int(number) if number else None
+        found = timeline.find_timeline(self.encoder, recording, names, enrolled, thresholds, True, num_voices)
+        speakers = list(dict.fromkeys(turn.speaker for turn in found.turns))
+        seconds = [sum(turn.end - turn.start for turn in found.turns if turn.speaker == name) for name in speakers]
+        spoken = ", ".join(f"{name} {time:.0f} s" for name, time in zip(speakers, seconds, strict=True))
+        words = [f"{len(speakers)} {'voice' if len(speakers) == 1 else 'voices'}: {spoken}."]
+        turns = [[f"{turn.start:.1f}", f"{turn.end:.1f}", turn.speaker] for turn in found.turns]
+        words += notes([(recording, fault) for fault in found.faults])
+        return "\n".join(words), timeline.draw_timeline(found), turns, recording
 
-    def list_enrolled() -> list[list]:
-        try:
-            with speaker_database.open_database(database) as connection:
-                rows = speaker_database.list_speakers(connection)
-        except (ValueError, OSError):  # Nobody is enrolled yet, or the buttons will report the error.
+    def read_people(self) -> tuple[list[str], np.ndarray, list[int]]:
+        """Who is enrolled: names, embeddings and numbers of recordings; nobody where there is no database."""
+        if not Path(self.database).exists():
+            return [], np.zeros((0, self.encoder.dimensions), np.float32), []
+        with speaker_database.open_database(self.database) as connection:
+            return speaker_database.read_speakers(connection, self.model)
+
+    def list_people(self) -> list[list]:
+        """Name, number of recordings and seconds of speech of each enrolled person."""
+        if not Path(self.database).exists():
             return []
+        with speaker_database.open_database(self.database) as connection:
+            rows = speaker_database.list_speakers(connection)
         return [[name, number, f"{seconds:.1f}"] for name, number, seconds, _ in rows]
 
-    def audio(label: str) -> gradio.Audio:
-        return gradio.Audio(sources=["microphone", "upload"], type="filepath", label=label, buttons=[], editable=False)
+    def show_people(self) -> tuple[list[list], dict]:
+        """The table of people, and the names to choose from."""
+        people = self.list_people()
+        return people, gradio.update(choices=[name for name, *_ in people], value=None)
 
+    def remove(self, name: str | None) -> tuple:
+        """An answer, and who is left."""
+        if not name:
+            raise ValueError("Choose a person first.")
+        with speaker_database.open_database(self.database, "write") as connection:
+            speaker_database.remove(connection, name)
+        return f"{name} is removed.", *self.show_people()
+
+    def rename(self, old: str | None, new: str) -> tuple:
+        """An answer, and the people with the new name."""
+        if not old or not new.strip():
+            raise ValueError("Choose a person, and give a new name.")
+        with speaker_database.open_database(self.database, "write") as connection:
+            speaker_database.rename(connection, old, new)
+        return f"{old} is now {new.strip()}.", *self.show_people()
+
+    def draw_map(self) -> tuple:
+        """An answer, and the map of all recordings."""
+        names: list[str] = []
+        if Path(self.database).exists():
+            with speaker_database.open_database(self.database) as connection:
+                names, embeddings = speaker_database.read_recordings(connection, self.model)
+        if len(names) < 2:
+            raise ValueError("A map needs two enrolled recordings or more.")
+        words = f"{len(names)} recordings of {len(set(names))} {'people' if len(set(names)) > 1 else 'person'}."
+        return words, voice_map.draw_map(embeddings, names, is_wide=False)
+
+
+def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
+    """The page: a tab for each question."""
+    actions = Page(encoder, database)
     # One request at a time: each uses all cores.
     one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+
+    def audio(label: str) -> gradio.Audio:
+        return gradio.Audio(sources=["upload", "microphone"], type="filepath", label=label, buttons=[], editable=False)
+
+    def textbox(name: str) -> gradio.Textbox:
+        return gradio.Textbox(label="Answer", elem_id=name)
+
     with gradio.Blocks(title="Speaker recognition", delete_cache=(SECONDS_KEPT, SECONDS_KEPT)) as page:
         gradio.Markdown("# Who is speaking?\nEverything stays on this machine.")
         with gradio.Tab("Compare"):
+            gradio.Markdown("Did the same person say both? Drop two recordings, or use the microphone.")
             with gradio.Row():
                 pair = [audio("First recording"), audio("Second recording")]
             button = gradio.Button("Compare", variant="primary")
-            outputs = [gradio.Textbox(label="Answer", elem_id="compared"), gradio.Plot(show_label=False)]
-            button.click(in_words(compare), pair, outputs, **one_by_one)
+            outputs = [textbox("compared"), gradio.Plot(show_label=False)]
+            gradio.Markdown(PICTURES)
+            button.click(in_words(actions.compare, none), pair, outputs, **one_by_one)
         with gradio.Tab("Enrol"):
+            gradio.Markdown("Teach it a voice. Several recordings, on several days or devices, make it surer.")
             name = gradio.Textbox(label="Name", max_length=100)
-            with gradio.Row():
-                inputs = [name, audio("Recording"), gradio.File(label="Files", file_count="multiple", type="filepath")]
-            more = gradio.Checkbox(label="Add to somebody who is enrolled (--more)")
-            button = gradio.Button("Enrol", variant="primary")
-            answer = gradio.Textbox(label="Answer", elem_id="enrolled")
-            columns = ["name", "recordings", "speech (s)"]
-            people = gradio.Dataframe(
-                list_enrolled, headers=columns, datatype="str", label="Enrolled", interactive=False
+            files = gradio.File(label="Drop recordings of one person here", file_count="multiple", type="filepath")
+            spoken = gradio.Audio(
+                sources=["microphone"], type="filepath", label="Or record", buttons=[], editable=False
             )
-            button.click(in_words(enrol, list_enrolled), [*inputs, more], [answer, people], **one_by_one)
-        with gradio.Tab("Who is speaking?"):
+            more = gradio.Checkbox(label="These are more recordings of somebody who is enrolled")
+            button = gradio.Button("Enrol", variant="primary")
+            form = [name, files, spoken, more]
+            kept = [gradio.skip] * len(form)
+            button.click(in_words(actions.enrol, *kept), form, [textbox("enrolled"), *form], **one_by_one)
+        with gradio.Tab("Who is it?"):
+            gradio.Markdown("Which of the enrolled people speaks here?")
             recording = audio("Recording")
             button = gradio.Button("Identify", variant="primary")
-            answer = gradio.Textbox(label="Answer", elem_id="identified")
+            answer = textbox("identified")
             ranking = gradio.Dataframe(headers=["name", "score"], datatype="str", label="Nearest", interactive=False)
-            button.click(in_words(identify), recording, [answer, ranking], **one_by_one)
-        with gradio.Tab("Map"):
-            button = gradio.Button("Draw everyone enrolled", variant="primary")
-            outputs = [gradio.Textbox(label="Answer", elem_id="mapped"), gradio.Plot(show_label=False)]
-            button.click(in_words(show_map), None, outputs, **one_by_one)
+            button.click(in_words(actions.identify, none), recording, [answer, ranking], **one_by_one)
+        with gradio.Tab("Who spoke when?"):
+            gradio.Markdown("Drop a conversation. Whoever is enrolled gets their name, the other voices a number.")
+            conversation = audio("Conversation")
+            number = gradio.Number(
+                label="How many other voices? Empty: it is found.", value=None, precision=0, maximum=20
+            )
+            button = gradio.Button("Find the turns", variant="primary")
+            answer = textbox("turns")
+            with gradio.Row():
+                picture = gradio.Plot(show_label=False)
+                with gradio.Column():
+                    player = gradio.Audio(label="Listen", interactive=False, type="filepath", buttons=[])
+                    columns = ["from (s)", "to (s)", "who"]
+                    table = gradio.Dataframe(headers=columns, datatype="str", label="Turns", interactive=False)
+            action = in_words(actions.find_timeline, none, none, none)
+            button.click(action, [conversation, number], [answer, picture, table, player], **one_by_one)
+        with gradio.Tab("Voices") as tab:
+            gradio.Markdown(
+                "Who is enrolled? An embedding tells a person like a fingerprint: remove what is not needed."
+            )
+            columns = ["name", "recordings", "speech (s)"]
+            people = gradio.Dataframe(headers=columns, datatype="str", label="Enrolled", interactive=False)
+            person = gradio.Dropdown([], label="Person", value=None)
+            new_name = gradio.Textbox(label="New name", max_length=100)
+            with gradio.Row():
+                rename = gradio.Button("Rename")
+                remove = gradio.Button("Remove", variant="stop")
+            answer = textbox("voices")
+            shown = [answer, people, person]
+            kept = [gradio.skip, gradio.skip]
+            rename.click(in_words(actions.rename, *kept), [person, new_name], shown, **one_by_one)
+            remove.click(in_words(actions.remove, *kept), person, shown, **one_by_one)
+            button = gradio.Button("Draw the map", variant="primary")
+            gradio.Markdown(MAP)
+            picture = gradio.Plot(show_label=False)
+            button.click(in_words(actions.draw_map, none), None, [answer, picture], **one_by_one)
+            for event in (tab.select, page.load):
+                event(actions.show_people, None, [people, person], **one_by_one)
     return page
 
 
-def doubts(warnings: Sequence[tuple[str, str]]) -> list[str]:
-    """Warnings about uploads, without the paths where these are stored."""
-    return [f"Please note: {words}." for _, words in warnings]
+def none() -> None:
+    """The answer of a place that stays empty."""
 
 
 def launch(page: gradio.Blocks, address: str, port: int | None, **more: Any) -> tuple:
@@ -180,11 +308,13 @@ def launch(page: gradio.Blocks, address: str, port: int | None, **more: Any) -> 
         server_name=address,
         server_port=port,
         share=False,
+        quiet=True,
         max_file_size=MAX_FILE_SIZE,
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
         footer_links=[],
+        css=STYLE,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         **more,
     )
@@ -195,7 +325,10 @@ def main() -> None:
     parallel.prepare_process()
     settings.check_each(settings.all_settings())
     encoder = load_encoder(options.model or str(speaker_id.DEFAULT_MODEL))
-    launch(build_page(encoder, options.db or speaker_id.DEFAULT_DATABASE), options.address, options.port)
+    page = build_page(encoder, options.db or speaker_id.DEFAULT_DATABASE)
+    _, address, _ = launch(page, options.address, options.port, prevent_thread_lock=True)
+    print(f"The page is at {address} until you press Ctrl-C.", flush=True)
+    page.block_thread()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+import calibration
 import dataset
 import feature_extraction
 import feature_store
@@ -38,6 +39,9 @@ MAX_SAVED_SCORES = 10**6
 CHUNK_FILES = 64
 BLOCK_TRIALS = 2**18
 PLOT_POINTS = 2000
+
+# How the source of thresholds ends that were measured by this script.
+MEASURED_HERE = ", by evaluation.py"
 
 
 def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
@@ -263,6 +267,26 @@ def plot_evaluation(
         pictures.save(path, figure)
 
 
+def keep_thresholds(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> None:
+    """Put decision thresholds into the model, for `speaker_id.py`, unless it has those of `conditions.py`."""
+    if encoder.calibration and not encoder.calibration["source"].endswith(MEASURED_HERE):
+        return
+    rng = np.random.default_rng(myconfig.SEED)
+    with settings.override(**encoder.settings):
+        store = feature_store.open_store(spk_to_utts)
+    if set(encoder.train_speakers) & set(store.speakers):
+        return
+    data = myconfig.TEST_DATA_CSV or myconfig.TEST_DATA_DIR
+    source = f"{len(store.speakers)} speakers of {data}{MEASURED_HERE}"
+    try:
+        measured = calibration.measure([calibration.embed_voices(encoder, store, rng)], source, rng)
+    except ValueError as error:
+        print(f"No decision thresholds for speaker_id.py: {error}")
+        return
+    calibration.save_calibration(encoder, measured)
+    print(f"{encoder.path} now has decision thresholds for speaker_id.py, measured on these test data.")
+
+
 def print_report(results: dict) -> None:
     """Print the figures; the last line is the one that the course's exercises read."""
     interval = "no interval with fewer than 3 speakers"
@@ -288,7 +312,11 @@ def run_eval() -> None:
             locks.enter_context(safe_files.only_one_process(Path(myconfig.RESULTS_DIR) / "results.json"))
         encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
         settings.report_overruled(encoder.settings)
-        print_report(evaluate(encoder, dataset.get_spk_to_utts("TEST"), dataset.get_groups("TEST")))
+        spk_to_utts = dataset.get_spk_to_utts("TEST")
+        results = evaluate(encoder, spk_to_utts, dataset.get_groups("TEST"))
+        if parallel.world_size() == 1:
+            keep_thresholds(encoder, spk_to_utts)
+        print_report(results)
 
 
 if __name__ == "__main__":

@@ -64,14 +64,21 @@ def lstm_shape(weights: dict) -> dict:
 
 
 def check_calibration(calibration: dict) -> dict:
-    """Check the thresholds for false-accept rates, ascending, and their source. Raises ValueError."""
-    if calibration:
-        rates, thresholds = (np.array(calibration[name], float) for name in ("false_accept_rates", "thresholds"))
-        is_valid = rates.shape == thresholds.shape and rates.ndim == 1 and np.isfinite(thresholds).all()
-        if not is_valid or not len(rates) or not (np.diff(rates, prepend=0, append=1) > 0).all():
-            raise ValueError("its decision thresholds are damaged.")
-        if not isinstance(calibration["source"], str):
-            raise ValueError("its decision thresholds have no source.")
+    """Check what `calibration.measure` returned; {} for none, or one of an older version. Raises ValueError."""
+    if "curves" not in calibration:
+        return {}
+    rates, counts = np.array(calibration["false_accept_rates"], float), list(calibration["counts"])
+    if not len(rates) or not (np.diff(rates, prepend=0, append=1) > 0).all():
+        raise ValueError("its false-accept rates are damaged.")
+    if counts[:2] != [0, 1] or counts != sorted(set(counts)) or not all(isinstance(count, int) for count in counts):
+        raise ValueError("its numbers of recordings are damaged.")
+    for number, second in enumerate(counts):
+        for first in counts[: number + 1]:
+            curve = np.array(calibration["curves"][f"{first} {second}"], float)
+            if curve.shape != (2, len(rates)) or not np.isfinite(curve).all() or (np.diff(curve, axis=1) > 0).any():
+                raise ValueError("its decision thresholds are damaged.")
+    if not isinstance(calibration["source"], str):
+        raise ValueError("its decision thresholds have no source.")
     return calibration
 
 

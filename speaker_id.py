@@ -12,6 +12,7 @@ from foundation import script, settings
 
 DEFAULT_MODEL = Path(__file__).with_name("saved_model") / "pretrained" / "lstm104x5.pt"
 DEFAULT_DATABASE = "speakers.db"
+FILES_HELP = "recordings, folders of them, or patterns"
 
 
 def build_parser() -> script.OptionParser:
@@ -34,26 +35,33 @@ def build_parser() -> script.OptionParser:
     command.add_argument("first", help="a recording, or a folder of recordings of one person")
     command.add_argument("second", help="the same")
     command = add("enrol", "Add a person; more recordings make it surer.", common, database)
-    command.add_argument("name")
-    command.add_argument("files", nargs="+")
+    command.add_argument("name", help="the person's name, as answers will show it")
+    command.add_argument("files", nargs="+", help=FILES_HELP)
     command.add_argument("--more", action="store_true", help="add recordings to somebody who is enrolled")
     command = add("identify", "Which enrolled person speaks?", common, decision, database)
-    command.add_argument("files", nargs="+")
+    command.add_argument("files", nargs="+", help=FILES_HELP)
     add("list", "Who is enrolled?", common, database)
     command = add("remove", "Remove a person and all their stored data.", common, database)
-    command.add_argument("name")
+    command.add_argument("name", help="an enrolled person")
     command = add("rename", "Give a person another name.", common, database)
-    command.add_argument("old")
-    command.add_argument("new")
+    command.add_argument("old", help="an enrolled person")
+    command.add_argument("new", help="the name from now on")
     command = add("timeline", "Who spoke when? Draws a picture, too.", common, decision, database)
-    command.add_argument("files", nargs="+")
+    command.add_argument("files", nargs="+", help=FILES_HELP)
+    command.add_argument(
+        "--unknown",
+        choices=("one", "cluster"),
+        default="one",
+        help="cluster: tell unknown voices apart (speaker 1, speaker 2 ...), as is always done if nobody is enrolled",
+    )
+    command.add_argument("--speakers", type=int, help="how many unknown voices there are (default: it is found)")
     command.add_argument("--rttm", action="store_true", help="print RTTM, which diarisation tools read")
     command.add_argument("--out", default="timeline.png", help="the picture, numbered if there are several files")
     command = add("embed", "Write the embeddings of recordings to a file.", common)
-    command.add_argument("files", nargs="+")
+    command.add_argument("files", nargs="+", help=FILES_HELP)
     command.add_argument("--out", default="embeddings.npz", help="an .npz or .csv file (default: embeddings.npz)")
     command = add("map", "Draw recordings as points, similar voices near to each other.", common)
-    command.add_argument("files", nargs="+")
+    command.add_argument("files", nargs="+", help=FILES_HELP)
     command.add_argument("--out", default="map.png", help="the picture (default: map.png)")
     return parser
 
@@ -69,7 +77,7 @@ from voices import database as speaker_database
 
 def __getattr__(name: str) -> Any:
     """The functions of `voices/answers.py` can be had from here, too; they are loaded when one of them is used."""
-    if name not in ("verify", "enrol", "identify", "decision_for", "describe", "model_of"):
+    if name not in ("verify", "enrol", "identify", "decision_for", "model_of"):
         raise AttributeError(f"module 'speaker_id' has no attribute {name!r}")
     from voices import answers
 
@@ -84,7 +92,8 @@ def run_list() -> int:
     with speaker_database.open_database(options.db) as connection:
         rows = speaker_database.list_speakers(connection)
     lines = [
-        f"{name}: {number} recordings, {seconds:.1f} s of speech, {added} UTC" for name, number, seconds, added in rows
+        f"{name}: {number} recording{'' if number == 1 else 's'}, {seconds:.1f} s of speech, {added} UTC"
+        for name, number, seconds, added in rows
     ]
     keys = ("name", "recordings", "speech_seconds", "added")
     script.show(
@@ -128,7 +137,11 @@ def check_files() -> None:
         check_ending(options.out, ".png")
     elif options.command == "embed":
         check_ending(options.out, ".npz", ".csv")
-    if options.command in ("identify", "timeline"):
+    if options.command == "timeline" and options.speakers is not None and not 1 <= options.speakers <= 20:
+        raise ValueError(f"--speakers {options.speakers} is not between 1 and 20.")
+    if options.command == "identify" or (
+        options.command == "timeline" and (Path(options.db).exists() or options.db != DEFAULT_DATABASE)
+    ):
         with speaker_database.open_database(options.db) as connection:
             speaker_database.list_speakers(connection)
     if options.command == "timeline" and options.rttm:

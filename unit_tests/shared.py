@@ -11,7 +11,7 @@ import tempfile
 import unittest
 import unittest.mock
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,12 @@ def corpus() -> Path:
         part = "train" if number < 24 else "test"
         demo_data.write_speaker(Path(folder.name) / part / f"s{number:02}", np.random.default_rng([7, number]))
     return Path(folder.name)
+
+
+def calibration(*thresholds: float, rates: Sequence[float] = (0.01,), counts: Sequence[int] = (0, 1)) -> dict:
+    """Thresholds for these false-accept rates, the same for all numbers of recordings; half of targets are lower."""
+    curves = {f"{first} {second}": [list(thresholds), [0.5] * len(rates)] for first in counts for second in counts}
+    return {"source": "a test", "false_accept_rates": list(rates), "counts": list(counts), "curves": curves}
 
 
 class ProjectTest(unittest.TestCase):

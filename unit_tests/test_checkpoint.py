@@ -15,7 +15,7 @@ import torch
 import dataset
 import neural_net
 from foundation import model_file, safe_files, settings
-from unit_tests.shared import PROJECT_DIR, TrainingTest, corpus
+from unit_tests.shared import PROJECT_DIR, TrainingTest, calibration, corpus
 
 
 class CheckpointTest(TrainingTest):
@@ -44,10 +44,9 @@ class CheckpointTest(TrainingTest):
             self.train(4)
         self.assertIn("Already trained for 4 steps", output.getvalue())
         model = model_file.read_model(str(self.dir / "model.pt"))
-        calibration = {"false_accept_rates": [0.01], "thresholds": [0.5], "source": "a test"}
-        model_file.write_model(str(self.dir / "model.pt"), model | {"calibration": calibration})
+        model_file.write_model(str(self.dir / "model.pt"), model | {"calibration": calibration(0.5)})
         self.train(4)
-        self.assertEqual(model_file.read_model(str(self.dir / "model.pt"))["calibration"], calibration)
+        self.assertEqual(model_file.read_model(str(self.dir / "model.pt"))["calibration"], calibration(0.5))
         with self.assertRaisesRegex(ValueError, "LEARNING_RATE=0.002, and now LEARNING_RATE=0.01. Add START_OVER=true"):
             self.train(8, LEARNING_RATE=0.01)
         self.assertEqual((self.dir / "model.last.pt").read_bytes(), before)

@@ -17,7 +17,7 @@ import soundfile
 import feature_extraction
 import speaker_encoder
 from foundation import settings
-from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest, corpus
+from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest, calibration, corpus
 
 
 def is_upload(response: "playwright.sync_api.Response") -> bool:  # noqa: F821
@@ -37,7 +37,7 @@ class DemoPageTest(ProjectTest):
 
         self.voices = sorted((corpus() / "test").rglob("*.flac"))
         encoder = speaker_encoder.get_speaker_encoder()
-        encoder.calibration = {"false_accept_rates": [0.01], "thresholds": [0.9999], "source": "a test"}
+        encoder.calibration = calibration(0.9999)
         page = demo_page.build_page(encoder, str(self.dir / "speakers.db"))
         with settings.override(**encoder.settings):
             _, self.address, _ = demo_page.launch(page, "127.0.0.1", None, prevent_thread_lock=True, quiet=True)

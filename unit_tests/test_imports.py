@@ -10,14 +10,14 @@ from unit_tests.shared import PROJECT_DIR
 
 # From the ground up. A file imports from its own floor and from those below.
 FLOORS = (
-    "myconfig metrics demo_data",
+    "myconfig metrics diarization_error demo_data",
     "foundation",
     "dataset download_data generate_csv training_progress speech_levels",
     "feature_extraction augmentation specaug",
     "feature_store",
-    "encoder_networks saved_encoder speaker_encoder trials score_normalization voices",
+    "encoder_networks saved_encoder speaker_encoder calibration trials score_normalization voices",
     "training_batches checkpoint neural_net evaluation speaker_id",
-    "conditions ladder demo_page benchmark stress",
+    "conditions conversations ladder demo_page benchmark stress",
     "unit_tests tests",
 )
 TRAINING = {"training_progress", "training_batches", "checkpoint", "neural_net"}

@@ -46,19 +46,48 @@ class TimelineTest(ProjectTest):
             soundfile.write(self.dir / f"{name}.wav", part[: 3 * RATE], RATE)
         embeddings = evaluation.embed_utterances(encoder, [str(self.dir / f"{name}.wav") for name in ("low", "high")])
         with unittest.mock.patch.object(speaker_timeline, "SWITCH_COST", 0.01):
-            timeline = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), ["low", "high"], embeddings, -1)
+            timeline = speaker_timeline.find_timeline(
+                encoder, str(self.dir / "x.wav"), ["low", "high"], embeddings, np.full(2, -1.0)
+            )
         self.assertEqual([turn.speaker for turn in timeline.turns], ["low", "high", "low"])
         times = np.array([turn[:2] for turn in timeline.turns])
-        np.testing.assert_allclose(times, [[0, 10], [14, 24], [24, 34]], atol=0.7)
-        self.assertTrue(np.isnan(timeline.similarities[31]).all())
+        np.testing.assert_allclose(times, [[0, 10], [14, 24], [24, 34]], atol=0.5)
+        self.assertTrue(np.isnan(timeline.margins[31]).all())
         rttm = speaker_timeline.to_rttm(timeline.turns, "my talk.wav").splitlines()
         self.assertRegex(rttm[0], r"^SPEAKER my_talk 1 0.000 \d+\.\d{3} <NA> <NA> low <NA> <NA>$")
-        speaker_timeline.draw_timeline(timeline, 0.5)
-        nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], embeddings[:0], 0.5)
+        speaker_timeline.draw_timeline(timeline)
+        nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], embeddings[:0], np.zeros(0))
         self.assertEqual({turn.speaker for turn in nobody.turns}, {"unknown"})
         with unittest.mock.patch.object(speaker_timeline, "BLOCK_STEPS", 7):
             in_blocks = self.windows(encoder)
         np.testing.assert_allclose(in_blocks, self.windows(encoder), atol=0.05)
+
+    def test_voices_of_nobody_enrolled_are_told_apart(self) -> None:
+        rng = np.random.default_rng(0)
+        embeddings = rng.normal(size=(3, 16))[np.repeat([0, 1, 0, 2], 25)] + rng.normal(0, 0.3, (100, 16))
+        embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        is_heard = np.ones(100, bool)
+        is_heard[45:50] = False
+        voice, similarities = speaker_timeline.tell_apart(embeddings, is_heard, None)
+        expected = np.repeat([0, 1, 0, 2], 25)
+        np.testing.assert_array_equal(voice[is_heard], expected[is_heard])
+        self.assertEqual(similarities.shape, (100, 3))
+        self.assertEqual(len(np.unique(speaker_timeline.tell_apart(embeddings, is_heard, 2)[0])), 2)
+        for alone in (embeddings[:25], embeddings[:1]):
+            self.assertEqual(
+                speaker_timeline.tell_apart(alone, np.ones(len(alone), bool), None)[0].tolist(), [0] * len(alone)
+            )
+        self.assertEqual(speaker_timeline.tell_apart(embeddings, is_heard & False, None)[1].shape, (100, 0))
+
+    def test_turns_begin_and_end_with_speech_and_bridge_pauses(self) -> None:
+        middles = np.arange(10) + 0.5  # Windows a second apart; stretches of speech are 0.02 s.
+        is_speech = np.ones(500, bool)
+        is_speech[:50] = is_speech[100:120] = is_speech[300:400] = False  # 0 to 1 s, 2 to 2.4 s, 6 to 8 s.
+        is_speech[340:345] = True  # 0.1 s in a pause.
+        state = np.array([0, 0, 0, 0, 1, 1, 0, 0, 0, 0])
+        turns = speaker_timeline.find_turns(state, middles, is_speech, ["a"])
+        self.assertEqual([turn.speaker for turn in turns], ["a", "unknown", "a"])
+        np.testing.assert_allclose([turn[:2] for turn in turns], [[1, 4], [4, 6], [8, 10]], atol=0.021)
 
     def windows(self, encoder: speaker_encoder.SpeakerEncoder) -> np.ndarray:
         blocks = speaker_timeline.embed_windows(encoder, str(self.dir / "x.wav"), [])
@@ -76,7 +105,7 @@ class TimelineTest(ProjectTest):
         ):
             soundfile.write(self.dir / "x.wav", samples, RATE)
             nobody = np.zeros((0, encoder.dimensions), np.float32)
-            faults = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], nobody, 0.5).faults
+            faults = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], nobody, np.zeros(0)).faults
             self.assertEqual(len(faults), len(expected), faults)
             for found, words in zip(faults, expected, strict=True):
                 self.assertIn(words, found)
@@ -97,6 +126,7 @@ class TimelineTest(ProjectTest):
         encoder = speaker_encoder.get_speaker_encoder()
         for seconds in (0.05, 0.5, 1.6, 1.7, 123.3):
             path = self.write_audio("x.wav", seconds)
-            [turn] = speaker_timeline.find_timeline(encoder, path, [], np.zeros((0, 8), np.float32), 0.5).turns
+            nobody = np.zeros((0, 8), np.float32)
+            [turn] = speaker_timeline.find_timeline(encoder, path, [], nobody, np.zeros(0)).turns
             self.assertEqual(turn.start, 0)
             self.assertAlmostEqual(turn.end, seconds, delta=0.02)

@@ -1,24 +1,62 @@
 """Questions about voices: is it the same person, who is it? Answers are plain values; nothing is printed."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from calibration import rates_at, threshold_at
 from foundation.recording_lists import Paths
 from speaker_encoder import SpeakerEncoder, model_fingerprint
 from voices import database as speaker_database
 from voices.database import Model
-from voices.recordings import hear, list_warnings, mean_embedding
+from voices.recordings import Heard, hear, list_warnings, mean_embedding
 
 NUM_SHOWN = 5
 
+# An answer is in doubt if, had the false-accept rate been up to this many times lower or higher, it would be another.
+DOUBT_FACTOR = 3.0
+
+# Recordings of one person are doubted if so few pairs of one person score so low, and those of different people, whom
+# nobody would take for one, score as high this often.
+UNLIKELY_LOW, LIKELY_HIGH = 0.02, 0.05
+
+# Two recordings are taken for the same one, quieter or coded anew, if their embeddings are nearer than this.
+SAME_RECORDING = 0.985
+
 
 class Decision(NamedTuple):
-    """When scores are accepted: the threshold, its false-accept rate if known, and its source."""
+    """When scores are accepted: at a false-accept rate, or at a given threshold; and the model's calibration, or {}."""
 
-    threshold: float
     false_accept_rate: float | None
-    source: str
+    given: float | None
+    calibration: dict
+
+    def threshold(self, first: int, second: int) -> float:
+        """The threshold for means of these numbers of recordings, 0 for a window of the timeline."""
+        if self.given is not None or self.false_accept_rate is None:
+            return float(self.given or 0)
+        return threshold_at(self.calibration, self.false_accept_rate, first, second)
+
+    def thresholds(self, first: int, counts: Sequence[int]) -> np.ndarray:
+        """The thresholds for one number of recordings against each of several (counts,)."""
+        of_count = {count: self.threshold(first, count) for count in set(counts)}
+        return np.array([of_count[count] for count in counts], float)
+
+    def rates(self, score: float, first: int, second: int) -> tuple[float, float] | None:
+        """How often different people score as high and one person scores lower, if that was measured."""
+        return rates_at(self.calibration, score, first, second) if self.calibration else None
+
+    def is_sure(self, score: float, first: int, second: int) -> bool | None:
+        """Whether the answer would be the same at a rate DOUBT_FACTOR times lower and higher; None if not measured."""
+        if not self.calibration:
+            return None
+        lowest = self.calibration["false_accept_rates"][0]
+        limit = self.false_accept_rate or rates_at(self.calibration, self.threshold(first, second), first, second)[0]
+        as_high, _ = rates_at(self.calibration, score, first, second)
+        if score >= self.threshold(first, second):
+            return as_high <= 1.001 * max(limit / DOUBT_FACTOR, lowest)
+        return as_high >= limit * DOUBT_FACTOR
 
 
 def model_of(encoder: SpeakerEncoder) -> Model:
@@ -27,32 +65,50 @@ def model_of(encoder: SpeakerEncoder) -> Model:
 
 
 def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | None = None) -> Decision:
-    """The threshold of the model for a false-accept rate, or a given threshold. Raises ValueError if there is none."""
+    """Decide at the model's thresholds for a false-accept rate, or at a given threshold. Raises ValueError."""
     if threshold is not None:
         if not -1 <= threshold <= 1:
             raise ValueError(f"--threshold {threshold:g} is not between -1 and 1, as scores are.")
-        return Decision(threshold, None, "given")
+        return Decision(None, threshold, encoder.calibration)
     if not encoder.calibration:
         raise ValueError(
-            "the model has no thresholds: measure some with conditions.py --calibrate on test data, or give "
-            "speaker_id.py a --threshold."
+            "the model has no thresholds: evaluation.py measures some on the test data, conditions.py --calibrate "
+            "better ones; or give a --threshold."
         )
-    rates, thresholds = encoder.calibration["false_accept_rates"], encoder.calibration["thresholds"]
-    if not min(rates) <= far <= max(rates):
-        raise ValueError(
-            f"--far {far:g}: the model has thresholds for false-accept rates from {min(rates):g} to {max(rates):g}; "
-            "lower rates take more test data."
-        )
-    at = float(np.interp(np.log(far), np.log(rates), thresholds))
-    return Decision(at, far, encoder.calibration["source"])
+    lowest, highest = encoder.calibration["false_accept_rates"][0], encoder.calibration["false_accept_rates"][-1]
+    if far < lowest:
+        raise ValueError(f"--far {far:g}: the model's rates begin at {lowest:g}; lower ones take more test data.")
+    if far > highest:
+        raise ValueError(f"--far {far:g}: the model's rates end at {highest:g}; 0.01 is 1 %.")
+    return Decision(far, None, encoder.calibration)
+
+
+def describe_score(decision: Decision, score: float, first: int, second: int) -> dict:
+    """What is known of a score of means of these numbers of recordings, as plain values."""
+    rates = decision.rates(score, first, second)
+    return {
+        "score": score,
+        "threshold": decision.threshold(first, second),
+        "sure": decision.is_sure(score, first, second),
+        "different_people_score_as_high": rates and rates[0],
+        "one_person_scores_lower": rates and rates[1],
+    }
 
 
 def verify(encoder: SpeakerEncoder, first: Paths, second: Paths, decision: Decision) -> dict:
-    """Compare the voices of two lists of recordings: `same`, `score`, and the data of the decision."""
+    """Compare the voices of two lists of recordings: `same`, whether that is `sure`, `score`, and what it means."""
     sides = [hear(encoder, files) for files in (first, second)]
     score = float(mean_embedding(sides[0]) @ mean_embedding(sides[1]))
-    warnings = list_warnings(sides[0] + sides[1])
-    return {"same": score >= decision.threshold, "score": score, **decision._asdict(), "warnings": warnings}
+    counts = [len(side) for side in sides]
+    meaning = describe_score(decision, score, *counts)
+    return {
+        "same": score >= meaning["threshold"],
+        **meaning,
+        "false_accept_rate": decision.false_accept_rate,
+        "recordings": counts,
+        "source": decision.calibration.get("source"),
+        "warnings": list_warnings(sides[0] + sides[1]),
+    }
 
 
 def enrol(
@@ -66,32 +122,147 @@ def enrol(
     name = speaker_database.clean_name(name)
     heard = hear(encoder, files)
     with speaker_database.open_database(database, "create") as connection:
+        owners, before = speaker_database.read_recordings(connection, model_of(encoder))
         speaker_database.enrol(connection, name, [one.recording for one in heard], model_of(encoder), more)
+        names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
         alike = speaker_database.names_alike(connection, name)
     warnings = [(name, f"{other!r} is another person, whose name differs in case only") for other in alike]
+    warnings += compare_recordings(heard, owners, before, decision_or_none(encoder))
+    warnings += compare_people(name, names, enrolled, counts, decision_or_none(encoder))
     return sum(one.recording.speech_seconds for one in heard), list_warnings(heard) + warnings
 
 
+def decision_or_none(encoder: SpeakerEncoder) -> Decision | None:
+    """The usual decision, for warnings, if the model has thresholds."""
+    return decision_for(encoder) if encoder.calibration else None
+
+
+def compare_recordings(
+    heard: Sequence[Heard], owners: Sequence[str], before: np.ndarray, decision: Decision | None
+) -> list[tuple[str, str]]:
+    """Warnings of new recordings that are the same as others, or do not sound like the rest.
+
+    `owners` and their embeddings `before` (recordings, dimensions) were enrolled before.
+    """
+    warnings = []
+    embeddings = np.stack([one.recording.embedding for one in heard])
+    for number, one in enumerate(heard):
+        file, known = one.recording.file, embeddings[:number] @ embeddings[number]
+        if len(before) and (before @ embeddings[number]).max() > SAME_RECORDING:
+            owner = owners[int(np.argmax(before @ embeddings[number]))]
+            warnings.append((file, f"it sounds like the same recording as one of {owner!r}"))
+        elif number and known.max() > SAME_RECORDING:
+            warnings.append((file, f"it sounds like the same recording as {heard[int(known.argmax())].recording.file}"))
+        others = embeddings.sum(axis=0) - embeddings[number]
+        if decision is None or len(heard) < 2 or (len(heard) == 2 and number == 0):
+            continue
+        score = float(embeddings[number] @ others / max(1e-9, float(np.linalg.norm(others))))
+        as_high, lower = rates_at(decision.calibration, score, 1, len(heard) - 1)
+        if lower < UNLIKELY_LOW and as_high > LIKELY_HIGH:
+            warnings.append((file, "it does not sound like the other recordings: are they of one person?"))
+    return warnings
+
+
+def compare_people(
+    name: str, names: Sequence[str], enrolled: np.ndarray, counts: Sequence[int], decision: Decision | None
+) -> list[tuple[str, str]]:
+    """Warnings of enrolled people whose similarity with this one is above the threshold, the most similar first."""
+    if decision is None:
+        return []
+    own = names.index(name)
+    scores = enrolled @ enrolled[own]
+    thresholds = decision.thresholds(counts[own], counts)
+    alike = [other for other in np.argsort(-scores) if other != own and scores[other] >= thresholds[other]]
+    return [
+        (name, f"{names[other]!r} sounds alike (score {scores[other]:.3f}): identify may confuse them")
+        for other in alike[:NUM_SHOWN]
+    ]
+
+
 def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Decision) -> list[dict]:
-    """Who speaks in each recording: `speaker` or None, and the `ranking` of the NUM_SHOWN best with their scores."""
+    """Who speaks in each recording: `speaker` or None, whether that is `sure`, and `ranking`, at most NUM_SHOWN.
+
+    Each enrolled person has the threshold for their number of recordings. The first of the ranking is farthest above
+    it, or the least below; `rivals` are others above theirs.
+    """
     with speaker_database.open_database(database) as connection:
-        names, enrolled = speaker_database.read_speakers(connection, model_of(encoder))
+        names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
     if not names:
         raise ValueError(f"nobody is enrolled in {database}.")
+    thresholds = decision.thresholds(1, counts)
     answers = []
     for one in hear(encoder, files):
         scores = enrolled @ one.recording.embedding
-        best = np.argsort(-scores, kind="stable")[:NUM_SHOWN]
-        speaker = names[best[0]] if scores[best[0]] >= decision.threshold else None
-        ranking = [(names[number], float(scores[number])) for number in best]
-        file = one.recording.file
-        answers.append({"file": file, "speaker": speaker, "ranking": ranking, "warnings": list_warnings([one])})
+        best = np.argsort(thresholds - scores, kind="stable")[:NUM_SHOWN]
+        accepted = [number for number in best if scores[number] >= thresholds[number]]
+        meaning = describe_score(decision, float(scores[best[0]]), 1, counts[best[0]])
+        rivals = [names[number] for number in accepted[1:]]
+        meaning["sure"] = False if rivals else meaning["sure"]
+        answers.append(
+            {
+                "file": one.recording.file,
+                "speaker": names[best[0]] if accepted else None,
+                **meaning,
+                "rivals": rivals,
+                "ranking": [(names[number], float(scores[number])) for number in best],
+                "enrolled": len(names),
+                "false_accept_rate": decision.false_accept_rate,
+                "warnings": list_warnings([one]),
+            }
+        )
     return answers
 
 
-def describe(decision: Decision) -> str:
-    """The threshold in words."""
+# --------------------------------------- In words --------------------------------------
+
+
+def one_in(rate: float, lowest: float) -> str:
+    """A small rate in words: 1 pair in so many."""
+    if rate >= 0.1:
+        return f"{100 * rate:.0f} pairs in 100"
+    return f"{'fewer than ' if rate <= lowest else ''}1 pair in {float(f'{1 / rate:.1g}'):,.0f}"
+
+
+def score_in_words(answer: dict, decision: Decision) -> str:
+    """A score, and what it means."""
+    words = f"score {answer['score']:.3f}, threshold {answer['threshold']:.3f}"
+    if answer["different_people_score_as_high"] is None:
+        return f"{words}."
+    lowest = decision.calibration["false_accept_rates"][0]
+    as_high, lower = answer["different_people_score_as_high"], answer["one_person_scores_lower"]
+    return (
+        f"{words}. Of different people, {one_in(as_high, lowest)} "
+        f"{'score' if as_high >= 0.1 else 'scores'} as high; of one person, {100 * lower:.0f} pairs in 100 score lower."
+    )
+
+
+def verdict_in_words(answer: dict) -> str:
+    """The answer of `verify`, with its doubt."""
+    doubt = ", not sure" if answer["sure"] is False else ""
+    return f"{'the same speaker' if answer['same'] else 'different speakers'}{doubt}"
+
+
+def name_in_words(answer: dict) -> str:
+    """The name that `identify` found, with its doubt."""
+    scores = dict(answer["ranking"])
+    if answer["rivals"]:
+        return f"{answer['speaker']}, not sure: " + ", ".join(
+            f"{name} scores {scores[name]:.3f} as well" for name in answer["rivals"]
+        )
+    if answer["sure"] is False:
+        nearest = answer["ranking"][0][0]
+        return f"{answer['speaker']}, not sure" if answer["speaker"] else f"unknown, not sure: perhaps {nearest}"
+    return answer["speaker"] or speaker_database.UNKNOWN
+
+
+def decision_in_words(decision: Decision, num_enrolled: int = 1) -> str:
+    """At what rate is decided, and what that means for so many enrolled people."""
     if decision.false_accept_rate is None:
-        return f"threshold {decision.threshold:.3f} as given"
-    rate = f"{100 * decision.false_accept_rate:.3g} % of pairs of different speakers score higher"
-    return f"threshold {decision.threshold:.3f} ({rate}, measured on {decision.source})"
+        return f"Threshold {decision.given:g} as given."
+    rate = 100 * decision.false_accept_rate
+    words = (
+        f"Thresholds: {rate:.3g} % of pairs of strangers score higher, measured on {decision.calibration['source']}."
+    )
+    if num_enrolled > 1:
+        words += f" So up to {min(100, rate * num_enrolled):.3g} % of unknown voices get one of {num_enrolled} names."
+    return words

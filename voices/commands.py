@@ -9,10 +9,12 @@ import numpy as np
 
 from foundation import parallel, pictures, script
 from speaker_encoder import SpeakerEncoder, load_encoder
+from voices import answers
 from voices import database as speaker_database
 from voices import map as voice_map
 from voices import timeline as speaker_timeline
-from voices.answers import decision_for, describe, enrol, identify, model_of, verify
+from voices.answers import decision_for, enrol, identify, model_of, verify
+from voices.database import clean_name
 from voices.recordings import hear, list_warnings, write_embeddings
 
 
@@ -46,8 +48,8 @@ def run_verify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     decision = decision_for(encoder, options.far, options.threshold)
     answer = verify(encoder, options.first, options.second, decision)
     warn(answer["warnings"])
-    same = "the same speaker" if answer["same"] else "different speakers"
-    script.show(options.json, answer, f"{same}: score {answer['score']:.3f}, {describe(decision)}.")
+    words = f"{answers.verdict_in_words(answer)}: {answers.score_in_words(answer, decision)}"
+    script.show(options.json, answer, f"{words}\n{answers.decision_in_words(decision)}")
     return 0 if answer["same"] else 1
 
 
@@ -56,52 +58,60 @@ def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     files = options.files
     seconds, warnings = enrol(encoder, options.db, options.name, files, options.more)
     warn(warnings)
-    answer = {"name": options.name, "recordings": len(files), "speech_seconds": seconds}
-    script.show(
-        options.json,
-        answer,
-        f"{options.name} is enrolled: heard {seconds:.1f} s of speech in {count(len(files), 'recording')}.",
-    )
+    with speaker_database.open_database(options.db) as connection:
+        [total] = [row[1] for row in speaker_database.list_speakers(connection) if row[0] == clean_name(options.name)]
+    answer = {"name": options.name, "recordings": len(files), "speech_seconds": seconds, "recordings_in_all": total}
+    words = f"{options.name} is enrolled: heard {seconds:.1f} s of speech in {count(len(files), 'recording')}"
+    script.show(options.json, answer, f"{words}, {total} in all." if options.more else f"{words}.")
     return 0
 
 
 def run_identify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     """The command `identify`: 1 if nobody was identified in any recording."""
     decision = decision_for(encoder, options.far, options.threshold)
-    answers = identify(encoder, options.db, options.files, decision)
+    found = identify(encoder, options.db, options.files, decision)
     lines = []
-    for answer in answers:
+    for answer in found:
         warn(answer["warnings"])
         ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"])
-        lines.append(f"{script.printable(answer['file'])}: {answer['speaker'] or speaker_database.UNKNOWN} ({ranking})")
-    script.show(options.json, answers, "\n".join([*lines, f"With {describe(decision)}."]))
-    return 0 if any(answer["speaker"] for answer in answers) else 1
+        lines.append(f"{script.printable(answer['file'])}: {answers.name_in_words(answer)} ({ranking})")
+    in_words = answers.decision_in_words(decision, found[0]["enrolled"])
+    script.show(options.json, found, "\n".join([*lines, in_words]))
+    return 0 if any(answer["speaker"] for answer in found) else 1
 
 
 def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     """The command `timeline`."""
-    files = options.files
-    decision = decision_for(encoder, options.far, options.threshold)
-    with speaker_database.open_database(options.db) as connection:
-        names, enrolled = speaker_database.read_speakers(connection, model_of(encoder))
-    answers = {}
-    for number, file in enumerate(files, start=1):
-        timeline = speaker_timeline.find_timeline(encoder, file, names, enrolled, decision.threshold)
-        picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(files) > 1 else ""))
-        pictures.save(str(picture), speaker_timeline.draw_timeline(timeline, decision.threshold))
+    names: list[str] = []
+    enrolled, thresholds = np.zeros((0, encoder.dimensions), np.float32), np.zeros(0)
+    if Path(options.db).exists():
+        decision = decision_for(encoder, options.far, options.threshold)
+        with speaker_database.open_database(options.db) as connection:
+            names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
+        thresholds = decision.thresholds(0, counts)
+    cluster = options.unknown == "cluster" or not names
+    found: dict[str, list[speaker_timeline.Turn]] = {}
+    shown: dict[str, Path] = {}
+    for number, file in enumerate(options.files, start=1):
+        timeline = speaker_timeline.find_timeline(encoder, file, names, enrolled, thresholds, cluster, options.speakers)
+        picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(options.files) > 1 else ""))
+        pictures.save(str(picture), speaker_timeline.draw_timeline(timeline))
         warn([(file, words) for words in timeline.faults])
-        answers[file] = timeline.turns
+        found[file], shown[file] = timeline.turns, picture
     if options.rttm:
-        print("".join(speaker_timeline.to_rttm(turns, file) for file, turns in answers.items()), end="")
+        print("".join(speaker_timeline.to_rttm(turns, file) for file, turns in found.items()), end="")
         return 0
     lines = []
-    for file, turns in answers.items():
-        lines += [f"{script.printable(file)}:"] if len(files) > 1 else []
+    for file, turns in found.items():
+        lines += [f"{script.printable(file)}:"] if len(found) > 1 else []
         for turn in turns:
             score = "-" if turn.score is None else f"{turn.score:.3f}"
             lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {score}")
+        lines.append(f"The picture is {script.printable(str(shown[file]))}.")
+    if not names:
+        lines.append(f"Nobody is enrolled in {options.db}, so the voices have numbers.")
     script.show(
-        options.json, {file: [turn._asdict() for turn in turns] for file, turns in answers.items()}, "\n".join(lines)
+        options.json, {file: [turn._asdict() for turn in turns] for file, turns in found.items()}, "\n".join(lines)
     )
     return 0
 

@@ -66,7 +66,7 @@ def open_database(path: str, mode: str = "read") -> Iterator[sqlite3.Connection]
     """
     if not Path(path).exists():
         if mode != "create":
-            raise ValueError(f"there is no database {path}: enrol somebody first.")
+            raise ValueError(f"nobody is enrolled yet (there is no {path}): speaker_id.py enrol NAME FILES.")
         with contextlib.suppress(FileExistsError):  # Another process may have created it.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     try:
@@ -96,7 +96,7 @@ def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> No
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise ValueError(f"{path} is a database of another program.")
     if mode != "create":
-        raise ValueError(f"nobody is enrolled in {path}.")
+        raise ValueError(f"nobody is enrolled yet in {path}: speaker_id.py enrol NAME FILES.")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for statement in SCHEMA.split(";"):
         connection.execute(statement)
@@ -218,14 +218,16 @@ def read_recordings(connection: sqlite3.Connection, model: Model) -> tuple[list[
     return names, embeddings
 
 
-def read_speakers(connection: sqlite3.Connection, model: Model) -> tuple[list[str], np.ndarray]:
-    """Names, sorted, and the mean embedding of each speaker's recordings, float32 (speakers, dimensions) of length 1.
+def read_speakers(connection: sqlite3.Connection, model: Model) -> tuple[list[str], np.ndarray, list[int]]:
+    """Names, sorted, the mean embedding of each speaker's recordings, and their number.
+
+    Embeddings are float32 (speakers, dimensions), of length 1.
 
     Raises ValueError as `read_recordings` does.
     """
     names, embeddings = read_recordings(connection, model)
     if not names:
-        return [], embeddings
+        return [], embeddings, []
     order = np.array(sorted(range(len(names)), key=names.__getitem__))
     first = np.array([at for at in range(len(order)) if not at or names[order[at]] != names[order[at - 1]]])
     counts = np.diff(first, append=len(order))
@@ -234,4 +236,4 @@ def read_speakers(connection: sqlite3.Connection, model: Model) -> tuple[list[st
         has_one = counts > number
         sums[has_one] += embeddings[order[first[has_one] + number]]
     lengths = np.sqrt(np.einsum("sd,sd->s", sums, sums)).clip(min=1e-12)
-    return [names[at] for at in order[first]], sums / lengths[:, None]
+    return [names[at] for at in order[first]], sums / lengths[:, None], counts.tolist()

@@ -50,8 +50,8 @@ def lay_out(embeddings: np.ndarray) -> np.ndarray:
     return TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0).fit_transform(embeddings)
 
 
-def draw_map(embeddings: np.ndarray, speakers: Sequence[str]) -> "matplotlib.figure.Figure":
-    """Draw the map and the matrix of cosine similarities of embeddings (recordings, dimensions)."""
+def draw_map(embeddings: np.ndarray, speakers: Sequence[str], is_wide: bool = True) -> "matplotlib.figure.Figure":
+    """Draw the map and the cosine similarities of embeddings (recordings, dimensions), side by side or not."""
     import matplotlib.figure  # Slow, and only needed here.
 
     order = np.argsort(np.array(speakers), kind="stable")
@@ -59,8 +59,8 @@ def draw_map(embeddings: np.ndarray, speakers: Sequence[str]) -> "matplotlib.fig
     names, first, counts = np.unique(speakers, return_index=True, return_counts=True)
     places = lay_out(embeddings)
     with pictures.style():
-        figure = matplotlib.figure.Figure(figsize=(12, 5.5))
-        points, matrix = figure.subplots(1, 2)
+        figure = matplotlib.figure.Figure(figsize=(12, 5.5) if is_wide else (5, 9))
+        points, matrix = figure.subplots(*((1, 2) if is_wide else (2, 1)))
         colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
         for number, name in enumerate(names):
             own = places[first[number] : first[number] + counts[number]]
@@ -68,7 +68,8 @@ def draw_map(embeddings: np.ndarray, speakers: Sequence[str]) -> "matplotlib.fig
             if len(names) <= MAX_NAMES:
                 above = own[:, 0].mean(), own[:, 1].max()
                 points.annotate(name, above, (0, 5), textcoords="offset points", ha="center", fontsize="small")
-        points.set(title="Map of the recordings", xticks=[], yticks=[])
+        meaning = "near: similar voices; the axes have no meaning"
+        points.set(title="Map of the recordings", xticks=[], yticks=[], xlabel=meaning)
         points.margins(0.1)
         image = matrix.imshow(embeddings @ embeddings.T, vmin=-0.2, vmax=1, cmap="viridis")
         matrix.set(title="Similarity of all pairs")

@@ -13,9 +13,11 @@ from tqdm import tqdm
 import feature_extraction
 import myconfig
 import speech_levels
+from calibration import WINDOW_SECONDS
 from foundation import parallel, safe_files, script
 from foundation.recording_lists import Paths, as_paths
 from speaker_encoder import SpeakerEncoder, embed_features
+from voices.clustering import find_voices
 from voices.database import Recording
 
 CHUNK_FILES = 64
@@ -23,6 +25,9 @@ LITTLE_SPEECH_SECONDS = 0.5
 MOSTLY_SILENT_SHARE = 0.2
 CLIPPED_LEVEL = 0.97
 CLIPPED_SHARE = 0.001
+
+# Windows of a recording that are compared to find several voices in it: of longer ones, they lie farther apart.
+MOST_WINDOWS = 200
 
 
 class Heard(NamedTuple):
@@ -45,6 +50,8 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
             chunk = paths[start : start + CHUNK_FILES]
             listened = pool.map(lambda file: listen(file, wanted), chunk)
             features, seconds, digests, faults = zip(*listened, strict=True)
+            for words, several in zip(faults, have_several_voices(encoder, features), strict=True):
+                words += ["there are two voices or more in it: `timeline` tells them apart"] if several else []
             rows = zip(chunk, digests, seconds, embed_features(encoder, features, in_one_piece=True), strict=True)
             heard += [Heard(Recording(*row), words) for row, words in zip(rows, faults, strict=True)]
             progress.update(len(chunk))
@@ -61,6 +68,20 @@ def listen(file: str, wanted: feature_extraction.FeatureSettings) -> tuple[np.nd
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     faults += find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
     return feature_extraction.compute_mfcc(samples, wanted), seconds, digest, faults
+
+
+def have_several_voices(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> list[bool]:
+    """Whether windows of each recording, whose features are (frames, N_MFCC), are of several voices."""
+    frames = round(WINDOW_SECONDS * feature_extraction.SAMPLE_RATE / encoder.feature_settings.hop_length)
+    windows: list[np.ndarray] = []
+    numbers = []
+    for of_recording in features:
+        at_most = min(MOST_WINDOWS, 1 + 4 * (len(of_recording) - frames) // frames)
+        starts = np.linspace(0, len(of_recording) - frames, max(0, at_most)).astype(int)
+        windows += [of_recording[start : start + frames] for start in starts]
+        numbers.append(len(starts))
+    parts = np.split(embed_features(encoder, windows, in_one_piece=True), np.cumsum(numbers)[:-1])
+    return [len(part) > 1 and len(find_voices(part)) > 1 for part in parts]
 
 
 def count_clipped(samples: np.ndarray) -> int:

@@ -1,4 +1,4 @@
-"""Who spoke when: embeddings of a sliding window are compared with enrolled ones and smoothed into turns."""
+"""Who spoke when: embeddings of a sliding window are compared with enrolled ones, or with each other."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,13 +9,14 @@ from tqdm import tqdm
 
 import feature_extraction
 import speech_levels
+from calibration import WINDOW_SECONDS
 from feature_extraction import SAMPLE_RATE
 from foundation import pictures, script
 from speaker_encoder import SpeakerEncoder, embed_features
+from voices.clustering import centre, find_voices, normalise
 from voices.database import UNKNOWN
 from voices.recordings import count_clipped, find_faults
 
-WINDOW_SECONDS = 1.6
 STEP_SECONDS = 0.4
 
 if TYPE_CHECKING:
@@ -31,12 +32,22 @@ LEAST_SPEECH_SHARE = 0.3
 # A change of speaker costs as much as this difference of similarity in one window.
 SWITCH_COST = 0.6
 
+# Pauses within a turn, and the shortest turn.
+PAUSE_SECONDS = 0.6
+LEAST_TURN_SECONDS = 0.2
+
+# How often the means of unknown voices are computed again from the windows that are theirs.
+REFINEMENTS = 3
+
+# The name of unknown voices that are told apart, before their number.
+VOICE = "speaker"
+
 # At most this many enrolled people are looked for: those who are nearest in the most windows.
 MAX_CANDIDATES = 8
 
 
 class Turn(NamedTuple):
-    """Somebody speaks from `start` to `end`, in seconds; `score` is the mean similarity, None for UNKNOWN."""
+    """Somebody speaks from `start` to `end`, in seconds; `score` is the mean similarity to an enrolled person."""
 
     start: float
     end: float
@@ -47,22 +58,31 @@ class Turn(NamedTuple):
 class Timeline(NamedTuple):
     """The turns, and the data they were found in.
 
-    `middles` (windows,) are in seconds; `similarities` (windows, candidates) are NaN in silence; `candidates` are
-    names; `faults` say in words why the result may be wrong.
+    `middles` (windows,) are in seconds; `candidates` are names; `margins` (windows, candidates), NaN in silence, say by
+    how much a window is more similar to an enrolled person than the threshold, or how similar, centred, to a voice that
+    was found; `faults` say in words why the result may be wrong.
     """
 
     turns: list[Turn]
     middles: np.ndarray
-    similarities: np.ndarray
+    margins: np.ndarray
     candidates: list[str]
     faults: list[str]
 
 
 def find_timeline(
-    encoder: SpeakerEncoder, recording: str, names: Sequence[str], enrolled: np.ndarray, threshold: float
+    encoder: SpeakerEncoder,
+    recording: str,
+    names: Sequence[str],
+    enrolled: np.ndarray,
+    thresholds: np.ndarray,
+    cluster: bool = False,
+    num_voices: int | None = None,
 ) -> Timeline:
-    """When each enrolled speaker (speakers, dimensions), or an unknown one, speaks in a recording of any length.
+    """When each enrolled speaker (speakers, dimensions), or another one, speaks in a recording of any length.
 
+    A window that is less similar to each speaker than the speaker's threshold (speakers,) is of an unknown one. With
+    `cluster`, these are told apart: "speaker 1", "speaker 2" ..., `num_voices` of them, or as many as are found.
     Needs memory for only one or two minutes of audio. Raises ValueError for a file that cannot be used.
     """
     doubts: list[str] = []
@@ -75,18 +95,44 @@ def find_timeline(
     is_speech = speech_share(levels_db, starts, window_seconds) >= LEAST_SPEECH_SHARE
     candidates = find_candidates(embeddings[is_speech], enrolled)
     chosen = [names[number] for number in candidates]
-    similarities = embeddings @ enrolled[candidates].T
-    # The threshold is the similarity of unknown speakers, so an enrolled speaker must be nearer than it.
-    scores = np.column_stack([similarities, np.full(len(similarities), threshold)])
-    state = np.where(is_speech, best_path(np.where(is_speech[:, None], scores, 0)), -1)
-    similarities[~is_speech] = np.nan
+    margins = embeddings @ enrolled[candidates].T - thresholds[candidates]
+    # An unknown speaker stands for a margin of 0, so an enrolled one must be nearer than the threshold.
+    state = best_path(np.column_stack([margins, np.zeros(len(margins))]) * is_speech[:, None])
+    if cluster:
+        is_unknown = state == len(chosen)
+        voice, similarities = tell_apart(embeddings, is_unknown & is_speech, num_voices)
+        state = np.where(is_unknown, len(chosen) + voice, state)
+        margins = np.column_stack([margins, similarities])
+        chosen += [f"{VOICE} {number}" for number in range(1, similarities.shape[1] + 1)]
+    margins[~is_speech] = np.nan
     middles = starts + window_seconds / 2
-    # A window decides for the step at its middle; the first and the last one also decide for the recording's ends.
-    seconds = len(levels_db) * speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
-    bounds = np.array([0.0, *(middles[1:] - step_seconds / 2), seconds])
     speech_seconds = speech_levels.speech_seconds(levels_db)
+    seconds = len(levels_db) * speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
     faults = doubts + find_faults(seconds, speech_seconds, sum(num_clipped))
-    return Timeline(join_turns(state, bounds, similarities, chosen), middles, similarities, chosen, faults)
+    turns = find_turns(state, middles, speech_levels.find_speech(levels_db), chosen)
+    turns = [turn._replace(score=mean_score(turn, middles, margins, chosen, thresholds[candidates])) for turn in turns]
+    return Timeline(turns, middles, margins, chosen, faults)
+
+
+def tell_apart(embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Whose each window is, of the voices that are heard in some windows, numbered in the order of their first words.
+
+    Embeddings are (windows, dimensions), `is_heard` (windows,). Returns the voices (windows,), and the similarity of
+    each window to each voice, both centred, 0 where none is heard (windows, voices).
+    """
+    similarities = np.zeros((len(embeddings), 0))
+    if not is_heard.any():
+        return np.zeros(len(embeddings), np.int64), similarities
+    centred = centre(embeddings[is_heard])
+    voices = find_voices(embeddings[is_heard], num_voices)
+    for _ in range(REFINEMENTS + 1):
+        similarities = np.zeros((len(embeddings), len(voices)))
+        similarities[is_heard] = centred @ voices.T
+        path = best_path(similarities)
+        in_order = list(dict.fromkeys(path[is_heard].tolist()))
+        voices = normalise(np.stack([centred[path[is_heard] == voice].mean(axis=0) for voice in in_order]))
+    number_of = {voice: number for number, voice in enumerate(in_order)}
+    return np.array([number_of.get(voice, 0) for voice in path.tolist()]), similarities[:, in_order]
 
 
 def whole_frames(seconds: float, encoder: SpeakerEncoder) -> int:
@@ -161,21 +207,37 @@ def best_path(scores: np.ndarray) -> np.ndarray:
     return path
 
 
-def join_turns(state: np.ndarray, bounds: np.ndarray, similarities: np.ndarray, names: Sequence[str]) -> list[Turn]:
-    """Join runs of one state (windows,) into turns; -1 is silence, and a number after the names is UNKNOWN.
+def find_turns(state: np.ndarray, middles: np.ndarray, is_speech: np.ndarray, names: Sequence[str]) -> list[Turn]:
+    """Turns from the states of windows (windows,) with these middles, and stretches of speech (stretches,).
 
-    Window number n decides for the time from bounds[n] to bounds[n + 1], in seconds.
+    A stretch of speech belongs to the window that is nearest; a state after the names is UNKNOWN. Pauses of up to
+    PAUSE_SECONDS within a turn belong to it, and what is shorter than LEAST_TURN_SECONDS is no turn.
     """
-    changes = np.flatnonzero(np.diff(state, prepend=-2, append=-2))
-    turns = []
+    stretch = speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
+    nearest = np.searchsorted((middles[1:] + middles[:-1]) / 2, stretch * (np.arange(len(is_speech)) + 0.5))
+    of_stretch = np.where(is_speech, state[nearest], -1)
+    changes = np.flatnonzero(np.diff(of_stretch, prepend=-2, append=-2))
+    turns: list[Turn] = []
     for first, end in zip(changes[:-1], changes[1:], strict=True):
-        if state[first] == -1:
+        if of_stretch[first] == -1:
             continue
-        is_known = state[first] < len(names)
-        speaker = names[state[first]] if is_known else UNKNOWN
-        score = float(similarities[first:end, state[first]].mean()) if is_known else None
-        turns.append(Turn(float(bounds[first]), float(bounds[end]), speaker, score))
-    return turns
+        speaker = names[of_stretch[first]] if of_stretch[first] < len(names) else UNKNOWN
+        if turns and turns[-1].speaker == speaker and first * stretch - turns[-1].end <= PAUSE_SECONDS:
+            turns[-1] = turns[-1]._replace(end=float(end * stretch))
+        else:
+            turns.append(Turn(float(first * stretch), float(end * stretch), speaker, None))
+    return [turn for turn in turns if turn.end - turn.start >= LEAST_TURN_SECONDS] or turns
+
+
+def mean_score(
+    turn: Turn, middles: np.ndarray, margins: np.ndarray, names: Sequence[str], thresholds: np.ndarray
+) -> float | None:
+    """The mean similarity of a turn's windows to an enrolled speaker; None for others, or if no window is inside."""
+    number = names.index(turn.speaker) if turn.speaker in names else len(names)
+    inside = (turn.start <= middles) & (middles < turn.end)
+    if number >= len(thresholds) or not np.isfinite(margins[inside, number]).any():
+        return None
+    return float(np.nanmean(margins[inside, number]) + thresholds[number])
 
 
 def one_word(text: str) -> str:
@@ -193,25 +255,26 @@ def to_rttm(turns: Sequence[Turn], recording: str) -> str:
     return "".join(lines)
 
 
-def draw_timeline(timeline: Timeline, threshold: float) -> "matplotlib.figure.Figure":
-    """Draw the similarity to each candidate over time, and the turns as bars below."""
+def draw_timeline(timeline: Timeline) -> "matplotlib.figure.Figure":
+    """Draw the evidence for each voice over time, and the turns as bars below."""
     import matplotlib.colors  # Slow, and only needed here.
     import matplotlib.figure
 
     with pictures.style():
         figure = matplotlib.figure.Figure(figsize=(12, 4.5))
-        curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        rows = [*timeline.candidates, UNKNOWN]
+        curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1 + 0.15 * len(timeline.candidates)))
+        rows = list(timeline.candidates)
+        rows += [UNKNOWN] if any(turn.speaker == UNKNOWN for turn in timeline.turns) or not rows else []
         # Fixed now, because this style is no longer active when the lines are drawn.
         colours = [matplotlib.colors.to_hex(f"C{number}") for number in range(4)]
-        styles = [(colours[number % 4], ("-", ":", "--", "-.")[number // 4]) for number in range(MAX_CANDIDATES)]
+        styles = [(colours[number % 4], ("-", ":", "--", "-.")[number // 4 % 4]) for number in range(len(rows))]
         for number, name in enumerate(timeline.candidates):
             colour, line = styles[number]
             # A name that begins with an underscore would not be shown.
-            curves.plot(timeline.middles, timeline.similarities[:, number], line, color=colour, label=f" {name}")
-        curves.axhline(threshold, color="0.3", linestyle="--", linewidth=1, label="threshold")
-        curves.set(ylabel="cosine similarity", xlim=(0, timeline.middles[-1] + timeline.middles[0]))
-        curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(rows))
+            curves.plot(timeline.middles, timeline.margins[:, number], line, color=colour, label=f" {name}")
+        curves.axhline(0, color="0.3", linestyle="--", linewidth=1, label="threshold of enrolled people")
+        curves.set(ylabel="similarity above the threshold", xlim=(0, timeline.middles[-1] + timeline.middles[0]))
+        curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(6, len(rows) + 1))
         for turn in timeline.turns:
             row = rows.index(turn.speaker)
             colour = "0.6" if turn.speaker == UNKNOWN else styles[row][0]

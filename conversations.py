@@ -1,0 +1,142 @@
+"""Conversations made of test recordings, whose turns are known, and how well a model finds them with nobody enrolled.
+
+`python3 conversations.py SAVED_MODEL_PATH=... TEST_DATA_CSV=...` mixes conversations of two to four people of one
+corpus, runs the timeline on each, and prints the diarisation error rate (DER) and how often the number of people is
+right. They stay in CONDITIONS_DIR, each with its turns as RTTM, so that other tools can be measured on them.
+"""
+
+import sys
+
+from foundation import script, settings
+
+if __name__ == "__main__":
+    script.begin()
+    parser = script.OptionParser(description=__doc__)
+    parser.add_argument("--number", type=int, default=8, help="conversations of each corpus (default: 8)")
+    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
+    options = parser.parse_intermixed_args()
+    sys.argv[1:] = options.settings
+    settings.read_command_line(__doc__)
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+import dataset
+import diarization_error
+import feature_extraction
+import myconfig
+import speech_levels
+from dataset import SpkToUtts
+from diarization_error import DiarizationErrors, Span
+from feature_extraction import SAMPLE_RATE
+from foundation import parallel, safe_files
+from speaker_encoder import SpeakerEncoder, load_encoder
+from voices import timeline as speaker_timeline
+
+SECONDS = 150
+NUM_SPEAKERS = (2, 4)
+TURN_SECONDS = (1.5, 10.0)
+PAUSE_SECONDS = (-0.3, 1.0)
+LEVEL_DB = (-6.0, 6.0)
+SNR_DB = (20.0, 30.0)
+
+
+def trim(samples: np.ndarray) -> np.ndarray:
+    """Samples without the silence at both ends."""
+    speech = np.flatnonzero(speech_levels.find_speech(speech_levels.levels_db(samples)))
+    if not len(speech):
+        return samples[:0]
+    frame = speech_levels.SPEECH_FRAME_SAMPLES
+    return samples[speech[0] * frame : (speech[-1] + 1) * frame]
+
+
+def build_conversation(spk_to_utts: SpkToUtts, rng: np.random.Generator) -> tuple[np.ndarray, list[Span]]:
+    """Samples of a conversation, and who speaks from when to when, in seconds.
+
+    A turn is a piece of an utterance, or several short ones after another. Turns follow after a pause, or before the
+    one before has ended; nobody has two turns in sequence. Each person has a level, and all are in noise.
+    """
+    names = rng.permutation(list(spk_to_utts))[: rng.integers(*NUM_SPEAKERS, endpoint=True)].tolist()
+    gains = dict(zip(names, 10 ** (rng.uniform(*LEVEL_DB, len(names)) / 20), strict=True))
+    waiting = {name: rng.permutation(spk_to_utts[name]).tolist() for name in names}
+    mixed, spans, speaker = np.zeros(SECONDS * SAMPLE_RATE, np.float32), [], ""
+    end = 0.0
+    while end < SECONDS - TURN_SECONDS[1] - PAUSE_SECONDS[1]:
+        speaker = str(rng.choice([name for name in names if name != speaker]))
+        wanted = round(rng.uniform(*TURN_SECONDS) * SAMPLE_RATE)
+        turn = np.zeros(0, np.float32)
+        while len(turn) < wanted:
+            if not waiting[speaker]:
+                waiting[speaker] = rng.permutation(spk_to_utts[speaker]).tolist()
+            piece = trim(feature_extraction.read_audio(waiting[speaker].pop()))
+            turn = np.concatenate([turn, piece / max(1e-6, float(np.sqrt(np.mean(piece**2)))) if len(piece) else piece])
+        turn = trim(turn[:wanted])
+        start = max(0, round((end + rng.uniform(*PAUSE_SECONDS)) * SAMPLE_RATE))
+        mixed[start : start + len(turn)] += np.float32(0.05 * gains[speaker]) * turn
+        spans.append(Span(start / SAMPLE_RATE, (start + len(turn)) / SAMPLE_RATE, speaker))
+        end = spans[-1].end
+    mixed = mixed[: round((end + 0.5) * SAMPLE_RATE)]
+    noise = rng.normal(size=len(mixed)).astype(np.float32) * np.sqrt(np.mean(mixed**2))
+    mixed += noise * np.float32(10 ** (-rng.uniform(*SNR_DB) / 20))
+    return mixed / max(1, float(np.abs(mixed).max())), spans
+
+
+def build_conversations(spk_to_utts: SpkToUtts, number: int) -> dict[str, list[Span]]:
+    """Write conversations of each corpus with two speakers or more, as FLAC and RTTM -> their paths and turns.
+
+    SEED determines them. Raises OSError if the disk is full or read-only.
+    """
+    corpora: dict[str, SpkToUtts] = {}
+    for speaker, utts in spk_to_utts.items():
+        corpora.setdefault(dataset.get_corpus(speaker), {})[speaker] = utts
+    folder = Path(myconfig.CONDITIONS_DIR) / "conversations"
+    built = {}
+    for corpus, data in corpora.items():
+        for take in tqdm(range(number if len(data) > 1 else 0), desc="Mixing", disable=None):
+            script.raise_if_interrupted()
+            samples, spans = build_conversation(data, np.random.default_rng([myconfig.SEED, take]))
+            path = folder / f"{corpus}{take}.flac"
+            with safe_files.replace_when_whole(path) as file:
+                soundfile.write(file, samples, SAMPLE_RATE, format="FLAC")
+            turns = [speaker_timeline.Turn(*span, None) for span in spans]
+            safe_files.write_text(path.with_suffix(".rttm"), speaker_timeline.to_rttm(turns, str(path)))
+            built[str(path)] = spans
+    if not built:
+        raise ValueError("a conversation needs two speakers or more of one corpus.")
+    return built
+
+
+def score_conversation(encoder: SpeakerEncoder, path: str, spans: Sequence[Span]) -> tuple[DiarizationErrors, bool]:
+    """The errors of a timeline with nobody enrolled, and whether it has the right number of people."""
+    nobody = np.zeros((0, encoder.dimensions), np.float32)
+    found = speaker_timeline.find_timeline(encoder, path, [], nobody, np.zeros(0), cluster=True).turns
+    errors = diarization_error.diarization_errors(spans, [Span(*turn[:3]) for turn in found])
+    return errors, len({turn.speaker for turn in found}) == len({span.speaker for span in spans})
+
+
+def main() -> None:
+    """Print a Markdown table of the errors, of each corpus and of all."""
+    parallel.prepare_process()
+    encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
+    settings.report_overruled(encoder.settings)
+    conversations = build_conversations(dataset.get_spk_to_utts("TEST"), options.number)
+    of_corpus: dict[str, list[tuple[DiarizationErrors, bool]]] = {}
+    for path, spans in conversations.items():
+        result = score_conversation(encoder, path, spans)
+        for name in (dataset.get_corpus(Path(path).stem), "all of these"):
+            of_corpus.setdefault(name, []).append(result)
+    print("| corpus | conversations | DER in % | missed | false alarm | confused | number of people right |")
+    print("|---|---|---|---|---|---|---|")
+    for name in sorted(of_corpus, key=lambda name: (name == "all of these", name)):
+        total = DiarizationErrors(*map(sum, zip(*(errors for errors, _ in of_corpus[name]), strict=True)))
+        shares = " | ".join(f"{100 * part / total.speech:.1f}" for part in total[1:])
+        right = sum(is_right for _, is_right in of_corpus[name])
+        print(f"| {name} | {len(of_corpus[name])} | {100 * total.rate:.1f} | {shares} | {right} |")
+
+
+if __name__ == "__main__":
+    script.run(main)

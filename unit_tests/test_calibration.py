@@ -1,0 +1,110 @@
+"""Tests of `calibration.py`."""
+
+import unittest
+
+import numpy as np
+
+import calibration
+import evaluation
+import feature_store
+import metrics
+import speaker_encoder
+from foundation import settings
+from unit_tests.shared import ProjectTest, corpus
+
+
+def draw_voices(num_speakers: int, num_utts: int, seed: int = 0) -> calibration.Voices:
+    """Embeddings of speakers: each utterance is the speaker's mean and a deviation."""
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(num_speakers, 32)) + 0.5
+    speaker_of = np.repeat(np.arange(num_speakers), num_utts)
+    whole, windows = (means[speaker_of] + rng.normal(0, noise, (len(speaker_of), 32)) for noise in (0.8, 1.2))
+    unit = [values / np.linalg.norm(values, axis=1, keepdims=True) for values in (whole, windows)]
+    return unit[0], unit[1], speaker_of
+
+
+class CalibrationTest(ProjectTest):
+    def test_rates_hold_for_each_number_of_recordings(self) -> None:
+        measured = calibration.measure([draw_voices(60, 24)], "a test", np.random.default_rng(0))
+        self.assertEqual(measured["counts"], list(calibration.COUNTS))
+        whole, windows, speaker_of = draw_voices(60, 24, seed=1)  # Other speakers.
+        rng = np.random.default_rng(1)
+        for first, second in ((1, 1), (1, 5), (3, 3), (10, 10), (0, 4), (1, 7)):
+            accepted = []
+            threshold = calibration.threshold_at(measured, 0.05, first, second)
+            for _ in range(4000):
+                one, other = rng.choice(60, 2, replace=False)
+                sides = []
+                for speaker, number in ((one, first), (other, second)):
+                    utts = rng.choice(np.flatnonzero(speaker_of == speaker), max(1, number), replace=False)
+                    sides.append((whole if number else windows)[utts].sum(axis=0))
+                accepted.append(evaluation.cosine_similarity(*sides) >= threshold)
+            self.assertAlmostEqual(float(np.mean(accepted)), 0.05, delta=0.025, msg=f"{first} against {second}")
+            as_high, _ = calibration.rates_at(measured, threshold, first, second)
+            self.assertAlmostEqual(as_high, 0.05, delta=0.002)
+        # The threshold for single recordings is wrong for means.
+        self.assertGreater(
+            calibration.threshold_at(measured, 0.05, 10, 10), calibration.threshold_at(measured, 0.05, 1, 1)
+        )
+
+    def test_pairs_of_single_recordings_are_all_pairs(self) -> None:
+        voices = draw_voices(20, 6)
+        measured = calibration.measure([voices], "a test", np.random.default_rng(0))
+        first, second = np.triu_indices(120, 1)
+        labels = voices[2][first] == voices[2][second]
+        scores = (voices[0] @ voices[0].T)[first, second]
+        thresholds, false_accept, false_reject = metrics.error_rates(labels, scores)
+        at = calibration.threshold_at(measured, 0.02, 1, 1)
+        self.assertAlmostEqual((scores[~labels] >= at).mean(), 0.02, delta=0.004)
+        self.assertAlmostEqual(calibration.rates_at(measured, at, 1, 1)[1], (scores[labels] < at).mean(), delta=0.03)
+        self.assertEqual((len(thresholds), len(false_accept)), (len(false_reject), len(thresholds)))
+
+    def test_what_is_too_little_is_left_out(self) -> None:
+        measured = calibration.measure([draw_voices(8, 5)], "a test", np.random.default_rng(0))
+        self.assertEqual(measured["counts"], [0, 1, 2])  # Of five recordings, two and two others, not three.
+        self.assertEqual(measured["false_accept_rates"][0], 0.05)
+        # Above the highest measured number, that one is taken.
+        self.assertEqual(calibration.threshold_at(measured, 0.1, 9, 9), calibration.threshold_at(measured, 0.1, 2, 2))
+        for voices in (draw_voices(1, 20), draw_voices(8, 1)):
+            with self.assertRaisesRegex(ValueError, "too few recordings"):
+                calibration.measure([voices], "a test", np.random.default_rng(0))
+
+    def test_large_data_are_sampled_by_speaker(self) -> None:
+        encoder = speaker_encoder.get_speaker_encoder().eval()
+        files = sorted((corpus() / "test").rglob("*.flac"))
+        store = feature_store.open_store({"a": list(map(str, files[:4])), "b": list(map(str, files[-4:]))})
+        whole, windows, speaker_of = calibration.embed_voices(encoder, store, np.random.default_rng(0))
+        np.testing.assert_allclose(whole[speaker_of == 0], evaluation.embed_utterances(encoder, files[:4]), atol=2e-3)
+        self.assertEqual(windows.shape, whole.shape)
+        with unittest.mock.patch.object(calibration, "MAX_UTTS", 3):
+            _, _, speaker_of = calibration.embed_voices(encoder, store, np.random.default_rng(0))
+        self.assertEqual((len(speaker_of), len(set(speaker_of.tolist()))), (4, 1))
+
+    def test_the_file_gets_what_belongs_to_its_model(self) -> None:
+        path = str(self.dir / "model.pt")
+        speaker_encoder.save_encoder(path, speaker_encoder.get_speaker_encoder())
+        encoder = speaker_encoder.load_encoder(path)
+        measured = calibration.measure([draw_voices(20, 6)], "a test", np.random.default_rng(0))
+        calibration.save_calibration(encoder, measured)
+        self.assertEqual(speaker_encoder.load_encoder(path).calibration, measured)
+        with settings.override(SEED=1):
+            speaker_encoder.save_encoder(path, speaker_encoder.get_speaker_encoder())
+        with self.assertRaisesRegex(ValueError, "has changed while it was measured"):
+            calibration.save_calibration(encoder, measured)
+
+    def test_an_evaluated_model_has_thresholds_unless_it_knows_the_speakers(self) -> None:
+        path = str(self.dir / "model.pt")
+        speaker_encoder.save_encoder(path, speaker_encoder.get_speaker_encoder())
+        test = evaluation.dataset.get_spk_to_utts("TEST")
+        evaluation.keep_thresholds(speaker_encoder.load_encoder(path), test)
+        measured = speaker_encoder.load_encoder(path).calibration
+        self.assertRegex(measured["source"], "^12 speakers of .*test, by evaluation.py$")
+        other = speaker_encoder.load_encoder(path)
+        other.calibration = {**measured, "source": "a better one"}
+        speaker_encoder.save_encoder(path, other)
+        evaluation.keep_thresholds(speaker_encoder.load_encoder(path), test)
+        self.assertEqual(speaker_encoder.load_encoder(path).calibration["source"], "a better one")
+        other.calibration, other.train_speakers = {}, list(test)
+        speaker_encoder.save_encoder(path, other)
+        evaluation.keep_thresholds(speaker_encoder.load_encoder(path), test)
+        self.assertEqual(speaker_encoder.load_encoder(path).calibration, {})

@@ -1,0 +1,87 @@
+"""Tests of `conversations.py` and `diarization_error.py`."""
+
+import importlib.util
+import unittest
+
+import numpy as np
+
+import conversations
+import dataset
+from diarization_error import Span, diarization_errors
+from foundation import settings
+from unit_tests.shared import RATE, ProjectTest
+
+
+def draw_spans(rng: np.random.Generator, names: str) -> list[Span]:
+    """Turns of up to 4 s, some of which overlap."""
+    starts = np.cumsum(rng.uniform(0.5, 4, 20))
+    return [Span(start, start + rng.uniform(0.3, 4), str(rng.choice(list(names)))) for start in starts.tolist()]
+
+
+class DiarizationErrorTest(unittest.TestCase):
+    def test_errors_by_hand(self) -> None:
+        reference = [Span(0, 4, "a"), Span(4, 10, "b")]
+        found = [Span(0, 5, "x"), Span(5, 9, "y"), Span(11, 12, "y")]
+        errors = diarization_errors(reference, found, collar=0)
+        self.assertEqual(errors, (10, 1, 1, 1))
+        self.assertAlmostEqual(errors.rate, 0.3)
+        # 0.25 s at each start and end do not count: 1 s of 10; 4.25 to 5 is confused, 9 to 9.75 missed.
+        self.assertEqual(diarization_errors(reference, found), (9, 0.75, 1, 0.75))
+        both = [Span(0, 2, "a"), Span(0, 2, "b")]
+        self.assertEqual(diarization_errors(both, [Span(0, 2, "x")], collar=0), (4, 2, 0, 0))
+        self.assertEqual(diarization_errors(both, [], collar=0), (4, 4, 0, 0))
+
+    @unittest.skipUnless(
+        importlib.util.find_spec("pyannote.metrics") if importlib.util.find_spec("pyannote") else None,
+        "pyannote.metrics is not installed.",
+    )
+    def test_errors_are_those_of_a_known_scorer(self) -> None:
+        from pyannote.core import Annotation, Segment
+        from pyannote.metrics.diarization import DiarizationErrorRate
+
+        def annotate(spans: list[Span]) -> Annotation:
+            annotation = Annotation()
+            for track, (start, end, speaker) in enumerate(spans):
+                annotation[Segment(start, end), track] = speaker
+            return annotation
+
+        rng = np.random.default_rng(0)
+        for collar in (0.0, 0.25):
+            for _ in range(5):
+                reference, found = draw_spans(rng, "abc"), draw_spans(rng, "wxyz")
+                metric = DiarizationErrorRate(collar=2 * collar, skip_overlap=False)
+                self.assertAlmostEqual(
+                    diarization_errors(reference, found, collar).rate,
+                    metric(annotate(reference), annotate(found)),
+                    places=3,
+                )
+
+
+class ConversationsTest(ProjectTest):
+    def test_a_conversation_is_what_its_turns_say(self) -> None:
+        spk_to_utts = dataset.get_spk_to_utts("TEST")
+        samples, spans = conversations.build_conversation(spk_to_utts, np.random.default_rng(0))
+        self.assertTrue(2 <= len({span.speaker for span in spans}) <= 4)
+        self.assertTrue(all(one.speaker != other.speaker for one, other in zip(spans[:-1], spans[1:], strict=True)))
+        pauses = np.array([other.start - one.end for one, other in zip(spans[:-1], spans[1:], strict=True)])
+        self.assertTrue((pauses > -0.31).all() and (pauses < 1.01).all() and (pauses < 0).any())
+        self.assertTrue(all(1 < span.end - span.start < 10.01 for span in spans))
+        quiet = np.concatenate(
+            [
+                samples[round(one.end * RATE) : round(other.start * RATE)]
+                for one, other in zip(spans[:-1], spans[1:], strict=True)
+            ]
+        )
+        self.assertGreater(10 * np.log10(np.mean(samples**2) / np.mean(quiet**2)), 15)
+
+    def test_conversations_are_written_with_their_turns(self) -> None:
+        with settings.override(CONDITIONS_DIR=str(self.dir)):
+            built = conversations.build_conversations(dataset.get_spk_to_utts("TEST"), 1)
+        [(path, spans)] = built.items()
+        rttm = (self.dir / "conversations" / "0.rttm").read_text().splitlines()
+        self.assertEqual(len(rttm), len(spans))
+        self.assertIn(f" 1 {spans[0].start:.3f} ", rttm[0])
+        self.assertTrue(path.endswith("0.flac"))
+        one = {"a": ["x.wav"]}
+        with self.assertRaisesRegex(ValueError, "two speakers or more"):
+            conversations.build_conversations(one, 1)
