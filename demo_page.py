@@ -46,11 +46,9 @@ MAX_FILE_SIZE = "50mb"
 SECONDS_KEPT = 3600
 
 
-# Letters of pictures stay readable at the width of a phone, and the names of all tabs are shown there.
+# On a phone, all tabs fit side by side; Gradio would hide some behind dots.
 STYLE = """
-.tab-container {height: auto !important; flex-wrap: wrap; overflow: visible !important}
-.tab-container button {flex: 1 0 auto; padding: 0.5em}
-.overflow-menu {display: none !important}
+@media (max-width: 600px) {.tab-container button {padding: 0 3px !important; font-size: 12px !important}}
 """
 
 PICTURES = """The **dial** shows the score; its coloured part is above the threshold. **MFCCs** show a voice over time
@@ -120,8 +118,9 @@ class Page:
         self.model = answers.model_of(encoder)
         self.decision = answers.decision_for(encoder)
 
-    def compare(self, first: str | None, second: str | None) -> tuple:
+    def compare(self, file: str | None, spoken: str | None, other_file: str | None, other_spoken: str | None) -> tuple:
         """An answer, and a picture of both recordings."""
+        first, second = file or spoken, other_file or other_spoken
         if not first or not second:
             raise ValueError("Two recordings are needed.")
         answer = answers.verify(self.encoder, [first], [second], self.decision)
@@ -139,8 +138,9 @@ class Page:
         words = [f"{name.strip()} is enrolled: heard {seconds:.1f} s of speech.", *notes(warnings)]
         return "\n".join(words), "", None, None, False
 
-    def identify(self, recording: str | None) -> tuple:
+    def identify(self, file: str | None, spoken: str | None) -> tuple:
         """An answer, and the most similar people with their scores."""
+        recording = file or spoken
         if not recording:
             raise ValueError("A recording is needed.")
         [answer] = answers.identify(self.encoder, self.database, [recording], self.decision)
@@ -152,8 +152,9 @@ class Page:
             words.append(answers.decision_in_words(self.decision, answer["enrolled"]))
         return "\n".join([*words, *notes(answer["warnings"])]), ranking
 
-    def find_timeline(self, recording: str | None, number: float | None) -> tuple:
+    def find_timeline(self, file: str | None, spoken: str | None, number: float | None) -> tuple:
         """An answer, the turns as a picture and a table, and the recording to listen to."""
+        recording = file or spoken
         if not recording:
             raise ValueError("A recording is needed.")
         names, enrolled, counts = self.read_people()
@@ -162,7 +163,7 @@ class Page:
         found = timeline.find_timeline(self.encoder, recording, names, enrolled, thresholds, True, num_voices)
         speakers = list(dict.fromkeys(turn.speaker for turn in found.turns))
         seconds = [sum(turn.end - turn.start for turn in found.turns if turn.speaker == name) for name in speakers]
-        spoken = ", ".join(f"{name} {time:.0f} s" for name, time in zip(speakers, seconds, strict=True))
+        spoken = ", ".join(f"{name} ({time:.0f} s)" for name, time in zip(speakers, seconds, strict=True))
         words = [f"{len(speakers)} {'voice' if len(speakers) == 1 else 'voices'}: {spoken}."]
         turns = [[f"{turn.start:.1f}", f"{turn.end:.1f}", turn.speaker] for turn in found.turns]
         words += notes([(recording, fault) for fault in found.faults])
@@ -221,9 +222,13 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
     actions = Page(encoder, database)
     # One request at a time: each uses all cores.
     one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+    plain: dict[str, Any] = {"buttons": [], "editable": False}
 
-    def audio(label: str) -> gradio.Audio:
-        return gradio.Audio(sources=["upload", "microphone"], type="filepath", label=label, buttons=[], editable=False)
+    def recording(label: str) -> list[gradio.components.Component]:
+        """A drop zone for files of any kind, as a browser refuses WebM where it expects audio, and the microphone."""
+        with gradio.Column():
+            zone = gradio.File(label=f"{label}: drop a file here", type="filepath", height=140)
+            return [zone, gradio.Audio(sources=["microphone"], type="filepath", label="or record", **plain)]
 
     def textbox(name: str) -> gradio.Textbox:
         return gradio.Textbox(label="Answer", elem_id=name)
@@ -233,7 +238,7 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
         with gradio.Tab("Compare"):
             gradio.Markdown("Did the same person say both? Drop two recordings, or use the microphone.")
             with gradio.Row():
-                pair = [audio("First recording"), audio("Second recording")]
+                pair = [*recording("First recording"), *recording("Second recording")]
             button = gradio.Button("Compare", variant="primary")
             outputs = [textbox("compared"), gradio.Plot(show_label=False)]
             gradio.Markdown(PICTURES)
@@ -241,27 +246,27 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
         with gradio.Tab("Enrol"):
             gradio.Markdown("Teach it a voice. Several recordings, on several days or devices, make it surer.")
             name = gradio.Textbox(label="Name", max_length=100)
-            files = gradio.File(label="Drop recordings of one person here", file_count="multiple", type="filepath")
-            spoken = gradio.Audio(
-                sources=["microphone"], type="filepath", label="Or record", buttons=[], editable=False
+            files = gradio.File(
+                label="Recordings of one person: drop files here", file_count="multiple", type="filepath"
             )
+            spoken = gradio.Audio(sources=["microphone"], type="filepath", label="or record", **plain)
             more = gradio.Checkbox(label="These are more recordings of somebody who is enrolled")
             button = gradio.Button("Enrol", variant="primary")
             form = [name, files, spoken, more]
             kept = [gradio.skip] * len(form)
             button.click(in_words(actions.enrol, *kept), form, [textbox("enrolled"), *form], **one_by_one)
-        with gradio.Tab("Who is it?"):
+        with gradio.Tab("Who is it"):
             gradio.Markdown("Which of the enrolled people speaks here?")
-            recording = audio("Recording")
+            inputs = recording("Recording")
             button = gradio.Button("Identify", variant="primary")
             answer = textbox("identified")
             ranking = gradio.Dataframe(headers=["name", "score"], datatype="str", label="Nearest", interactive=False)
-            button.click(in_words(actions.identify, none), recording, [answer, ranking], **one_by_one)
-        with gradio.Tab("Who spoke when?"):
+            button.click(in_words(actions.identify, none), inputs, [answer, ranking], **one_by_one)
+        with gradio.Tab("Who spoke when"):
             gradio.Markdown("Drop a conversation. Whoever is enrolled gets their name, the other voices a number.")
-            conversation = audio("Conversation")
+            conversation = recording("Conversation")
             number = gradio.Number(
-                label="How many other voices? Empty: it is found.", value=None, precision=0, maximum=20
+                label="How many other voices? 0: find it out.", value=0, minimum=0, precision=0, maximum=20
             )
             button = gradio.Button("Find the turns", variant="primary")
             answer = textbox("turns")
@@ -272,7 +277,7 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
                     columns = ["from (s)", "to (s)", "who"]
                     table = gradio.Dataframe(headers=columns, datatype="str", label="Turns", interactive=False)
             action = in_words(actions.find_timeline, none, none, none)
-            button.click(action, [conversation, number], [answer, picture, table, player], **one_by_one)
+            button.click(action, [*conversation, number], [answer, picture, table, player], **one_by_one)
         with gradio.Tab("Voices") as tab:
             gradio.Markdown(
                 "Who is enrolled? An embedding tells a person like a fingerprint: remove what is not needed."

@@ -13,9 +13,14 @@ from unit_tests.shared import RATE, ProjectTest
 
 
 def draw_spans(rng: np.random.Generator, names: str) -> list[Span]:
-    """Turns of up to 4 s, some of which overlap."""
-    starts = np.cumsum(rng.uniform(0.5, 4, 20))
-    return [Span(start, start + rng.uniform(0.3, 4), str(rng.choice(list(names)))) for start in starts.tolist()]
+    """Turns, some of which overlap, but not with others of the same speaker."""
+    starts = np.cumsum(rng.uniform(1, 4, 21)).reshape(7, 3)
+    speakers = rng.permutation(list(names))[:3].tolist()
+    return [
+        Span(start, start + rng.uniform(0.3, 2.5), speaker)
+        for row in starts.tolist()
+        for start, speaker in zip(row, speakers, strict=True)
+    ]
 
 
 class DiarizationErrorTest(unittest.TestCase):
