@@ -162,15 +162,17 @@ def get_triplet(spk_to_utts: SpkToUtts, rng: np.random.Generator | None = None) 
     return str(anchor), str(pos), str(neg)
 
 
-def draw_triplet(utts_of_speaker: Sequence[Utts], rng: np.random.Generator) -> list:
-    """Draw an anchor, a positive and a negative from each speaker's utterances, paths or numbers."""
+def draw_triplet(utts_of_speaker: Sequence[Utts], rng: np.random.Generator, num_anchors: int = 1) -> list:
+    """Draw anchors, a positive and a negative from each speaker's utterances, paths or numbers."""
     speaker, other = rng.choice(len(utts_of_speaker), 2, replace=False)
-    return [*draw_utterances(utts_of_speaker[speaker], 2, rng), rng.choice(utts_of_speaker[other])]
+    return [*draw_utterances(utts_of_speaker[speaker], num_anchors + 1, rng), rng.choice(utts_of_speaker[other])]
 
 
-def draw_triplets(utts_of_speaker: Sequence[Utts], num_triplets: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw random triplets of utterance numbers -> (num_triplets, 3), in the order anchor, positive, negative."""
-    return np.array([draw_triplet(utts_of_speaker, rng) for _ in range(num_triplets)])
+def draw_triplets(
+    utts_of_speaker: Sequence[Utts], num_triplets: int, rng: np.random.Generator, num_anchors: int = 1
+) -> np.ndarray:
+    """Draw random triplets of utterance numbers -> (num_triplets, num_anchors + 2): anchors, positive, negative."""
+    return np.array([draw_triplet(utts_of_speaker, rng, num_anchors) for _ in range(num_triplets)])
 
 
 def draw_speaker_weights(

@@ -167,7 +167,7 @@ class Page:
         words = [f"{len(speakers)} {'voice' if len(speakers) == 1 else 'voices'}: {spoken}."]
         turns = [[f"{turn.start:.1f}", f"{turn.end:.1f}", turn.speaker] for turn in found.turns]
         words += notes([(recording, fault) for fault in found.faults])
-        return "\n".join(words), timeline.draw_timeline(found), turns, recording
+        return "\n".join(words), timeline.draw_timeline(found, width=6), turns, recording
 
     def read_people(self) -> tuple[list[str], np.ndarray, list[int]]:
         """Who is enrolled: names, embeddings and numbers of recordings; nobody where there is no database."""

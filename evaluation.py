@@ -92,6 +92,7 @@ def score_trials(
 ) -> np.ndarray:
     """Cosine similarity of each trial's two embeddings -> (trials,), normalised if AS_NORM is set.
 
+    `enrol` (trials,) or, for means of several utterances, (trials, utterances), and `test` (trials,) are their numbers.
     Raises ValueError if AS_NORM is set and the model has no cohort.
     """
     if myconfig.AS_NORM and not len(encoder.cohort):
@@ -100,6 +101,11 @@ def score_trials(
             "the command of its training, with its checkpoint beside it."
         )
     embeddings = embed_store(encoder, store)
+    if enrol.ndim > 1:  # The mean of each group is one more embedding.
+        groups, group = np.unique(enrol, axis=0, return_inverse=True)
+        means = embeddings[groups].sum(axis=1)
+        enrol = len(embeddings) + group.ravel()
+        embeddings = np.concatenate([embeddings, means / np.linalg.norm(means, axis=1, keepdims=True)])
     statistics = cohort_statistics(embeddings, encoder.cohort) if myconfig.AS_NORM else None
     scores = np.empty(len(enrol), np.float32)
     for start in range(0, len(enrol), BLOCK_TRIALS):
@@ -144,13 +150,14 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         warn_of_known_speakers(encoder, store)
         labels, enrol, test = get_trials(store)
         scores = score_trials(encoder, store, enrol, test)
+    first = enrol if enrol.ndim == 1 else enrol[:, 0]
     group_of = np.array([(groups or {}).get(speaker, "") for speaker in store.speakers])[store.speaker_of]
     sweep = metrics.error_rates(labels, scores, myconfig.EVAL_THRESHOLD_STEP)
     eer, eer_threshold = metrics.equal_error_rate(*sweep)
     interval = None
-    if len(np.unique(store.speaker_of[[enrol, test]])) >= 3:
+    if len(np.unique(store.speaker_of[[first, test]])) >= 3:
         interval = metrics.eer_interval(
-            labels, scores, store.speaker_of[enrol], store.speaker_of[test], np.random.default_rng(myconfig.SEED)
+            labels, scores, store.speaker_of[first], store.speaker_of[test], np.random.default_rng(myconfig.SEED)
         )
     results = {
         "eer": eer,
@@ -160,9 +167,10 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         "min_dcf_0.05": metrics.min_dcf(*sweep[1:], p_target=0.05),
         "num_target_trials": int(labels.sum()),
         "num_nontarget_trials": int(len(labels) - labels.sum()),
+        "num_distinct_trials": len(np.unique(np.column_stack([enrol, test]), axis=0)),
         "num_speakers": len(store.speakers),
         "num_utterances": len(store.files),
-        "eer_within_groups": eer_by_group(labels, scores, group_of[enrol], group_of[test]),
+        "eer_within_groups": eer_by_group(labels, scores, group_of[first], group_of[test]),
         "seconds": time.perf_counter() - start,
         "settings": {**evaluation_settings(), **encoder.settings},
     }
@@ -209,13 +217,17 @@ def warn_of_known_speakers(encoder: SpeakerEncoder, store: feature_store.Feature
 
 
 def write_scores(path: Path, files: Sequence[str], trials: Trials, scores: np.ndarray) -> None:
-    """Write lines `label score enrol test`, paths quoted where they have spaces, up to MAX_SAVED_SCORES of them."""
+    """Write lines `label score enrol test`, paths quoted where they have spaces, up to MAX_SAVED_SCORES of them.
+
+    Where several utterances are enrolled, each has a column.
+    """
     if len(scores) > MAX_SAVED_SCORES:
         print(f"{path} holds the first {MAX_SAVED_SCORES:,} of {len(scores):,} trials.")
     text = io.StringIO()
     columns = (column[:MAX_SAVED_SCORES].tolist() for column in (*trials, scores))
     rows = (
-        [label, f"{score:.6f}", files[enrol], files[test]] for label, enrol, test, score in zip(*columns, strict=True)
+        [label, f"{score:.6f}", *(files[utt] for utt in (enrol if isinstance(enrol, list) else [enrol])), files[test]]
+        for label, enrol, test, score in zip(*columns, strict=True)
     )
     csv.writer(text, delimiter=" ", lineterminator="\n").writerows(rows)
     safe_files.write_text(path, text.getvalue())
@@ -293,7 +305,12 @@ def print_report(results: dict) -> None:
     if results["eer_ci95"]:
         interval = "95 % confidence interval {:.2%} to {:.2%} (bootstrap over speakers)".format(*results["eer_ci95"])
     print(f"Test data: {results['num_speakers']} speakers, {results['num_utterances']} utterances.")
-    print(f"Trials: {results['num_target_trials']} target, {results['num_nontarget_trials']} non-target.")
+    num_trials = results["num_target_trials"] + results["num_nontarget_trials"]
+    distinct = results["num_distinct_trials"]
+    repeated = f"; {distinct} of these {num_trials} are distinct" if distinct < num_trials else ""
+    print(f"Trials: {results['num_target_trials']} target, {results['num_nontarget_trials']} non-target{repeated}.")
+    if results["settings"]["EVAL_ENROL_UTTS"] > 1:
+        print(f"Enrolled: the mean of {results['settings']['EVAL_ENROL_UTTS']} recordings in each trial.")
     if results["settings"]["AS_NORM"]:
         print("Scores: normalised with a cohort of training speakers (AS-norm).")
     print(f"EER: {results['eer']:.2%}, {interval}.")

@@ -189,6 +189,10 @@ EVAL_TRIALS = "triplets"
 # Number of triplets; each gives one target and one non-target trial.
 NUM_EVAL_TRIPLETS = 10000
 
+# Recordings that stand for a speaker in each trial: the score is the similarity to the mean of their embeddings. With
+# EVAL_TRIALS="all_pairs", each speaker's recordings are divided into groups of so many. A trial list has one for each.
+EVAL_ENROL_UTTS = 1
+
 # Normalise scores (AS-norm): a score is the number of deviations above the mean score of its two utterances with the
 # most similar training speakers, so that one threshold suits many kinds of recordings; if False, a cosine similarity.
 AS_NORM = False

@@ -14,26 +14,43 @@ from feature_store import FeatureStore
 MAX_TRIALS = 5 * 10**7
 
 # Trials are three arrays of one length: labels (1 target, 0 non-target), and the numbers of the utterances that are
-# enrolled and tested.
+# enrolled, (trials,) or, of several for each, (trials, EVAL_ENROL_UTTS), and tested.
 Trials = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def draw_triplet_trials(store: FeatureStore, num_triplets: int) -> Trials:
     """Draw triplets from SEED; each makes a target trial, then a non-target trial, that share the anchor.
 
-    Raises ValueError unless there are two speakers with two utterances or more; others are not used.
+    With EVAL_ENROL_UTTS, so many utterances of a speaker are the anchor. Raises ValueError unless there are two
+    speakers with an utterance more than the anchor has; others are not used.
     """
-    utts_of_speaker = [utts for utts in store.utts_of_speaker if len(utts) > 1]
+    num_enrol = myconfig.EVAL_ENROL_UTTS
+    utts_of_speaker = [utts for utts in store.utts_of_speaker if len(utts) > num_enrol]
     if len(utts_of_speaker) < 2:
         raise ValueError(
-            f"{len(utts_of_speaker)} test speakers have two utterances or more, and triplets need two such "
+            f"{len(utts_of_speaker)} test speakers have {num_enrol + 1} utterances or more, and triplets need two such "
             "speakers; for EVAL_TRIALS=all_pairs one is enough."
         )
     if len(utts_of_speaker) < len(store.speakers):
-        print(f"Left out: {len(store.speakers) - len(utts_of_speaker)} speakers with a single utterance.")
-    triplets = dataset.draw_triplets(utts_of_speaker, num_triplets, np.random.default_rng(myconfig.SEED))
+        few = "a single utterance" if num_enrol == 1 else f"{num_enrol} utterances or fewer"
+        print(f"Left out: {len(store.speakers) - len(utts_of_speaker)} speakers with {few}.")
+    rng = np.random.default_rng(myconfig.SEED)
+    triplets = dataset.draw_triplets(utts_of_speaker, num_triplets, rng, num_enrol)
     labels = np.tile([1, 0], num_triplets)
-    return labels, np.repeat(triplets[:, 0], 2), triplets[:, 1:].ravel()
+    anchors = triplets[:, 0] if num_enrol == 1 else triplets[:, :num_enrol]
+    return labels, np.repeat(anchors, 2, axis=0), triplets[:, num_enrol:].ravel()
+
+
+def group_trials(store: FeatureStore, num_enrol: int) -> Trials:
+    """Each speaker's utterances in groups of `num_enrol`, the rest left over; each group and each other utterance."""
+    groups = [utts[: len(utts) // num_enrol * num_enrol].reshape(-1, num_enrol) for utts in store.utts_of_speaker]
+    enrol = np.concatenate(groups)
+    if len(enrol) * len(store.files) > MAX_TRIALS:
+        raise ValueError(f"EVAL_TRIALS=all_pairs would make {len(enrol) * len(store.files):,} trials: use triplets.")
+    group, test = np.divmod(np.arange(len(enrol) * len(store.files)), len(store.files))
+    is_outside = (enrol[group] != test[:, None]).all(axis=1)
+    enrol, test = enrol[group[is_outside]], test[is_outside]
+    return (store.speaker_of[enrol[:, 0]] == store.speaker_of[test]).astype(np.int64), enrol, test
 
 
 def all_pair_trials(store: FeatureStore) -> Trials:
@@ -89,5 +106,6 @@ def get_trials(store: FeatureStore) -> Trials:
     if myconfig.EVAL_TRIALS == "triplets":
         return draw_triplet_trials(store, myconfig.NUM_EVAL_TRIPLETS)
     if myconfig.EVAL_TRIALS == "all_pairs":
-        return all_pair_trials(store)
+        num_enrol = myconfig.EVAL_ENROL_UTTS
+        return all_pair_trials(store) if num_enrol == 1 else group_trials(store, num_enrol)
     return read_trial_list(myconfig.EVAL_TRIALS, store)

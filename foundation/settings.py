@@ -156,6 +156,10 @@ def check(values: dict) -> None:
             values["EVAL_TRIALS"] not in ("triplets", "all_pairs") and not Path(values["EVAL_TRIALS"]).is_file(),
             "EVAL_TRIALS={EVAL_TRIALS} is neither triplets nor all_pairs nor the path of a trial list.",
         ),
+        (
+            values["EVAL_ENROL_UTTS"] > 1 and values["EVAL_TRIALS"] not in ("triplets", "all_pairs"),
+            "EVAL_ENROL_UTTS={EVAL_ENROL_UTTS}: a trial list has one recording on either side.",
+        ),
     ]
     raise_first(refuse, values)
 

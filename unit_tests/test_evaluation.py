@@ -99,6 +99,24 @@ class EvaluationTest(ProjectTest):
         self.assertEqual((self.dir / "results/results.png").read_bytes()[:4], b"\x89PNG")
         self.assertEqual(self.evaluate(EVAL_TRIALS="all_pairs")["eer"], results["eer"])
 
+    def test_several_recordings_are_enrolled_by_their_mean(self) -> None:
+        results = self.evaluate(NUM_EVAL_TRIPLETS=40, EVAL_ENROL_UTTS=3)
+        self.assertEqual(results["num_target_trials"], 40)
+        for line in (self.dir / "results/scores.txt").read_text().splitlines()[:6]:
+            label, score, *enrol, test = line.split(" ")
+            self.assertEqual(len({*enrol, test}), 4)
+            speakers = {Path(file).parts[-3] for file in enrol}
+            self.assertEqual((len(speakers), Path(test).parts[-3] in speakers), (1, label == "1"))
+            mean = evaluation.embed_utterances(self.encoder, enrol).sum(axis=0)
+            own = evaluation.embed_utterances(self.encoder, [test])[0]
+            self.assertAlmostEqual(float(score), evaluation.cosine_similarity(mean, own), delta=2e-3)
+        num_utts = [len(utts) for utts in self.spk_to_utts.values()]
+        results = self.evaluate(EVAL_TRIALS="all_pairs", EVAL_ENROL_UTTS=5)
+        self.assertEqual(results["num_target_trials"], sum(number // 5 * (number - 5) for number in num_utts))
+        self.assertEqual(results["num_distinct_trials"], results["num_target_trials"] + results["num_nontarget_trials"])
+        with self.assertRaisesRegex(ValueError, "0 test speakers have 1000 utterances or more"):
+            self.evaluate(EVAL_ENROL_UTTS=999)
+
     def test_trial_list(self) -> None:
         first, second = list(self.spk_to_utts)[:2]
         spaced = self.write_audio("with space/x y.wav")
@@ -131,7 +149,7 @@ class EvaluationTest(ProjectTest):
         self.assertIn("trained on 1 of the test speakers (s30): the EER is too low", self.output.getvalue())
 
     def test_speakers_with_one_utterance_each_cannot_be_evaluated(self) -> None:
-        with self.assertRaisesRegex(ValueError, "two utterances or more"):
+        with self.assertRaisesRegex(ValueError, "0 test speakers have 2 utterances or more"):
             evaluation.compute_scores(self.encoder, self.write_speakers(3, 1), 10)
 
     def test_training_makes_the_eer_fall_well_below_that_of_an_untrained_network(self) -> None:

@@ -255,13 +255,13 @@ def to_rttm(turns: Sequence[Turn], recording: str) -> str:
     return "".join(lines)
 
 
-def draw_timeline(timeline: Timeline) -> "matplotlib.figure.Figure":
-    """Draw the evidence for each voice over time, and the turns as bars below."""
+def draw_timeline(timeline: Timeline, width: float = 12) -> "matplotlib.figure.Figure":
+    """Draw the evidence for each voice over time, and the turns as bars below, so many inches wide."""
     import matplotlib.colors  # Slow, and only needed here.
     import matplotlib.figure
 
     with pictures.style():
-        figure = matplotlib.figure.Figure(figsize=(12, 4.5))
+        figure = matplotlib.figure.Figure(figsize=(width, 4.5))
         curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1 + 0.15 * len(timeline.candidates)))
         rows = list(timeline.candidates)
         rows += [UNKNOWN] if any(turn.speaker == UNKNOWN for turn in timeline.turns) or not rows else []
@@ -274,7 +274,7 @@ def draw_timeline(timeline: Timeline) -> "matplotlib.figure.Figure":
             curves.plot(timeline.middles, timeline.margins[:, number], line, color=colour, label=f" {name}")
         curves.axhline(0, color="0.3", linestyle="--", linewidth=1, label="threshold of enrolled people")
         curves.set(ylabel="similarity above the threshold", xlim=(0, timeline.middles[-1] + timeline.middles[0]))
-        curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(6, len(rows) + 1))
+        curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(round(width / 2), len(rows) + 1))
         for turn in timeline.turns:
             row = rows.index(turn.speaker)
             colour = "0.6" if turn.speaker == UNKNOWN else styles[row][0]
