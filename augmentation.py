@@ -9,6 +9,9 @@ import torch
 import feature_extraction
 import myconfig
 
+# Of noises 40 % are recordings, if there are any, 30 % babble, and 30 % coloured noise.
+RECORDING_END, BABBLE_END = 0.4, 0.7
+
 
 def change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
     """Play samples `speed` times as fast, which changes pitch and formants as if another speaker spoke.
@@ -76,7 +79,8 @@ def add_echoes(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """
     seconds_per_frame = myconfig.HOP_LENGTH / feature_extraction.SAMPLE_RATE
     decay = to_power(-60 * seconds_per_frame / uniform(rng, 0.2, 1.0, len(power)))
-    loudness = to_power(uniform(rng, -15, 3, len(power))) * (1 - decay) / decay
+    # The echoes of a steady sound of power 1 add up to decay + decay^2 + ... = decay / (1 - decay).
+    loudness = to_power(uniform(rng, -15, 3, len(power))) / (decay / (1 - decay))
     echo, echoes = torch.zeros_like(power[:, :1]), [torch.zeros_like(power[:, :1])]
     for frame in power.split(1, dim=1)[:-1]:
         echo = decay * (echo + frame)
@@ -95,14 +99,17 @@ def add_noise(
     batch, _, num_bands = power.shape
     frequencies, widths = mel_bands(num_bands)
     num_heard = rng.integers(1, 8, (batch, 1))
-    is_heard = rng.random((batch, len(voices))).argsort(axis=1).argsort(axis=1) < num_heard
+    order = rng.random((batch, len(voices))).argsort(axis=1)
+    place_of_voice = order.argsort(axis=1)  # In the order 2, 0, 1, voice 0 has place 1, voice 1 place 2.
+    is_heard = place_of_voice < num_heard
     noise = torch.einsum("bv,vfm->bfm", torch.from_numpy(is_heard.astype(np.float32)), voices)
     slope = uniform(rng, -9, 1.5, batch) * (frequencies.clamp(min=60) / 1000).log2()
     unevenness = torch.from_numpy(rng.normal(0, 0.7, (batch, 1, num_bands)).astype(np.float32)).cumsum(dim=2)
-    kind = uniform(rng, 0 if recordings is not None else 0.4, 1, batch)
-    noise = torch.where(kind > 0.7, to_power(slope + unevenness), noise)
+    # Below RECORDING_END a recording, then babble up to BABBLE_END, coloured noise above.
+    kind = uniform(rng, 0 if recordings is not None else RECORDING_END, 1, batch)
+    noise = torch.where(kind > BABBLE_END, to_power(slope + unevenness), noise)
     if recordings is not None:
-        noise = torch.where(kind < 0.4, recordings, noise)
+        noise = torch.where(kind < RECORDING_END, recordings, noise)
     level = (power @ widths).mean(dim=1) / (noise @ widths).mean(dim=1).clamp(min=1e-20)
     return power + level[:, None, None] * to_power(-uniform(rng, *myconfig.NOISE_SNR_DB, batch)) * noise
 

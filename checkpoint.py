@@ -61,7 +61,7 @@ def add_cohort(saved_model: str, encoder: SpeakerEncoder, store: FeatureStore) -
         return
     encoder.load_state_dict(weights)
     cohort = embed_cohort(encoder.eval(), store)
-    if parallel.rank() == 0:
+    if parallel.rank() == 0 and len(cohort):
         print(f"Put a cohort of {len(cohort)} training speakers into the model.", flush=True)
         write_model(saved_model, {**read_model(saved_model), "cohort": torch.from_numpy(cohort)})
 

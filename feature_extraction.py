@@ -126,8 +126,9 @@ def mel_filters(n_fft: int, n_mels: int) -> np.ndarray:
 def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, list, torch.Tensor]:
     """The constants of the MFCC: window (n_fft,), groups of mel filters, and cosines (n_mels, n_mfcc).
 
-    A group is: first row, row after the last, filters (rows, bands); the groups avoid most multiplications with zero.
-    Each frequency bin has two rows, for the real and the imaginary part.
+    A mel filter is zero but for a few neighbouring bins, so neighbouring filters are a group, which is multiplied with
+    their bins alone: first row, row after the last, filters (rows, bands). Each frequency bin has two rows, for the
+    squares of its real and its imaginary part, whose sum is the power.
     """
     window = torch.hann_window(n_fft, periodic=True)
     all_filters = torch.from_numpy(mel_filters(n_fft, n_mels).T.copy())
@@ -144,6 +145,13 @@ def mfcc_matrices(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, l
 
 def compute_mfcc(samples: np.ndarray, wanted: FeatureSettings | None = None) -> np.ndarray:
     """Samples -> float32 (frames, N_MFCC), the transpose of `librosa.feature.mfcc` with the `wanted` settings.
+
+    In librosa's functions, which take several times as long:
+
+        power = np.abs(librosa.stft(samples, n_fft=n_fft, hop_length=hop_length)) ** 2
+        mel_power = librosa.filters.mel(sr=16000, n_fft=n_fft, n_mels=n_mels) @ power
+        decibels = librosa.power_to_db(mel_power, top_db=80)
+        mfcc = scipy.fft.dct(decibels, axis=0, norm="ortho")[:n_mfcc]
 
     One frame every HOP_LENGTH samples, centred there, zeros beyond the ends; decibels of the mel power, floored 80 dB
     below the loudest band of the recording; orthonormal DCT. After Davis and Mermelstein 1980, "Comparison of

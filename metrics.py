@@ -117,8 +117,9 @@ def bootstrap_eers(
 
     Trials that share a speaker are not independent, so speakers are drawn with replacement rather than trials: a
     non-target trial counts as often as the product of how often its two speakers were drawn, a target trial as often
-    as its speaker. After Owen 2007, "The pigeonhole bootstrap", with one draw for both sides of a trial. Raises
-    ValueError for fewer than 3 speakers.
+    as its speaker. For example, of speakers a, b and c the draw a, a, c counts the target trials of a twice, those of c
+    once, the non-target trials of a and c 2 * 1 times, and none that has b. After Owen 2007, "The pigeonhole
+    bootstrap", with one draw for both sides of a trial. Raises ValueError for fewer than 3 speakers.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     _, speakers = np.unique([enrol_speakers, test_speakers], return_inverse=True)

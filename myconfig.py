@@ -197,6 +197,9 @@ EVAL_ENROL_UTTS = 1
 # most similar training speakers, so that one threshold suits many kinds of recordings; if False, a cosine similarity.
 AS_NORM = False
 
+# Corpora whose speakers' embeddings no model keeps for AS_NORM, with commas between them: "cv-" for names like cv-0012.
+NO_COHORT_CORPORA = ""
+
 # Embed each utterance in one piece; if False, as the mean over sliding windows of SEQ_LEN frames.
 USE_FULL_SEQUENCE_INFERENCE = True
 

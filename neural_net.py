@@ -12,7 +12,6 @@ if __name__ == "__main__":
 
 import contextlib
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ import myconfig
 from checkpoint import add_cohort, continue_from, find_origin, read_checkpoint, remove_models, save_models
 from foundation import parallel, safe_files
 from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, join_encoders, load_encoder
-from training_batches import disturb, draw_batches
+from training_batches import disturb, draw_batches, open_stores, set_validation_speakers_aside
 from training_progress import TrainingProgress
 
 parallel.name_device()  # For `encoder.to(myconfig.DEVICE)`, a line of the lecture.
@@ -33,8 +32,10 @@ parallel.name_device()  # For `encoder.to(myconfig.DEVICE)`, a line of the lectu
 WARMUP_FRACTION = 0.05
 MAX_GRADIENT_NORM = 3.0
 
-# At most this many utterances of each validation speaker, and utterances and frames of each for the normalisation.
-VALIDATION_UTTS = 10
+# With fewer steps of random triplets, hardly anything is learnt.
+FEW_RANDOM_STEPS = 2000
+
+# Utterances, and frames of each, that the normalisation is computed from.
 NORMALISATION_UTTS, NORMALISATION_FRAMES = 2000, 500
 
 # ------------------------------------ Triplet losses -----------------------------------
@@ -65,7 +66,8 @@ def get_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
     """Loss of each embedding (speakers, utterances, dimensions) as an anchor -> (speakers * utterances,).
 
     The positive is the least similar embedding of the anchor's speaker, the negative the most similar one of all
-    others. Source: Hermans et al. 2017, "In defense of the triplet loss", equation 5.
+    others. The anchor itself is among the positives, but never the least similar. Source: Hermans et al. 2017, "In
+    defense of the triplet loss", equation 5.
     """
     similarity, same_speaker = get_batch_similarities(embeddings)
     hardest_pos = similarity.masked_fill(~same_speaker, math.inf).amin(dim=1)
@@ -76,17 +78,23 @@ def get_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
 def get_smooth_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
     """Like get_batch_hard_losses, but all pairs count, harder pairs more, and the hinge is soft -> the same shape.
 
-    log-sum-exp with sharpness s replaces minimum and maximum, softplus replaces the hinge; as s grows, the loss becomes
-    get_batch_hard_losses. All pairs give gradients, so training does not collapse if the hardest pair is too hard.
+    log-sum-exp with sharpness s replaces the maximum, softplus replaces the hinge; as s grows, the loss becomes
+    get_batch_hard_losses. All pairs give gradients, so training does not collapse if the hardest pair is too hard. As
+    all pairs count, the anchor must not be among its own positives here.
     Sources: Hermans et al. 2017, section 2 (soft margin); Oh Song et al. 2016, "Deep metric learning via lifted
     structured feature embedding" (smooth maximum).
     """
     sharpness = myconfig.MINING_SHARPNESS
     similarity, same_speaker = get_batch_similarities(embeddings)
     itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
-    hard_neg = (sharpness * similarity).masked_fill(same_speaker, -math.inf).logsumexp(dim=1)
-    hard_pos = -(-sharpness * similarity).masked_fill(~same_speaker | itself, -math.inf).logsumexp(dim=1)
+    hard_neg = smooth_maximum(sharpness * similarity, ~same_speaker)
+    hard_pos = -smooth_maximum(-sharpness * similarity, same_speaker & ~itself)  # So this is a minimum.
     return nn.functional.softplus(hard_neg - hard_pos + sharpness * myconfig.TRIPLET_ALPHA) / sharpness
+
+
+def smooth_maximum(values: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
+    """log-sum-exp of the values of each row that count, both (rows, columns) -> (rows,): just above the largest."""
+    return values.masked_fill(~is_counted, -math.inf).logsumexp(dim=1)
 
 
 def get_batch_similarities(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,17 +152,8 @@ def train_encoder(
     """Do what `train_network` does with this encoder, whose shape matches the settings."""
     train_data, validation_data = set_validation_speakers_aside(spk_to_utts, encoder.train_speakers)
     encoder.train_speakers = sorted({*encoder.train_speakers, *train_data})
-    is_reader = not myconfig.START_OVER and parallel.rank() == 0
-    checkpoint = read_checkpoint(saved_model, encoder.train_speakers) if saved_model and is_reader else None
-    checkpoint = parallel.gather_objects(checkpoint)[0]
-    store = feature_store.open_store(train_data, myconfig.SPEEDS)
-    validation_store = feature_store.open_store(validation_data) if validation_data else None
-    noises = dataset.get_noises(myconfig.NOISE_DIR)
-    noise_store = feature_store.open_store(noises) if noises else None
-    if len(store.speakers) < 2 * max(len(myconfig.SPEEDS), parallel.world_size()):
-        raise ValueError("training needs two speakers or more with files that can be used, for each process.")
-    if myconfig.BATCH_SIZE % parallel.world_size():
-        raise ValueError(f"BATCH_SIZE={myconfig.BATCH_SIZE} cannot be shared by {parallel.world_size()} processes.")
+    checkpoint = find_checkpoint(saved_model, encoder.train_speakers)
+    store, validation_store, noise_store = open_stores(train_data, validation_data)
     if not myconfig.INITIAL_MODELS:
         set_normalisation(encoder, store)
     optimizer = torch.optim.Adam(encoder.parameters())
@@ -172,7 +171,7 @@ def train_encoder(
         losses = get_triplet_losses(embeddings)
         loss = losses.mean()
         optimizer.zero_grad()
-        (loss * parallel.world_size()).backward()
+        (loss * parallel.world_size()).backward()  # Several processes average their gradients, which should add up.
         nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT_NORM)
         optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps)
         optimizer.step()
@@ -183,28 +182,15 @@ def train_encoder(
                 save_models(saved_model, encoder, optimizer, progress, origin)
     if saved_model:
         add_cohort(saved_model, encoder, store)
+        print(f"{saved_model} is {progress.describe_best()}.", flush=True)
     return progress.losses
 
 
-def set_validation_speakers_aside(
-    spk_to_utts: dataset.SpkToUtts, known_speakers: Sequence[str]
-) -> tuple[dataset.SpkToUtts, dataset.SpkToUtts]:
-    """Split into training data and NUM_VALIDATION_SPEAKERS other speakers, who have two utterances or more.
-
-    Known speakers, on whom an initial model was trained, are never chosen.
-    """
-    candidates = [speaker for speaker in spk_to_utts if len(spk_to_utts[speaker]) > 1 and speaker not in known_speakers]
-    number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), len(spk_to_utts) // 5)
-    if number < 2:
-        reason = f"a fifth of the speakers, {len(spk_to_utts) // 5}, may be set aside; {len(candidates)} can be"
-        if not myconfig.NUM_VALIDATION_SPEAKERS:
-            reason = "NUM_VALIDATION_SPEAKERS=0"
-        print(f"No validation ({reason}): the best model is the last.", flush=True)
-        return spk_to_utts, {}
-    print(f"Set aside for validation: {number} speakers.", flush=True)
-    chosen = set(np.random.default_rng(myconfig.SEED).choice(candidates, number, replace=False).tolist())
-    train_data = {speaker: utts for speaker, utts in spk_to_utts.items() if speaker not in chosen}
-    return train_data, {speaker: spk_to_utts[speaker][:VALIDATION_UTTS] for speaker in sorted(chosen)}
+def find_checkpoint(saved_model: str | None, train_speakers: list[str]) -> dict | None:
+    """The checkpoint of a training on these speakers, for all processes; None if there is none, or none is wanted."""
+    is_reader = not myconfig.START_OVER and parallel.rank() == 0
+    checkpoint = read_checkpoint(saved_model, train_speakers) if saved_model and is_reader else None
+    return parallel.gather_objects(checkpoint)[0]
 
 
 def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> None:
@@ -275,7 +261,7 @@ def validation_eer(
         return math.nan
     rng = np.random.default_rng(myconfig.SEED)
     crops = store.draw_crops(np.arange(len(store.files)), myconfig.SEQ_LEN, rng)
-    is_disturbed = np.diff(np.floor(myconfig.DISTURBED_BATCHES * np.arange(len(crops) + 1))) > 0
+    is_disturbed = choose_evenly(myconfig.DISTURBED_BATCHES, len(crops))
     crops[is_disturbed] = disturb(crops[is_disturbed], noise_store, rng)
     embeddings = embed_features(encoder, list(crops.numpy()))
     first, second = np.triu_indices(len(embeddings), k=1)
@@ -284,6 +270,12 @@ def validation_eer(
         return math.nan
     scores = (embeddings @ embeddings.T)[first, second]
     return metrics.equal_error_rate(*metrics.error_rates(labels, scores))[0]
+
+
+def choose_evenly(share: float, number: int) -> np.ndarray:
+    """Which of so many items are chosen, evenly -> (number,): of 8, a share of 0.25 is the 4th and the 8th."""
+    chosen_so_far = np.floor(share * np.arange(number + 1))
+    return np.diff(chosen_so_far) > 0
 
 
 def run_training() -> None:
@@ -298,8 +290,9 @@ def run_training() -> None:
     with parallel.process_group(), contextlib.ExitStack() as locks:
         if parallel.rank() == 0:
             locks.enter_context(safe_files.only_one_process(myconfig.SAVED_MODEL_PATH))
-        train_network(spk_to_utts, myconfig.TRAINING_STEPS, myconfig.SAVED_MODEL_PATH)
-    print(f"The best model is {myconfig.SAVED_MODEL_PATH}.")
+        losses = train_network(spk_to_utts, myconfig.TRAINING_STEPS, myconfig.SAVED_MODEL_PATH)
+    if myconfig.TRIPLET_MINING == "random" and len(losses) < FEW_RANDOM_STEPS:
+        print(f"{len(losses)} steps of random triplets are too few to tell voices apart: the course takes 100,000.")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ embedding for each speaker of the cohort is our choice, to keep models small.
 
 import numpy as np
 
+import dataset
 import myconfig
 from feature_store import FeatureStore
+from foundation import settings
 from speaker_encoder import SpeakerEncoder, embed_store
 
 # Utterances of each cohort speaker, and number of cohort speakers that count for a recording (all of a smaller cohort).
@@ -22,11 +24,16 @@ BLOCK_UTTS = 4096
 def embed_cohort(encoder: SpeakerEncoder, store: FeatureStore) -> np.ndarray:
     """The mean embedding of each training speaker at the speed of the recordings -> float32 (speakers, dimensions).
 
-    The embeddings have length 1. SEED determines which utterances are drawn.
+    The embeddings have length 1. SEED determines which utterances are drawn. Speakers of NO_COHORT_CORPORA are left
+    out; if fewer than two are left, there is no cohort.
     """
     rng = np.random.default_rng(myconfig.SEED)
-    names = set(encoder.train_speakers)  # Without speakers at other speeds, which have other names.
+    excluded = settings.split_paths(myconfig.NO_COHORT_CORPORA)
+    # Without speakers at other speeds, which have other names.
+    names = {name for name in encoder.train_speakers if dataset.get_corpus(name) not in excluded}
     utts_of_speaker = [utts for name, utts in zip(store.speakers, store.utts_of_speaker, strict=True) if name in names]
+    if len(utts_of_speaker) < 2:
+        return np.zeros((0, encoder.dimensions), np.float32)
     utts = np.concatenate([rng.permutation(utts)[:COHORT_UTTS] for utts in utts_of_speaker])
     embeddings = embed_store(encoder, store, utts)
     sums = np.add.reduceat(embeddings, np.flatnonzero(np.diff(store.speaker_of[utts], prepend=-1)))

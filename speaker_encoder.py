@@ -54,6 +54,7 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
     if differing := [name for name in in_use if any(shape[name] != shapes[0][name] for shape in shapes)]:
         raise ValueError(f"{paths} differ in {', '.join(differing)}, so they cannot be joined.")
     joined = LstmEncoder(shapes[0]).to(parallel.get_device())
+    # All LSTMs of an ensemble read the same features, so all get the normalisation of the first encoder.
     joined.feature_mean, joined.feature_std = encoders[0].feature_mean, encoders[0].feature_std
     for encoder in of_lstms:
         renormalise(encoder, joined)
@@ -66,7 +67,9 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
 def renormalise(encoder: LstmEncoder, other: SpeakerEncoder) -> None:
     """Change an encoder's LSTMs so that they give the same outputs for features normalised like those of `other`.
 
-    W (x - m) / s + b = W' (x - m') / s' + b' for W' = W s' / s and b' = b + W (m' - m) / s; deltas have no mean.
+    With weights W, bias b, mean m and deviation s, and m' and s' of `other`, the first layer computes the same if
+    W (x - m) / s + b = W' (x - m') / s' + b', so for W' = W s' / s and b' = b + W (m' - m) / s. For example, features
+    with twice the deviation get weights twice as large. Deltas have no mean.
     """
     for name, weight in encoder.lstms.named_parameters():
         if "weight_ih_l0" in name:

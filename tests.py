@@ -33,6 +33,8 @@ def main() -> None:
     patterns = [part for name in options.k for part in ("-k", name)]
     verbosity = 2 if options.v else 1
     program = unittest.main(module=None, argv=["tests.py", *modules, *patterns], verbosity=verbosity, exit=False)
+    for reason in sorted({reason for _, reason in program.result.skipped}):
+        print(f"Skipped: {reason}", file=sys.stderr)
     if not program.result.testsRun:
         raise ValueError(f"no test has {' or '.join(options.k)} in its name.")
     sys.exit(not program.result.wasSuccessful())

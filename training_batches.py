@@ -1,6 +1,6 @@
-"""Training batches: which crops a step reads, and how they are changed before they go into the network."""
+"""Training data: who trains and who validates, which crops a step reads, and how they are changed before."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,53 @@ import myconfig
 import specaug
 from foundation import parallel
 from speaker_encoder import SpeakerEncoder
+
+# At most this many utterances of each validation speaker.
+VALIDATION_UTTS = 10
+
+# ------------------------------------ Training data -------------------------------------
+
+
+def open_stores(train_data: dataset.SpkToUtts, validation_data: dataset.SpkToUtts) -> tuple:
+    """The feature stores of training data, validation data and noise, the last two None where there are none.
+
+    Raises ValueError if there are too few speakers, or processes do not divide the batch.
+    """
+    store = feature_store.open_store(train_data, myconfig.SPEEDS)
+    validation_store = feature_store.open_store(validation_data) if validation_data else None
+    noises = dataset.get_noises(myconfig.NOISE_DIR)
+    noise_store = feature_store.open_store(noises) if noises else None
+    if len(store.speakers) < 2 * max(len(myconfig.SPEEDS), parallel.world_size()):
+        raise ValueError("training needs two speakers or more with files that can be used, for each process.")
+    if myconfig.BATCH_SIZE % parallel.world_size():
+        raise ValueError(f"BATCH_SIZE={myconfig.BATCH_SIZE} cannot be shared by {parallel.world_size()} processes.")
+    return store, validation_store, noise_store
+
+
+def set_validation_speakers_aside(
+    spk_to_utts: dataset.SpkToUtts, known_speakers: Sequence[str]
+) -> tuple[dataset.SpkToUtts, dataset.SpkToUtts]:
+    """Split into training data and NUM_VALIDATION_SPEAKERS other speakers, who have two utterances or more.
+
+    Known speakers, on whom an initial model was trained, are never chosen.
+    """
+    candidates = [speaker for speaker in spk_to_utts if len(spk_to_utts[speaker]) > 1 and speaker not in known_speakers]
+    number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), len(spk_to_utts) // 5)
+    if number < 2:
+        reason = f"a fifth of the speakers, {len(spk_to_utts) // 5}, may be set aside; {len(candidates)} can be"
+        if not myconfig.NUM_VALIDATION_SPEAKERS:
+            reason = "NUM_VALIDATION_SPEAKERS=0"
+        print(f"No validation ({reason}): the best model is the last.", flush=True)
+        return spk_to_utts, {}
+    fewer = f", not {myconfig.NUM_VALIDATION_SPEAKERS}: a fifth of the speakers, and those with two utterances, may be"
+    is_fewer = number < myconfig.NUM_VALIDATION_SPEAKERS
+    print(f"Set aside for validation: {number} speakers{fewer if is_fewer else ''}.", flush=True)
+    chosen = set(np.random.default_rng(myconfig.SEED).choice(candidates, number, replace=False).tolist())
+    train_data = {speaker: utts for speaker, utts in spk_to_utts.items() if speaker not in chosen}
+    return train_data, {speaker: spk_to_utts[speaker][:VALIDATION_UTTS] for speaker in sorted(chosen)}
+
+
+# --------------------------------------- Batches ----------------------------------------
 
 
 def draw_batches(

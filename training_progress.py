@@ -90,6 +90,14 @@ class TrainingProgress:
         """Whether the last validation EER is the lowest; always true without validation."""
         return not self.validation[-1][1] > min(eer for _, eer in self.validation)
 
+    def describe_best(self) -> str:
+        """Which step's model is the best, in words."""
+        measured = [(eer, step) for step, eer in self.validation if not math.isnan(eer)]
+        if not measured:
+            return f"the model of the last step, {len(self.losses)}"
+        eer, step = min(measured)
+        return f"the best model, of step {step}, with a validation EER of {eer:.1%}"
+
     def describe(self) -> str:
         """Recent loss, share of active triplets, and the last validation EER."""
         recent = self.losses[-WINDOW_STEPS:]
@@ -118,6 +126,8 @@ class TrainingProgress:
                 right = axes.twinx()
                 measured, eers = zip(*self.validation, strict=True)
                 right.plot(measured, [100 * eer for eer in eers], "o-", color="C1", label="validation EER")
+                best = min(range(len(eers)), key=lambda number: (math.isnan(eers[number]), eers[number]))
+                right.plot(measured[best], 100 * eers[best], "*", color="0.2", markersize=12, label="best")
                 right.set(ylabel="validation EER (%)", ylim=(0, None))
                 right.grid(False)
                 handles += right.get_legend_handles_labels()[0]

@@ -21,7 +21,7 @@ except Exception as error:  # Users edit it, so it can raise anything.
     script.fail_in_settings(error)
 
 from foundation.model_path import find_model
-from foundation.setting_tables import CHOICES, LIMITS, LISTS, OPTIONAL_PATHS, PATHS, settings_in_use
+from foundation.setting_tables import CHOICES, LIMITS, LISTS, OPTIONAL_TEXTS, PATHS, settings_in_use
 
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
@@ -131,7 +131,7 @@ def allowed_values(name: str) -> str:
 
 def check_each(values: dict) -> None:
     """Check that all settings and no others are there, then do the checks of `check_model`. Raises ValueError."""
-    known = (*LIMITS, *CHOICES, *PATHS, *OPTIONAL_PATHS)
+    known = (*LIMITS, *CHOICES, *PATHS, *OPTIONAL_TEXTS)
     if missing := set(known) - values.keys():
         raise ValueError(f"{min(missing)} is missing in myconfig.py.")
     typed_by_mistake = {
@@ -242,7 +242,7 @@ def check_model(values: dict) -> None:
         elif name in LIMITS:
             valid = is_within_limits(name, value)
         else:
-            valid = isinstance(value, str) and (value != "" or name in OPTIONAL_PATHS)
+            valid = isinstance(value, str) and (value != "" or name in OPTIONAL_TEXTS)
         if not valid:
             expected = allowed_values(name) if name in CHOICES or name in LIMITS else "a path"
             # A number in quotes would look right without them.

@@ -99,6 +99,21 @@ class EvaluationTest(ProjectTest):
         self.assertEqual((self.dir / "results/results.png").read_bytes()[:4], b"\x89PNG")
         self.assertEqual(self.evaluate(EVAL_TRIALS="all_pairs")["eer"], results["eer"])
 
+    def test_a_cohort_has_no_speakers_of_excluded_corpora(self) -> None:
+        utts = list(self.spk_to_utts.values())
+        store = feature_store.open_store({"ls-1": utts[0], "cv-1": utts[1], "ls-2": utts[2], "new": utts[3]})
+        self.encoder.train_speakers = ["cv-1", "ls-1", "ls-2"]
+        everyone = score_normalization.embed_cohort(self.encoder, store)
+        self.assertEqual(len(everyone), 3)
+        with settings.override(NO_COHORT_CORPORA="cv-, so-"):
+            cohort = score_normalization.embed_cohort(self.encoder, store)
+        self.assertEqual(len(cohort), 2)
+        own = evaluation.embed_utterances(self.encoder, utts[1]).sum(axis=0)
+        nearest = [max(rows @ own / np.linalg.norm(own)) for rows in (everyone, cohort)]
+        self.assertLess(nearest[1], nearest[0])
+        with settings.override(NO_COHORT_CORPORA="cv-,ls-"):
+            self.assertEqual(len(score_normalization.embed_cohort(self.encoder, store)), 0)
+
     def test_several_recordings_are_enrolled_by_their_mean(self) -> None:
         results = self.evaluate(NUM_EVAL_TRIPLETS=40, EVAL_ENROL_UTTS=3)
         self.assertEqual(results["num_target_trials"], 40)

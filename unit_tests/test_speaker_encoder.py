@@ -130,7 +130,7 @@ class SpeakerEncoderTest(ProjectTest):
         models, files = self.two_models()
         before = settings.all_settings()
         expected = [evaluation.embed_utterances(model, files) for model in models]
-        decision = answers.Decision(0.5, None, "given")
+        decision = answers.Decision(None, 0.5, {})
 
         def work(number: int) -> list:
             model = models[number % 2]
