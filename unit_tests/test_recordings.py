@@ -9,7 +9,7 @@ import soxr
 import feature_extraction
 import speech_levels
 from foundation import recording_lists
-from unit_tests.shared import RATE, ProjectTest
+from unit_tests.shared import RATE, ProjectTest, corpus
 from voices import recordings
 
 
@@ -67,3 +67,25 @@ class RecordingsTest(ProjectTest):
             joined = np.concatenate(blocks)
             self.assertLessEqual(abs(len(joined) - len(whole)), 1)
             np.testing.assert_allclose(joined[: len(whole)], whole[: len(joined)], atol=1e-3)
+
+    def test_the_same_audio_is_known_again_quieter_cut_or_coded_anew(self) -> None:
+        files = sorted((corpus() / "test").rglob("*.flac"))[:2]
+        samples, other = (feature_extraction.read_audio(str(file)) for file in files)
+        soundfile.write(self.dir / "x.ogg", samples, RATE, format="OGG", subtype="OPUS")
+        changed = {
+            "quieter": 0.3 * samples,
+            "cut": samples[RATE // 3 : -RATE // 2],
+            "coded": feature_extraction.read_audio(str(self.dir / "x.ogg")),
+            "itself": samples,
+        }
+
+        def beginning(of: np.ndarray) -> np.ndarray:
+            return feature_extraction.compute_mfcc(of)[
+                : recordings.COMPARED_FRAMES, 1 : recordings.COMPARED_COEFFICIENTS
+            ]
+
+        for name, version in changed.items():
+            self.assertTrue(recordings.is_same_audio(beginning(samples), beginning(version)), name)
+            self.assertFalse(recordings.is_same_audio(beginning(other), beginning(version)), name)
+        steady = np.zeros((60, 12), np.float32)
+        self.assertFalse(recordings.is_same_audio(steady, beginning(samples)))

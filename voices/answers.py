@@ -10,7 +10,7 @@ from foundation.recording_lists import Paths
 from speaker_encoder import SpeakerEncoder, model_fingerprint
 from voices import database as speaker_database
 from voices.database import Model
-from voices.recordings import Heard, hear, list_warnings, mean_embedding
+from voices.recordings import Heard, hear, is_same_audio, list_warnings, mean_embedding
 
 NUM_SHOWN = 5
 
@@ -21,8 +21,10 @@ DOUBT_FACTOR = 3.0
 # nobody would take for one, score as high this often.
 UNLIKELY_LOW, LIKELY_HIGH = 0.02, 0.05
 
-# Two recordings are taken for the same one, quieter or coded anew, if their embeddings are nearer than this.
-SAME_RECORDING = 0.985
+# Recordings that were enrolled before are known only by their embeddings, which are hardly ever as near as this unless
+# the audio is the same. Of new recordings, each is compared with so many of the nearest.
+SAME_EMBEDDING = 0.98
+NUM_NEAREST = 5
 
 
 class Decision(NamedTuple):
@@ -147,19 +149,20 @@ def compare_recordings(
     warnings = []
     embeddings = np.stack([one.recording.embedding for one in heard])
     for number, one in enumerate(heard):
-        file, known = one.recording.file, embeddings[:number] @ embeddings[number]
-        if len(before) and (before @ embeddings[number]).max() > SAME_RECORDING:
+        file, similarity = one.recording.file, embeddings[:number] @ embeddings[number]
+        nearest = [heard[other] for other in np.argsort(-similarity)[:NUM_NEAREST]]
+        copies = [other.recording.file for other in nearest if is_same_audio(one.beginning, other.beginning)]
+        if len(before) and (before @ embeddings[number]).max() > SAME_EMBEDDING:
             owner = owners[int(np.argmax(before @ embeddings[number]))]
             warnings.append((file, f"it sounds like the same recording as one of {owner!r}"))
-        elif number and known.max() > SAME_RECORDING:
-            warnings.append((file, f"it sounds like the same recording as {heard[int(known.argmax())].recording.file}"))
-        others = embeddings.sum(axis=0) - embeddings[number]
-        if decision is None or len(heard) < 2 or (len(heard) == 2 and number == 0):
-            continue
-        score = float(embeddings[number] @ others / max(1e-9, float(np.linalg.norm(others))))
-        as_high, lower = rates_at(decision.calibration, score, 1, len(heard) - 1)
-        if lower < UNLIKELY_LOW and as_high > LIKELY_HIGH:
-            warnings.append((file, "it does not sound like the other recordings: are they of one person?"))
+        elif copies:
+            warnings.append((file, f"it sounds like the same recording as {copies[0]}"))
+        if decision is not None and len(heard) > 1 and not (len(heard) == 2 and number == 0):
+            others = np.delete(embeddings, number, axis=0).sum(axis=0)
+            score = float(embeddings[number] @ others / max(1e-9, float(np.linalg.norm(others))))
+            as_high, lower = rates_at(decision.calibration, score, 1, len(heard) - 1)
+            if lower < UNLIKELY_LOW and as_high > LIKELY_HIGH:
+                warnings.append((file, "it does not sound like the other recordings: are they of one person?"))
     return warnings
 
 
@@ -218,6 +221,8 @@ def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Dec
 
 def one_in(rate: float, lowest: float) -> str:
     """A small rate in words: 1 pair in so many."""
+    if rate >= 0.9:
+        return "nearly all pairs"
     if rate >= 0.1:
         return f"{100 * rate:.0f} pairs in 100"
     return f"{'fewer than ' if rate <= lowest else ''}1 pair in {float(f'{1 / rate:.1g}'):,.0f}"
