@@ -3,7 +3,8 @@
 `python3 conditions.py SAVED_MODEL_PATH=... TEST_DATA_CSV=...` derives them once, writes a CSV file for each to
 CONDITIONS_DIR, so that any script can use it, and prints a table. Speakers whose names are the same up to the first
 hyphen are one corpus; each corpus is scored separately, because trials between two corpora are easy. `--calibrate`
-writes the decision thresholds over all conditions into the model, for `speaker_id.py`.
+measures what scores mean (how often different people score as high), by the number of recordings that are compared,
+over all conditions, and writes it into the model, for `speaker_id.py`.
 """
 
 import sys

@@ -136,8 +136,8 @@ TRAINING_STEPS = 1000
 # Highest step size of the Adam optimiser.
 LEARNING_RATE = 0.002
 
-# "cosine" raises the step size over the first twentieth of training and lowers it to zero along a cosine;
-# "constant" leaves it as it is, as the course does.
+# "cosine" raises the step size over the first twentieth of training (warm-up: first steps from random weights are
+# rough) and lowers it to zero along a cosine; "constant" leaves it as it is, as the course does.
 LEARNING_RATE_SCHEDULE = "cosine"
 
 # Steps between two checkpoints, which are also when the validation EER is measured.
@@ -227,7 +227,8 @@ NUM_PROCESSES = os.cpu_count() or 1
 # "cuda", "mps", "cpu".
 DEVICE = "auto"
 
-# Train in bfloat16 where the processor has instructions for it; weights and loss stay in float32.
+# Train in bfloat16 where the processor has instructions for it: numbers of half the size, precise to 8 bits, which are
+# multiplied about twice as fast. Weights and loss stay in float32.
 MIXED_PRECISION = True
 
 # Seed of everything random: the same seed on the same machine gives the same result.
