@@ -21,14 +21,20 @@ from speaker_encoder import SpeakerEncoder, embed_features, embed_store, load_en
 COUNTS = (0, 1, 2, 3, 5, 10)
 WINDOW_SECONDS = 1.6
 
-# The false-accept rates whose thresholds are kept, and the least number of false accepts at each. With 30, a rate is
-# known roughly (Doddington et al. 2000, "The NIST speaker recognition evaluation") if the trials are independent.
-# Trials of few speakers are not, so 30 is the minimum.
+# The false-accept rates whose thresholds are kept. A rate must make LEAST_ERRORS false accepts among the distinct pairs
+# of recordings: with 30 it is known roughly (Doddington et al. 2000, "The NIST speaker recognition evaluation") if they
+# are independent. As those of the same two speakers are not, there must also be 1 / rate pairs of speakers.
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.9)
 LEAST_ERRORS = 30
 
-# Utterances of a condition that are used; more would tell little more.
-MAX_UTTS = 4000
+# The rate that must have LEAST_ERRORS for each number of recordings; lower ones are less sure for many recordings.
+USUAL_RATE = 0.01
+
+# Shares of the scores of one person that lie below the scores that are kept.
+SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+# Utterances of a condition, and of each speaker, that are used; more would tell little more.
+MAX_UTTS, MAX_UTTS_OF_SPEAKER = 4000, 50
 
 # Embeddings of whole utterances and of a window of each, both (utterances, dimensions), and the speakers' numbers.
 Voices = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -42,7 +48,10 @@ def embed_voices(encoder: SpeakerEncoder, store: feature_store.FeatureStore, rng
     In a large store they are those of some speakers, drawn at random.
     """
     frames = round(WINDOW_SECONDS * SAMPLE_RATE / encoder.feature_settings.hop_length)
-    of_speakers = [store.utts_of_speaker[speaker] for speaker in rng.permutation(len(store.speakers))]
+    speakers = rng.permutation(len(store.speakers))
+    of_speakers = [
+        np.sort(rng.permutation(store.utts_of_speaker[speaker])[:MAX_UTTS_OF_SPEAKER]) for speaker in speakers
+    ]
     are_enough = np.cumsum([len(utts) for utts in of_speakers]) >= MAX_UTTS
     utts = np.concatenate(of_speakers[: np.argmax(are_enough) + 1 if are_enough.any() else None])
     windows = []
@@ -52,6 +61,20 @@ def embed_voices(encoder: SpeakerEncoder, store: feature_store.FeatureStore, rng
         windows.append(features[start : start + frames])
     with settings.override(USE_FULL_SEQUENCE_INFERENCE=True):
         return embed_store(encoder, store, utts), embed_features(encoder, windows), store.speaker_of[utts]
+
+
+def embed_all(
+    encoder: SpeakerEncoder, stores: Sequence[feature_store.FeatureStore], rng: np.random.Generator
+) -> list[Voices]:
+    """The voices of several stores; speakers of the same name have the same number."""
+    number_of = {
+        name: number for number, name in enumerate(sorted({name for store in stores for name in store.speakers}))
+    }
+    voices = []
+    for store in stores:
+        whole, windows, speaker_of = embed_voices(encoder, store, rng)
+        voices.append((whole, windows, np.array([number_of[name] for name in store.speakers])[speaker_of]))
+    return voices
 
 
 def group_means(embeddings: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -91,39 +114,58 @@ def draw_scores(voices: Voices, first: int, second: int, rng: np.random.Generato
     return np.concatenate(same), (left @ right.T)[owners[:, None] != others]
 
 
-def measure(conditions: Sequence[Voices], source: str, rng: np.random.Generator) -> dict:
-    """Thresholds at RATES and false-reject rates there, over all conditions together, for each pair of COUNTS.
+def count_distinct(conditions: Sequence[Voices], first: int, second: int) -> int:
+    """How many pairs of groups of these sizes, of different people, have no recording in common with one another."""
+    total = 0
+    for _, _, speaker_of in conditions:
+        num_utts = np.unique(speaker_of, return_counts=True)[1]
+        groups, others = num_utts // max(1, first), num_utts // max(1, second)
+        total += int(groups.sum() * others.sum() - (groups * others).sum())
+    return total // 2 if first == second else total
 
-    Counts for which there are too few recordings are left out, and so are rates. Raises ValueError if nothing is left.
-    `source` says what the conditions are.
+
+def count_pairs(conditions: Sequence[Voices]) -> int:
+    """How many pairs of speakers there are; conditions with the same speakers count once."""
+    groups = {tuple(np.unique(speaker_of)) for _, _, speaker_of in conditions}
+    return sum(len(group) * (len(group) - 1) // 2 for group in groups)
+
+
+def measure(conditions: Sequence[Voices], source: str, rng: np.random.Generator) -> dict:
+    """Thresholds at RATES, and quantiles of one person's scores, over all conditions, for each pair of COUNTS.
+
+    Speakers of different conditions have different numbers, unless they are the same. Counts for which there are too
+    few recordings are left out, and so are rates. Raises ValueError if nothing is left. `source` says what the
+    conditions are.
     """
+    num_pairs, num_trials = count_pairs(conditions), count_distinct(conditions, 1, 1)
+    rates = [rate for rate in RATES if rate * num_pairs >= 1 and rate * num_trials >= LEAST_ERRORS]
+    if not rates:
+        raise ValueError("these are too few speakers or recordings for thresholds.")
     counts: list[int] = []
-    cells: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    curves: dict[str, list[list[float]]] = {}
     for second in COUNTS:
         of_count = {}
         for first in (*counts, second):
             drawn = [draw_scores(voices, first, second, rng) for voices in conditions]
             same, different = (np.concatenate(kind) for kind in zip(*drawn, strict=True))
-            of_count[f"{first} {second}"] = same, different
-        fewest = min(min(len(same), len(different)) for same, different in of_count.values())
-        if fewest < LEAST_ERRORS:
+            is_enough = count_distinct(conditions, first, second) * max(USUAL_RATE, rates[0]) >= LEAST_ERRORS
+            if len(same) >= LEAST_ERRORS and is_enough:
+                of_count[f"{first} {second}"] = make_curve(same, different, rates)
+        if len(of_count) <= len(counts):  # It would not be measured against each of the others.
             break
         counts.append(second)
-        cells |= of_count
-    num_different = min((len(different) for _, different in cells.values()), default=0)
-    rates = [rate for rate in RATES if rate * num_different >= LEAST_ERRORS]
-    if len(counts) < 2 or not rates:
-        raise ValueError("these are too few recordings for thresholds.")
-    curves = {name: curve(same, different, rates) for name, (same, different) in cells.items()}
+        curves |= of_count
+    if len(counts) < 2:
+        raise ValueError("these are too few recordings of each speaker for thresholds.")
     return {"source": source, "false_accept_rates": rates, "counts": counts, "curves": curves}
 
 
-def curve(same: np.ndarray, different: np.ndarray, rates: Sequence[float]) -> list[list[float]]:
-    """The lowest thresholds with these false-accept rates or less, and their false-reject rates."""
+def make_curve(same: np.ndarray, different: np.ndarray, rates: Sequence[float]) -> list[list[float]]:
+    """The lowest thresholds with these false-accept rates or less, and the scores of one person at SHARES."""
     labels = np.repeat([1, 0], [len(same), len(different)])
-    thresholds, false_accept, false_reject = metrics.error_rates(labels, np.concatenate([same, different]))
-    at = [int(np.argmax(false_accept < rate + 1e-9)) for rate in rates]
-    return [[round(float(value), 5) for value in values[at]] for values in (thresholds, false_reject)]
+    thresholds, false_accept, _ = metrics.error_rates(labels, np.concatenate([same, different]))
+    at_rates = [float(thresholds[np.argmax(false_accept < rate + 1e-9)]) for rate in rates]
+    return [[round(value, 5) for value in at_rates], np.quantile(same, SHARES).round(5).tolist()]
 
 
 def save_calibration(encoder: SpeakerEncoder, calibration: dict) -> None:
@@ -137,17 +179,17 @@ def save_calibration(encoder: SpeakerEncoder, calibration: dict) -> None:
 
 
 def curve_for(calibration: dict, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds and false-reject rates at the calibration's rates, for numbers of recordings, 0 for a window.
+    """Thresholds at the calibration's rates, and one person's scores at SHARES, for numbers of recordings, 0 a window.
 
     Between measured numbers both are interpolated on a logarithmic scale; above the highest one, that is taken.
     """
-    corners = [neighbours(calibration["counts"], number) for number in (first, second)]
-    total = np.zeros((2, len(calibration["false_accept_rates"])))
-    for one, weight in corners[0]:
-        for other, other_weight in corners[1]:
-            name = f"{min(one, other)} {max(one, other)}"
-            total += weight * other_weight * np.array(calibration["curves"][name])
-    return total[0], total[1]
+    thresholds, quantiles = np.zeros(len(calibration["false_accept_rates"])), np.zeros(len(SHARES))
+    for one, weight in neighbours(calibration["counts"], first):
+        for other, other_weight in neighbours(calibration["counts"], second):
+            at_rates, at_shares = calibration["curves"][f"{min(one, other)} {max(one, other)}"]
+            thresholds += weight * other_weight * np.array(at_rates)
+            quantiles += weight * other_weight * np.array(at_shares)
+    return thresholds, quantiles
 
 
 def neighbours(counts: Sequence[int], number: int) -> list[tuple[int, float]]:
@@ -171,9 +213,9 @@ def threshold_at(calibration: dict, false_accept_rate: float, first: int, second
 def rates_at(calibration: dict, score: float, first: int, second: int) -> tuple[float, float]:
     """The share of pairs of different people who score as high, and of pairs of one person that score lower.
 
-    Outside the measured rates, it is the last one of them.
+    The first is the lowest or the highest of the measured rates beyond them.
     """
-    thresholds, false_rejects = curve_for(calibration, first, second)
+    thresholds, quantiles = curve_for(calibration, first, second)
     log_rates = np.log(calibration["false_accept_rates"])
     as_high = np.exp(np.interp(score, thresholds[::-1], log_rates[::-1]))
-    return float(as_high), float(np.interp(score, thresholds[::-1], false_rejects[::-1]))
+    return float(as_high), float(np.interp(score, quantiles, SHARES))

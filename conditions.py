@@ -221,7 +221,7 @@ def calibrate(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], source:
     rng = np.random.default_rng(myconfig.SEED)
     with settings.override(**encoder.settings):
         stores = [feature_store.open_store(data) for data in conditions.values()]
-    measured = calibration.measure([calibration.embed_voices(encoder, store, rng) for store in stores], source, rng)
+    measured = calibration.measure(calibration.embed_all(encoder, stores, rng), source, rng)
     calibration.save_calibration(encoder, measured)
     return measured
 

@@ -15,6 +15,8 @@ if __name__ == "__main__":
     parser.add_argument("--number", type=int, default=8, help="conversations of each corpus (default: 8)")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
     options = parser.parse_intermixed_args()
+    if options.number < 1:
+        parser.error(f"--number {options.number} is less than 1")
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
 
@@ -69,9 +71,13 @@ def build_conversation(spk_to_utts: SpkToUtts, rng: np.random.Generator) -> tupl
         speaker = str(rng.choice([name for name in names if name != speaker]))
         wanted = round(rng.uniform(*TURN_SECONDS) * SAMPLE_RATE)
         turn = np.zeros(0, np.float32)
+        num_pieces = 0
         while len(turn) < wanted:
             if not waiting[speaker]:
                 waiting[speaker] = rng.permutation(spk_to_utts[speaker]).tolist()
+            num_pieces += 1
+            if not len(turn) and num_pieces > len(spk_to_utts[speaker]):
+                raise ValueError(f"there is no speech in the recordings of {speaker}.")
             piece = trim(feature_extraction.read_audio(waiting[speaker].pop()))
             turn = np.concatenate([turn, piece / max(1e-6, float(np.sqrt(np.mean(piece**2)))) if len(piece) else piece])
         turn = trim(turn[:wanted])

@@ -120,9 +120,7 @@ class Page:
 
     def compare(self, file: str | None, spoken: str | None, other_file: str | None, other_spoken: str | None) -> tuple:
         """An answer, and a picture of both recordings."""
-        first, second = file or spoken, other_file or other_spoken
-        if not first or not second:
-            raise ValueError("Two recordings are needed.")
+        first, second = choose(file, spoken), choose(other_file, other_spoken)
         answer = answers.verify(self.encoder, [first], [second], self.decision)
         verdict, meaning = answers.verdict_in_words(answer), answers.score_in_words(answer, self.decision)
         words = [f"{verdict[0].upper()}{verdict[1:]}: {meaning}", *notes(answer["warnings"])]
@@ -140,9 +138,7 @@ class Page:
 
     def identify(self, file: str | None, spoken: str | None) -> tuple:
         """An answer, and the most similar people with their scores."""
-        recording = file or spoken
-        if not recording:
-            raise ValueError("A recording is needed.")
+        recording = choose(file, spoken)
         [answer] = answers.identify(self.encoder, self.database, [recording], self.decision)
         ranking = [[name, f"{score:.3f}"] for name, score in answer["ranking"]]
         who = answers.name_in_words(answer)
@@ -152,33 +148,33 @@ class Page:
             words.append(answers.decision_in_words(self.decision, answer["enrolled"]))
         return "\n".join([*words, *notes(answer["warnings"])]), ranking
 
-    def find_timeline(self, file: str | None, spoken: str | None, number: float | None) -> tuple:
+    def find_timeline(self, file: str | None, spoken: str | None, num_voices: float | None) -> tuple:
         """An answer, the turns as a picture and a table, and the recording to listen to."""
-        recording = file or spoken
-        if not recording:
-            raise ValueError("A recording is needed.")
+        recording = choose(file, spoken)
         names, enrolled, counts = self.read_people()
         thresholds = self.decision.thresholds(0, counts)
-        num_voices = int(number) if number else None
-        found = timeline.find_timeline(self.encoder, recording, names, enrolled, thresholds, True, num_voices)
+        found = timeline.find_timeline(
+            self.encoder, recording, names, enrolled, thresholds, True, int(num_voices or 0) or None
+        )
         speakers = list(dict.fromkeys(turn.speaker for turn in found.turns))
         seconds = [sum(turn.end - turn.start for turn in found.turns if turn.speaker == name) for name in speakers]
         spoken = ", ".join(f"{name} ({time:.0f} s)" for name, time in zip(speakers, seconds, strict=True))
-        words = [f"{len(speakers)} {'voice' if len(speakers) == 1 else 'voices'}: {spoken}."]
+        how_many = f"{len(speakers)} {'voice' if len(speakers) == 1 else 'voices'}"
+        words = [f"{how_many}: {spoken}." if speakers else "No voice was found."]
         turns = [[f"{turn.start:.1f}", f"{turn.end:.1f}", turn.speaker] for turn in found.turns]
         words += notes([(recording, fault) for fault in found.faults])
         return "\n".join(words), timeline.draw_timeline(found, width=6), turns, recording
 
     def read_people(self) -> tuple[list[str], np.ndarray, list[int]]:
         """Who is enrolled: names, embeddings and numbers of recordings; nobody where there is no database."""
-        if not Path(self.database).exists():
+        if not speaker_database.is_there(self.database):
             return [], np.zeros((0, self.encoder.dimensions), np.float32), []
         with speaker_database.open_database(self.database) as connection:
             return speaker_database.read_speakers(connection, self.model)
 
     def list_people(self) -> list[list]:
         """Name, number of recordings and seconds of speech of each enrolled person."""
-        if not Path(self.database).exists():
+        if not speaker_database.is_there(self.database):
             return []
         with speaker_database.open_database(self.database) as connection:
             rows = speaker_database.list_speakers(connection)
@@ -208,7 +204,7 @@ class Page:
     def draw_map(self) -> tuple:
         """An answer, and the map of all recordings."""
         names: list[str] = []
-        if Path(self.database).exists():
+        if speaker_database.is_there(self.database):
             with speaker_database.open_database(self.database) as connection:
                 names, embeddings = speaker_database.read_recordings(connection, self.model)
         if len(names) < 2:
@@ -301,6 +297,15 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
             for event in (tab.select, page.load):
                 event(actions.show_people, None, [people, person], **one_by_one)
     return page
+
+
+def choose(file: str | None, spoken: str | None) -> str:
+    """The recording that was given, as a file or from the microphone. Raises ValueError for none or both."""
+    if file and spoken:
+        raise ValueError("There are a file and a recording from the microphone: remove one of them.")
+    if not file and not spoken:
+        raise ValueError("A recording is missing: drop a file, or use the microphone.")
+    return str(file or spoken)
 
 
 def none() -> None:

@@ -48,8 +48,10 @@ def diarization_errors(
 
     Each found speaker stands for at most one of the reference, so that most time is right. Times nearer than `collar`
     seconds to the start or end of a turn of the reference do not count, as nobody can mark these exactly. Where several
-    people speak at once, each of them counts.
+    people speak at once, each of them counts. Raises ValueError for a reference without turns.
     """
+    if not reference:
+        raise ValueError("the reference has no turns.")
     from scipy.optimize import linear_sum_assignment  # Slow, and only needed here.
 
     edges = [time + shift for span in reference for time in span[:2] for shift in (-collar, 0, collar)]

@@ -40,9 +40,6 @@ CHUNK_FILES = 64
 BLOCK_TRIALS = 2**18
 PLOT_POINTS = 2000
 
-# How the source of thresholds ends that were measured by this script.
-MEASURED_HERE = ", by evaluation.py"
-
 
 def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
     """Embed one utterance's features (frames, N_MFCC) -> (dimensions,), not normalised.
@@ -167,7 +164,7 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         "min_dcf_0.05": metrics.min_dcf(*sweep[1:], p_target=0.05),
         "num_target_trials": int(labels.sum()),
         "num_nontarget_trials": int(len(labels) - labels.sum()),
-        "num_distinct_trials": len(np.unique(np.column_stack([enrol, test]), axis=0)),
+        "num_distinct_trials": count_distinct(enrol, test) if myconfig.EVAL_TRIALS == "triplets" else len(labels),
         "num_speakers": len(store.speakers),
         "num_utterances": len(store.files),
         "eer_within_groups": eer_by_group(labels, scores, group_of[first], group_of[test]),
@@ -179,6 +176,13 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
         plot_evaluation(results_dir / "results.png", labels, scores, sweep, results)
     return results
+
+
+def count_distinct(enrol: np.ndarray, test: np.ndarray) -> int:
+    """How many trials are different: the order does not count within a group, nor between two single utterances."""
+    if enrol.ndim > 1:
+        return len(np.unique(np.column_stack([np.sort(enrol, axis=1), test]), axis=0))
+    return len(np.unique(np.minimum(enrol, test) * (1 + max(enrol.max(), test.max())) + np.maximum(enrol, test)))
 
 
 def evaluation_settings() -> dict:
@@ -280,22 +284,23 @@ def plot_evaluation(
 
 
 def keep_thresholds(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> None:
-    """Put decision thresholds into the model, for `speaker_id.py`, unless it has those of `conditions.py`."""
-    if encoder.calibration and not encoder.calibration["source"].endswith(MEASURED_HERE):
+    """Put decision thresholds for `speaker_id.py` into a model that has none, each corpus measured by itself."""
+    if encoder.calibration or set(encoder.train_speakers) & set(spk_to_utts):
         return
     rng = np.random.default_rng(myconfig.SEED)
-    with settings.override(**encoder.settings):
-        store = feature_store.open_store(spk_to_utts)
-    if set(encoder.train_speakers) & set(store.speakers):
-        return
-    data = myconfig.TEST_DATA_CSV or myconfig.TEST_DATA_DIR
-    source = f"{len(store.speakers)} speakers of {data}{MEASURED_HERE}"
+    corpora: dict[str, dataset.SpkToUtts] = {}
+    for speaker, utts in spk_to_utts.items():
+        corpora.setdefault(dataset.get_corpus(speaker), {})[speaker] = utts
+    source = f"{len(spk_to_utts)} speakers of {myconfig.TEST_DATA_CSV or myconfig.TEST_DATA_DIR}"
     try:
-        measured = calibration.measure([calibration.embed_voices(encoder, store, rng)], source, rng)
-    except ValueError as error:
-        print(f"No decision thresholds for speaker_id.py: {error}")
+        with settings.override(**encoder.settings):
+            stores = [feature_store.open_store(data) for data in corpora.values()]
+        measured = calibration.measure(calibration.embed_all(encoder, stores, rng), source, rng)
+        with safe_files.only_one_process(encoder.path):
+            calibration.save_calibration(encoder, measured)
+    except (ValueError, OSError) as error:
+        print(f"The model gets no decision thresholds for speaker_id.py: {error}")
         return
-    calibration.save_calibration(encoder, measured)
     print(f"{encoder.path} now has decision thresholds for speaker_id.py, measured on these test data.")
 
 

@@ -23,6 +23,7 @@ import metrics
 import myconfig
 from checkpoint import add_cohort, continue_from, find_origin, read_checkpoint, remove_models, save_models
 from foundation import parallel, safe_files
+from score_normalization import excluded_corpora
 from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, join_encoders, load_encoder
 from training_batches import disturb, draw_batches, open_stores, set_validation_speakers_aside
 from training_progress import TrainingProgress
@@ -152,6 +153,7 @@ def train_encoder(
     """Do what `train_network` does with this encoder, whose shape matches the settings."""
     train_data, validation_data = set_validation_speakers_aside(spk_to_utts, encoder.train_speakers)
     encoder.train_speakers = sorted({*encoder.train_speakers, *train_data})
+    excluded_corpora(encoder.train_speakers)  # A mistake in it would be found only at the end.
     checkpoint = find_checkpoint(saved_model, encoder.train_speakers)
     store, validation_store, noise_store = open_stores(train_data, validation_data)
     if not myconfig.INITIAL_MODELS:

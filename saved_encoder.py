@@ -8,6 +8,9 @@ import torch
 import myconfig
 from foundation.setting_tables import LSTM_SETTINGS, TRANSFORMER_SETTINGS
 
+# How many scores of one person `calibration.SHARES` keeps.
+NUM_SHARES = 16
+
 
 def check_shapes(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], path: str) -> None:
     """Raise ValueError if weights do not have the shapes of their settings, or are larger than the file."""
@@ -74,9 +77,12 @@ def check_calibration(calibration: dict) -> dict:
         raise ValueError("its numbers of recordings are damaged.")
     for number, second in enumerate(counts):
         for first in counts[: number + 1]:
-            curve = np.array(calibration["curves"][f"{first} {second}"], float)
-            if curve.shape != (2, len(rates)) or not np.isfinite(curve).all() or (np.diff(curve, axis=1) > 0).any():
+            thresholds, quantiles = (np.array(part, float) for part in calibration["curves"][f"{first} {second}"])
+            is_valid = np.isfinite([*thresholds, *quantiles]).all() and thresholds.shape == rates.shape
+            if not is_valid or (np.diff(thresholds) > 0).any() or (np.diff(quantiles) < 0).any():
                 raise ValueError("its decision thresholds are damaged.")
+            if quantiles.shape != (NUM_SHARES,):
+                raise ValueError("its decision thresholds are of another version.")
     if not isinstance(calibration["source"], str):
         raise ValueError("its decision thresholds have no source.")
     return calibration

@@ -6,6 +6,8 @@ Source: Matějka et al. 2017, "Analysis of score normalization in multilingual s
 embedding for each speaker of the cohort is our choice, to keep models small.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 import dataset
@@ -21,6 +23,14 @@ NUM_NEAREST = 100
 BLOCK_UTTS = 4096
 
 
+def excluded_corpora(speakers: Sequence[str]) -> set[str]:
+    """The corpora that NO_COHORT_CORPORA names. Raises ValueError if none of the speakers is of one of them."""
+    excluded = {name.removesuffix("-") + "-" for name in settings.split_paths(myconfig.NO_COHORT_CORPORA)}
+    if unknown := excluded - {dataset.get_corpus(speaker) for speaker in speakers}:
+        raise ValueError(f"NO_COHORT_CORPORA: no training speaker is of {min(unknown)}")
+    return excluded
+
+
 def embed_cohort(encoder: SpeakerEncoder, store: FeatureStore) -> np.ndarray:
     """The mean embedding of each training speaker at the speed of the recordings -> float32 (speakers, dimensions).
 
@@ -28,7 +38,7 @@ def embed_cohort(encoder: SpeakerEncoder, store: FeatureStore) -> np.ndarray:
     out; if fewer than two are left, there is no cohort.
     """
     rng = np.random.default_rng(myconfig.SEED)
-    excluded = settings.split_paths(myconfig.NO_COHORT_CORPORA)
+    excluded = excluded_corpora(encoder.train_speakers)
     # Without speakers at other speeds, which have other names.
     names = {name for name in encoder.train_speakers if dataset.get_corpus(name) not in excluded}
     utts_of_speaker = [utts for name, utts in zip(store.speakers, store.utts_of_speaker, strict=True) if name in names]

@@ -140,7 +140,7 @@ def check_files() -> None:
     if options.command == "timeline" and options.speakers is not None and not 1 <= options.speakers <= 20:
         raise ValueError(f"--speakers {options.speakers} is not between 1 and 20.")
     if options.command == "identify" or (
-        options.command == "timeline" and (Path(options.db).exists() or options.db != DEFAULT_DATABASE)
+        options.command == "timeline" and (speaker_database.is_there(options.db) or options.db != DEFAULT_DATABASE)
     ):
         with speaker_database.open_database(options.db) as connection:
             speaker_database.list_speakers(connection)

@@ -6,6 +6,9 @@ import soxr
 SAMPLE_RATE = 16000
 SPEECH_FRAME_SAMPLES = 320
 
+# A window with less speech than this is silence.
+LEAST_SPEECH_SHARE = 0.3
+
 # The mean of the channels is not heard if it is so much quieter than the loudest of them, as channels of opposite
 # polarity make it; the mean of one voice and silence is 6 dB quieter.
 QUIETER_DB = 10
@@ -40,6 +43,15 @@ def find_speech(level_db: np.ndarray) -> np.ndarray:
 def speech_seconds(level_db: np.ndarray) -> float:
     """How many seconds of a whole recording are speech, by its levels (stretches,)."""
     return float(find_speech(level_db).sum() * SPEECH_FRAME_SAMPLES / SAMPLE_RATE)
+
+
+def speech_share(levels_db: np.ndarray, starts: np.ndarray, length: float) -> np.ndarray:
+    """The share of speech in the stretches of a recording that begin at `starts`, in seconds (stretches,)."""
+    speech = find_speech(levels_db)
+    sums = np.append(0, np.cumsum(speech))
+    places = np.array([starts, starts + length]) * SAMPLE_RATE / SPEECH_FRAME_SAMPLES
+    first, last = np.minimum(np.round(places).astype(int), len(speech))
+    return (sums[last] - sums[first]) / np.maximum(last - first, 1)
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:

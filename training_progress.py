@@ -95,7 +95,7 @@ class TrainingProgress:
         measured = [(eer, step) for step, eer in self.validation if not math.isnan(eer)]
         if not measured:
             return f"the model of the last step, {len(self.losses)}"
-        eer, step = min(measured)
+        eer, step = min(measured, key=lambda pair: (pair[0], -pair[1]))  # Of equal ones the last was saved.
         return f"the best model, of step {step}, with a validation EER of {eer:.1%}"
 
     def describe(self) -> str:
@@ -126,7 +126,7 @@ class TrainingProgress:
                 right = axes.twinx()
                 measured, eers = zip(*self.validation, strict=True)
                 right.plot(measured, [100 * eer for eer in eers], "o-", color="C1", label="validation EER")
-                best = min(range(len(eers)), key=lambda number: (math.isnan(eers[number]), eers[number]))
+                best = min(range(len(eers)), key=lambda number: (math.isnan(eers[number]), eers[number], -number))
                 right.plot(measured[best], 100 * eers[best], "*", color="0.2", markersize=12, label="best")
                 right.set(ylabel="validation EER (%)", ylim=(0, None))
                 right.grid(False)

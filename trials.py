@@ -45,11 +45,12 @@ def group_trials(store: FeatureStore, num_enrol: int) -> Trials:
     """Each speaker's utterances in groups of `num_enrol`, the rest left over; each group and each other utterance."""
     groups = [utts[: len(utts) // num_enrol * num_enrol].reshape(-1, num_enrol) for utts in store.utts_of_speaker]
     enrol = np.concatenate(groups)
-    if len(enrol) * len(store.files) > MAX_TRIALS:
+    if not len(enrol):
+        raise ValueError(f"EVAL_ENROL_UTTS={num_enrol}: no test speaker has so many utterances.")
+    if enrol.size * len(store.files) > MAX_TRIALS:
         raise ValueError(f"EVAL_TRIALS=all_pairs would make {len(enrol) * len(store.files):,} trials: use triplets.")
-    group, test = np.divmod(np.arange(len(enrol) * len(store.files)), len(store.files))
-    is_outside = (enrol[group] != test[:, None]).all(axis=1)
-    enrol, test = enrol[group[is_outside]], test[is_outside]
+    tests = [np.delete(np.arange(len(store.files)), group) for group in enrol]
+    enrol, test = np.repeat(enrol, [len(others) for others in tests], axis=0), np.concatenate(tests)
     return (store.speaker_of[enrol[:, 0]] == store.speaker_of[test]).astype(np.int64), enrol, test
 
 

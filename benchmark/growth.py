@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 import dataset
@@ -21,14 +22,15 @@ from trials import all_pair_trials
 
 TIMES = (1, 4, 16)
 NUM_STEPS = 20
+MOST_RECORDINGS = 10**4
 
 
 def multiply(spk_to_utts: dataset.SpkToUtts, times: int, folder: Path) -> dataset.SpkToUtts:
     """Copies of a data set below a folder. Each copy begins 1 ms later, as the same audio is extracted only once."""
     copies: dataset.SpkToUtts = {}
     for copy in range(times):
-        for speaker, utts in spk_to_utts.items():
-            own = folder / f"{copy}-{speaker}"
+        for utts in spk_to_utts.values():
+            own = folder / f"{copy}-{len(copies)}"
             own.mkdir()
             copies[own.name] = [str(own / f"{number}.wav") for number in range(len(utts))]
             for utt, path in zip(utts, copies[own.name], strict=True):
@@ -67,9 +69,11 @@ def measure(spk_to_utts: dataset.SpkToUtts) -> dict[str, float]:
 
 
 def draw_growth(spk_to_utts: dataset.SpkToUtts, path: str) -> None:
-    """Print and draw the times of each task."""
+    """Print and draw the times of each task, with recordings of so many speakers that all pairs fit into memory."""
     import matplotlib.figure
 
+    total = np.cumsum([len(utts) for utts in spk_to_utts.values()])
+    spk_to_utts = dict(list(spk_to_utts.items())[: np.count_nonzero(total * TIMES[-1] <= MOST_RECORDINGS)])
     columns = []
     for times in TIMES:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

@@ -40,8 +40,12 @@ def corpus() -> Path:
 
 
 def calibration(*thresholds: float, rates: Sequence[float] = (0.01,), counts: Sequence[int] = (0, 1)) -> dict:
-    """Thresholds for these false-accept rates, the same for all numbers of recordings; half of targets are lower."""
-    curves = {f"{first} {second}": [list(thresholds), [0.5] * len(rates)] for first in counts for second in counts}
+    """Thresholds for these false-accept rates, the same for all numbers of recordings; targets are from -1 to 1."""
+    curves = {
+        f"{first} {second}": [list(thresholds), np.linspace(-1, 1, 16).tolist()]
+        for first in counts
+        for second in counts
+    }
     return {"source": "a test", "false_accept_rates": list(rates), "counts": list(counts), "curves": curves}
 
 

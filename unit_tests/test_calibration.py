@@ -59,14 +59,24 @@ class CalibrationTest(ProjectTest):
         self.assertAlmostEqual(calibration.rates_at(measured, at, 1, 1)[1], (scores[labels] < at).mean(), delta=0.03)
         self.assertEqual((len(thresholds), len(false_accept)), (len(false_reject), len(thresholds)))
 
+    def test_speakers_of_several_conditions_count_once(self) -> None:
+        one, other = draw_voices(8, 6), draw_voices(8, 6, seed=1)
+        self.assertEqual(calibration.count_pairs([one, other]), 28)
+        self.assertEqual(calibration.count_pairs([one, (other[0], other[1], other[2] + 8)]), 56)
+        self.assertEqual(calibration.count_distinct([one], 1, 1), 28 * 36)
+        self.assertEqual(calibration.count_distinct([one], 3, 3), 28 * 4)  # Two groups of three each.
+        self.assertEqual(calibration.count_distinct([one], 2, 3), 8 * 7 * 3 * 2)
+
     def test_what_is_too_little_is_left_out(self) -> None:
-        measured = calibration.measure([draw_voices(8, 5)], "a test", np.random.default_rng(0))
+        measured = calibration.measure([draw_voices(60, 5)], "a test", np.random.default_rng(0))
         self.assertEqual(measured["counts"], [0, 1, 2])  # Of five recordings, two and two others, not three.
-        self.assertEqual(measured["false_accept_rates"][0], 0.05)
+        self.assertEqual(measured["false_accept_rates"][0], 0.001)
+        fewer = calibration.measure([draw_voices(8, 5)], "a test", np.random.default_rng(0))
+        self.assertEqual((fewer["counts"], fewer["false_accept_rates"][0]), ([0, 1], 0.05))
         # Above the highest measured number, that one is taken.
         self.assertEqual(calibration.threshold_at(measured, 0.1, 9, 9), calibration.threshold_at(measured, 0.1, 2, 2))
-        for voices in (draw_voices(1, 20), draw_voices(8, 1)):
-            with self.assertRaisesRegex(ValueError, "too few recordings"):
+        for voices in (draw_voices(1, 20), draw_voices(8, 1), draw_voices(2, 60)):
+            with self.assertRaisesRegex(ValueError, "too few"):
                 calibration.measure([voices], "a test", np.random.default_rng(0))
 
     def test_large_data_are_sampled_by_speaker(self) -> None:
@@ -98,12 +108,19 @@ class CalibrationTest(ProjectTest):
         test = evaluation.dataset.get_spk_to_utts("TEST")
         evaluation.keep_thresholds(speaker_encoder.load_encoder(path), test)
         measured = speaker_encoder.load_encoder(path).calibration
-        self.assertRegex(measured["source"], "^12 speakers of .*test, by evaluation.py$")
+        self.assertRegex(measured["source"], "^12 speakers of .*test$")
+        self.assertEqual(measured["false_accept_rates"][0], 0.02)  # Of 66 pairs of speakers.
         other = speaker_encoder.load_encoder(path)
         other.calibration = {**measured, "source": "a better one"}
         speaker_encoder.save_encoder(path, other)
         evaluation.keep_thresholds(speaker_encoder.load_encoder(path), test)
         self.assertEqual(speaker_encoder.load_encoder(path).calibration["source"], "a better one")
+        few = dict(list(test.items())[:2])
+        other.calibration = {}
+        speaker_encoder.save_encoder(path, other)
+        evaluation.keep_thresholds(speaker_encoder.load_encoder(path), few)
+        self.assertIn("no decision thresholds", self.output.getvalue())
+        self.assertEqual(speaker_encoder.load_encoder(path).calibration, {})
         other.calibration, other.train_speakers = {}, list(test)
         speaker_encoder.save_encoder(path, other)
         evaluation.keep_thresholds(speaker_encoder.load_encoder(path), test)

@@ -51,6 +51,13 @@ class SpeakerDatabaseTest(ProjectTest):
             speaker_database.remove(connection, decomposed)
             self.assertEqual(speaker_database.list_speakers(connection), [])
 
+    def test_an_empty_file_is_no_database(self) -> None:
+        self.assertFalse(speaker_database.is_there(self.path))
+        Path(self.path).touch()
+        self.assertFalse(speaker_database.is_there(self.path))
+        self.enrol("ann", 1)
+        self.assertTrue(speaker_database.is_there(self.path))
+
     def test_a_damaged_database_is_refused(self) -> None:
         for column, value in (("speaker", b"ann"), ("speech_seconds", "long"), ("embedding", "text")):
             self.path = str(self.dir / f"{column}.db")

@@ -118,7 +118,7 @@ class DemoPageTest(ProjectTest):
     def walk_through(self, page: "playwright.sync_api.Page") -> None:  # noqa: F821
         m4a, webm = self.encode("m4a", "mp4", "aac"), self.encode("webm", "webm", "libopus")
         self.show(page, "Compare")
-        self.assertIn("Two recordings are needed", self.answer(page, "compared", "Compare"))
+        self.assertIn("A recording is missing", self.answer(page, "compared", "Compare"))
         self.upload(page, m4a)
         self.upload(page, webm)  # The first zone is filled, so this is the second one.
         self.assertRegex(

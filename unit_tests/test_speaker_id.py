@@ -65,14 +65,17 @@ class SpeakerIdTest(ProjectTest):
         for score, as_high, is_sure in ((0.95, 0.001, True), (0.86, 0.0025, True), (0.81, 0.008, False)):
             self.assertAlmostEqual(decision.rates(score, 1, 1)[0], as_high, places=3)
             self.assertEqual(decision.is_sure(score, 1, 1), is_sure, score)
+        # With ten people, a score as of 1 in 400 strangers is not sure any more; with 100, no score is known to be.
+        self.assertEqual([decision.is_sure(score, 1, 1, 10) for score in (0.95, 0.86)], [True, False])
+        self.assertEqual([decision.is_sure(score, 1, 1, 100) for score in (0.95, 0.86)], [None, False])
         for score, is_sure in ((0.79, False), (0.76, False), (0.74, True), (-1.0, True)):
             self.assertEqual(decision.is_sure(score, 1, 1), is_sure, score)
         self.assertIsNone(answers.Decision(None, 0.5, {}).is_sure(0.5, 1, 1))
         answer = answers.describe_score(decision, 0.85, 1, 1) | {"same": True}
         self.assertEqual(
             answers.score_in_words(answer, decision),
-            "score 0.850, threshold 0.800. Of different people, 1 pair in 300 scores as high; "
-            "of one person, 50 pairs in 100 score lower.",
+            "score 0.850, threshold 0.800. Of different people, 1 pair in 320 scores as high; "
+            "of one person, 98 pairs in 100 score lower.",
         )
         ranking = {"ranking": [("Ann", 0.9), ("Bob", 0.85)], "speaker": "Ann"}
         self.assertEqual(
@@ -93,15 +96,18 @@ class SpeakerIdTest(ProjectTest):
 
         axes = np.eye(4)
         decision = answers.Decision(0.01, None, calibration(0.9, 0.1, rates=(0.01, 0.9)))
-        decision.calibration["curves"] = {name: [[0.9, 0.1], [0.5, 0.0]] for name in ("0 0", "0 1", "1 1")}
+        curve = [[0.9, 0.1], np.linspace(0.2, 1, 16).tolist()]
+        decision.calibration["curves"] = dict.fromkeys(("0 0", "0 1", "1 1"), curve)
         three = heard(axes[0], axes[0], axes[1])
         three[1] = three[1]._replace(beginning=three[0].beginning)
-        found = answers.compare_recordings(three, ["Bob"], axes[1:2], decision)
+        found = answers.compare_recordings("Ann", three, ["Bob"], axes[1:2], decision)
         self.assertEqual([file for file, _ in found], ["1.wav", "2.wav", "2.wav"])
         self.assertIn("the same recording as 0.wav", found[0][1])
         self.assertIn("the same recording as one of 'Bob'", found[1][1])
         self.assertIn("does not sound like the other recordings", found[2][1])
-        self.assertEqual(answers.compare_recordings(heard(axes[0]), [], axes[:0], decision), [])
+        self.assertEqual(answers.compare_recordings("Ann", heard(axes[0]), [], axes[:0], decision), [])
+        [(_, words)] = answers.compare_recordings("Ann", heard(axes[0]), ["Ann"], axes[3:4], decision)  # With --more.
+        self.assertIn("does not sound like", words)
         mixed = np.array([0.95, (1 - 0.95**2) ** 0.5, 0, 0])
         people = answers.compare_people(
             "Ann", ["Ann", "Bob", "Cleo"], np.stack([axes[0], mixed, axes[2]]), [1, 1, 1], decision
@@ -118,7 +124,10 @@ class SpeakerIdTest(ProjectTest):
         with unittest.mock.patch.object(
             recordings, "embed_features", lambda _, windows, **__: embedded[: len(windows)]
         ):
-            self.assertEqual(recordings.have_several_voices(self.encoder, features), [True, False, False])
+            loud = [np.zeros(900)] * 3
+            self.assertEqual(recordings.have_several_voices(self.encoder, features, loud), [True, False, False])
+            silent_end = [np.repeat([0.0, -90.0], [400, 500])] * 3  # What is left is of one voice.
+            self.assertFalse(recordings.have_several_voices(self.encoder, features, silent_end)[0])
 
     def test_score_is_the_cosine_of_the_mean_embeddings(self) -> None:
         files = [self.ann, self.bob]

@@ -79,6 +79,11 @@ class TimelineTest(ProjectTest):
             )
         self.assertEqual(speaker_timeline.tell_apart(embeddings, is_heard & False, None)[1].shape, (100, 0))
 
+    def test_candidates_are_those_above_their_own_thresholds(self) -> None:
+        embeddings = np.tile([0.55, 0.60], (9, 1))  # Similarities to two people.
+        found = speaker_timeline.find_candidates(embeddings, np.eye(2), np.array([0.5, 0.65]))
+        self.assertEqual(found.tolist(), [0])
+
     def test_turns_begin_and_end_with_speech_and_bridge_pauses(self) -> None:
         middles = np.arange(10) + 0.5  # Windows a second apart; stretches of speech are 0.02 s.
         is_speech = np.ones(500, bool)

@@ -17,6 +17,9 @@ NUM_SHOWN = 5
 # An answer is in doubt if, had the false-accept rate been up to this many times lower or higher, it would be another.
 DOUBT_FACTOR = 3.0
 
+# Rates that went through a logarithm are equal up to this factor.
+ALMOST = 1.001
+
 # Recordings of one person are doubted if so few pairs of one person score so low, and those of different people, whom
 # nobody would take for one, score as high this often.
 UNLIKELY_LOW, LIKELY_HIGH = 0.02, 0.05
@@ -36,7 +39,7 @@ class Decision(NamedTuple):
 
     def threshold(self, first: int, second: int) -> float:
         """The threshold for means of these numbers of recordings, 0 for a window of the timeline."""
-        if self.given is not None or self.false_accept_rate is None:
+        if self.false_accept_rate is None:
             return float(self.given or 0)
         return threshold_at(self.calibration, self.false_accept_rate, first, second)
 
@@ -49,16 +52,23 @@ class Decision(NamedTuple):
         """How often different people score as high and one person scores lower, if that was measured."""
         return rates_at(self.calibration, score, first, second) if self.calibration else None
 
-    def is_sure(self, score: float, first: int, second: int) -> bool | None:
-        """Whether the answer would be the same at a rate DOUBT_FACTOR times lower and higher; None if not measured."""
+    def is_sure(self, score: float, first: int, second: int, num_enrolled: int = 1) -> bool | None:
+        """Whether the answer would be the same at a false-accept rate DOUBT_FACTOR times lower, or higher.
+
+        With more people enrolled, the lower rate is divided by their number, as a stranger can resemble any of them.
+        None where that was not measured.
+        """
         if not self.calibration:
             return None
-        lowest = self.calibration["false_accept_rates"][0]
-        limit = self.false_accept_rate or rates_at(self.calibration, self.threshold(first, second), first, second)[0]
+        rates, threshold = self.calibration["false_accept_rates"], self.threshold(first, second)
+        limit = self.false_accept_rate or rates_at(self.calibration, threshold, first, second)[0]
         as_high, _ = rates_at(self.calibration, score, first, second)
-        if score >= self.threshold(first, second):
-            return as_high <= 1.001 * max(limit / DOUBT_FACTOR, lowest)
-        return as_high >= limit * DOUBT_FACTOR
+        if score < threshold:
+            return as_high >= min(limit * DOUBT_FACTOR, rates[-1] / ALMOST)
+        strict = limit / max(DOUBT_FACTOR, num_enrolled)
+        if as_high <= rates[0] * ALMOST and strict < rates[0]:
+            return None
+        return as_high <= strict * ALMOST
 
 
 def model_of(encoder: SpeakerEncoder) -> Model:
@@ -85,13 +95,13 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
     return Decision(far, None, encoder.calibration)
 
 
-def describe_score(decision: Decision, score: float, first: int, second: int) -> dict:
+def describe_score(decision: Decision, score: float, first: int, second: int, num_enrolled: int = 1) -> dict:
     """What is known of a score of means of these numbers of recordings, as plain values."""
     rates = decision.rates(score, first, second)
     return {
         "score": score,
         "threshold": decision.threshold(first, second),
-        "sure": decision.is_sure(score, first, second),
+        "sure": decision.is_sure(score, first, second, num_enrolled),
         "different_people_score_as_high": rates and rates[0],
         "one_person_scores_lower": rates and rates[1],
     }
@@ -122,32 +132,35 @@ def enrol(
     may be confused. Raises ValueError as `speaker_database.enrol` does.
     """
     name = speaker_database.clean_name(name)
-    heard = hear(encoder, files)
+    heard, decision = hear(encoder, files), usual_decision(encoder)
     with speaker_database.open_database(database, "create") as connection:
         owners, before = speaker_database.read_recordings(connection, model_of(encoder))
         speaker_database.enrol(connection, name, [one.recording for one in heard], model_of(encoder), more)
         names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
         alike = speaker_database.names_alike(connection, name)
     warnings = [(name, f"{other!r} is another person, whose name differs in case only") for other in alike]
-    warnings += compare_recordings(heard, owners, before, decision_or_none(encoder))
-    warnings += compare_people(name, names, enrolled, counts, decision_or_none(encoder))
+    warnings += compare_recordings(name, heard, owners, before, decision)
+    warnings += compare_people(name, names, enrolled, counts, decision)
     return sum(one.recording.speech_seconds for one in heard), list_warnings(heard) + warnings
 
 
-def decision_or_none(encoder: SpeakerEncoder) -> Decision | None:
-    """The usual decision, for warnings, if the model has thresholds."""
-    return decision_for(encoder) if encoder.calibration else None
+def usual_decision(encoder: SpeakerEncoder) -> Decision | None:
+    """A decision for warnings: at 1 %, or the lowest rate that the model has; None without thresholds."""
+    if not encoder.calibration:
+        return None
+    return Decision(max(0.01, encoder.calibration["false_accept_rates"][0]), None, encoder.calibration)
 
 
 def compare_recordings(
-    heard: Sequence[Heard], owners: Sequence[str], before: np.ndarray, decision: Decision | None
+    name: str, heard: Sequence[Heard], owners: Sequence[str], before: np.ndarray, decision: Decision | None
 ) -> list[tuple[str, str]]:
-    """Warnings of new recordings that are the same as others, or do not sound like the rest.
+    """Warnings of new recordings of `name` that are the same as others, or do not sound like the person's others.
 
     `owners` and their embeddings `before` (recordings, dimensions) were enrolled before.
     """
     warnings = []
     embeddings = np.stack([one.recording.embedding for one in heard])
+    own = before[[owner == name for owner in owners]]
     for number, one in enumerate(heard):
         file, similarity = one.recording.file, embeddings[:number] @ embeddings[number]
         nearest = [heard[other] for other in np.argsort(-similarity)[:NUM_NEAREST]]
@@ -157,10 +170,12 @@ def compare_recordings(
             warnings.append((file, f"it sounds like the same recording as one of {owner!r}"))
         elif copies:
             warnings.append((file, f"it sounds like the same recording as {copies[0]}"))
-        if decision is not None and len(heard) > 1 and not (len(heard) == 2 and number == 0):
-            others = np.delete(embeddings, number, axis=0).sum(axis=0)
-            score = float(embeddings[number] @ others / max(1e-9, float(np.linalg.norm(others))))
-            as_high, lower = rates_at(decision.calibration, score, 1, len(heard) - 1)
+        others = np.concatenate([np.delete(embeddings, number, axis=0), own])
+        is_first_of_two = number == 0 and len(heard) == 2 and not len(own)  # Which one is wrong cannot be said.
+        if decision is not None and len(others) and not is_first_of_two:
+            total = others.sum(axis=0)
+            score = float(embeddings[number] @ total / max(1e-9, float(np.linalg.norm(total))))
+            as_high, lower = rates_at(decision.calibration, score, 1, len(others))
             if lower < UNLIKELY_LOW and as_high > LIKELY_HIGH:
                 warnings.append((file, "it does not sound like the other recordings: are they of one person?"))
     return warnings
@@ -198,7 +213,7 @@ def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Dec
         scores = enrolled @ one.recording.embedding
         best = np.argsort(thresholds - scores, kind="stable")[:NUM_SHOWN]
         accepted = [number for number in best if scores[number] >= thresholds[number]]
-        meaning = describe_score(decision, float(scores[best[0]]), 1, counts[best[0]])
+        meaning = describe_score(decision, float(scores[best[0]]), 1, counts[best[0]], len(names))
         rivals = [names[number] for number in accepted[1:]]
         meaning["sure"] = False if rivals else meaning["sure"]
         answers.append(
@@ -220,12 +235,12 @@ def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Dec
 
 
 def one_in(rate: float, lowest: float) -> str:
-    """A small rate in words: 1 pair in so many."""
-    if rate >= 0.9:
-        return "nearly all pairs"
+    """A rate in words: 1 pair in so many."""
+    if rate >= 0.9 / ALMOST:
+        return "nearly all pairs score"
     if rate >= 0.1:
-        return f"{100 * rate:.0f} pairs in 100"
-    return f"{'fewer than ' if rate <= lowest else ''}1 pair in {float(f'{1 / rate:.1g}'):,.0f}"
+        return f"{100 * rate:.0f} pairs in 100 score"
+    return f"{'fewer than ' if rate <= lowest * ALMOST else ''}1 pair in {float(f'{1 / rate:.2g}'):,.0f} scores"
 
 
 def score_in_words(answer: dict, decision: Decision) -> str:
@@ -236,8 +251,8 @@ def score_in_words(answer: dict, decision: Decision) -> str:
     lowest = decision.calibration["false_accept_rates"][0]
     as_high, lower = answer["different_people_score_as_high"], answer["one_person_scores_lower"]
     return (
-        f"{words}. Of different people, {one_in(as_high, lowest)} "
-        f"{'score' if as_high >= 0.1 else 'scores'} as high; of one person, {100 * lower:.0f} pairs in 100 score lower."
+        f"{words}. Of different people, {one_in(as_high, lowest)} as high; "
+        f"of one person, {100 * lower:.0f} pairs in 100 score lower."
     )
 
 

@@ -35,7 +35,7 @@ def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.nda
     The number is found if it is not given. Source: Ward 1963, "Hierarchical grouping to optimize an objective
     function".
     """
-    if len(embeddings) < 2 * LEAST_WINDOWS:
+    if len(embeddings) < (num_voices or 2 * LEAST_WINDOWS):
         return centre(embeddings).mean(axis=0, keepdims=True)
     from scipy.cluster.hierarchy import fcluster, linkage  # Slow, and only needed here.
 
@@ -50,8 +50,9 @@ def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.nda
 def count_voices(differences: np.ndarray, embeddings: np.ndarray, halves: np.ndarray) -> int:
     """The number of voices, from the differences between joined voices, largest first, and the last two (windows,)."""
     first, second = (embeddings[halves == half] for half in (1, 2))
-    similarity = float(np.prod(normalise(np.stack([first.mean(axis=0), second.mean(axis=0)])), axis=0).sum())
-    if min(len(first), len(second)) < LEAST_WINDOWS or similarity > ONE_VOICE:
+    if min(len(first), len(second)) < LEAST_WINDOWS:
+        return 1
+    if float(np.prod(normalise(np.stack([first.mean(axis=0), second.mean(axis=0)])), axis=0).sum()) > ONE_VOICE:
         return 1
     at_most = min(MAX_VOICES, len(differences))
     return max(2, 1 + int((differences[: at_most - 1] > DISTINCT * differences[at_most - 1]).sum()))

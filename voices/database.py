@@ -57,6 +57,11 @@ class Recording(NamedTuple):
     embedding: np.ndarray
 
 
+def is_there(path: str) -> bool:
+    """Whether there is a database; an empty file is none."""
+    return Path(path).exists() and Path(path).stat().st_size > 0
+
+
 @contextlib.contextmanager
 def open_database(path: str, mode: str = "read") -> Iterator[sqlite3.Connection]:
     """Open a database to "read", "write" or "create" it, for the length of a `with` block.

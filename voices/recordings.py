@@ -26,9 +26,10 @@ MOSTLY_SILENT_SHARE = 0.2
 CLIPPED_LEVEL = 0.97
 CLIPPED_SHARE = 0.001
 
-# What is compared of two recordings, without the first coefficient, which is the level; and how similar the same audio
-# is at least: quieter, cut or coded anew it has 0.83 and more, other sentences of one person 0.35 at most.
-COMPARED_FRAMES, COMPARED_COEFFICIENTS = 1000, 13
+# Frames that are compared of two recordings, and coefficients, without the first, which is the level; and how similar
+# the same audio is at least: quieter, cut or coded anew it has 0.83 or more, other sentences at most 0.35.
+# Words of one second can be as similar as 0.6, so recordings below 1.5 s are not compared.
+LEAST_FRAMES, COMPARED_FRAMES, COMPARED_COEFFICIENTS = 48, 1000, 13
 SAME_AUDIO = 0.6
 
 # Windows of a recording that are compared to find several voices in it: of longer ones, they lie farther apart.
@@ -58,8 +59,9 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
         for start in range(0, len(paths), CHUNK_FILES):
             chunk = paths[start : start + CHUNK_FILES]
             listened = pool.map(lambda file: listen(file, wanted), chunk)
-            features, seconds, digests, faults = zip(*listened, strict=True)
-            for words, several in zip(faults, have_several_voices(encoder, features), strict=True):
+            features, levels, digests, faults = zip(*listened, strict=True)
+            seconds = map(speech_levels.speech_seconds, levels)
+            for words, several in zip(faults, have_several_voices(encoder, features, levels), strict=True):
                 words += ["there are two voices or more in it: `timeline` tells them apart"] if several else []
             rows = zip(chunk, digests, seconds, embed_features(encoder, features, in_one_piece=True), strict=True)
             heard += [
@@ -71,25 +73,34 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
     return heard
 
 
-def listen(file: str, wanted: feature_extraction.FeatureSettings) -> tuple[np.ndarray, float, str, list[str]]:
-    """Features (frames, N_MFCC), seconds of speech, hash of the file, and warnings. Raises ValueError."""
+def listen(file: str, wanted: feature_extraction.FeatureSettings) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
+    """Features (frames, N_MFCC), levels (stretches,), hash of the file, and warnings. Raises ValueError."""
     faults: list[str] = []
     samples = feature_extraction.read_audio(file, faults)
     feature_extraction.check_length(samples, file, wanted)
-    seconds = speech_levels.speech_seconds(speech_levels.levels_db(samples))
+    levels = speech_levels.levels_db(samples)
+    seconds = speech_levels.speech_seconds(levels)
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     faults += find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
-    return feature_extraction.compute_mfcc(samples, wanted), seconds, digest, faults
+    return feature_extraction.compute_mfcc(samples, wanted), levels, digest, faults
 
 
-def have_several_voices(encoder: SpeakerEncoder, features: Sequence[np.ndarray]) -> list[bool]:
-    """Whether windows of each recording, whose features are (frames, N_MFCC), are of several voices."""
-    frames = round(WINDOW_SECONDS * feature_extraction.SAMPLE_RATE / encoder.feature_settings.hop_length)
+def have_several_voices(
+    encoder: SpeakerEncoder, features: Sequence[np.ndarray], levels: Sequence[np.ndarray]
+) -> list[bool]:
+    """Whether windows of speech of each recording are of several voices.
+
+    Features are (frames, N_MFCC), levels in decibels (stretches,).
+    """
+    seconds_per_frame = encoder.feature_settings.hop_length / feature_extraction.SAMPLE_RATE
+    frames = round(WINDOW_SECONDS / seconds_per_frame)
     windows: list[np.ndarray] = []
     numbers = []
-    for of_recording in features:
+    for of_recording, levels_db in zip(features, levels, strict=True):
         at_most = min(MOST_WINDOWS, 1 + 4 * (len(of_recording) - frames) // frames)
         starts = np.linspace(0, len(of_recording) - frames, max(0, at_most)).astype(int)
+        share = speech_levels.speech_share(levels_db, starts * seconds_per_frame, WINDOW_SECONDS)
+        starts = starts[share >= speech_levels.LEAST_SPEECH_SHARE]
         windows += [of_recording[start : start + frames] for start in starts]
         numbers.append(len(starts))
     parts = np.split(embed_features(encoder, windows, in_one_piece=True), np.cumsum(numbers)[:-1])
@@ -105,6 +116,8 @@ def is_same_audio(first: np.ndarray, second: np.ndarray) -> bool:
 
     short, long = sorted((first, second), key=len)
     number = len(short)
+    if number < LEAST_FRAMES:
+        return False
     pattern = (short - short.mean(axis=0)) / (number * short.std(axis=0) + 1e-6)
     products = fftconvolve(long, pattern[::-1], mode="valid", axes=0)
     sums, squares = (np.cumsum(np.pad(long.astype(np.float64) ** power, ((1, 0), (0, 0))), axis=0) for power in (1, 2))

@@ -1,5 +1,6 @@
 """Who spoke when: embeddings of a sliding window are compared with enrolled ones, or with each other."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 # A block is a multiple of the stretches in which speech is detected, so that no samples are lost between blocks.
 BLOCK_STEPS = speech_levels.SPEECH_FRAME_SAMPLES
-
-# A window with less speech than this is silence.
-LEAST_SPEECH_SHARE = 0.3
 
 # A change of speaker costs as much as this difference of similarity in one window.
 SWITCH_COST = 0.6
@@ -60,13 +58,14 @@ class Timeline(NamedTuple):
 
     `middles` (windows,) are in seconds; `candidates` are names; `margins` (windows, candidates), NaN in silence, say by
     how much a window is more similar to an enrolled person than the threshold, or how similar, centred, to a voice that
-    was found; `faults` say in words why the result may be wrong.
+    was found; the first `num_enrolled` candidates are enrolled; `faults` say in words why the result may be wrong.
     """
 
     turns: list[Turn]
     middles: np.ndarray
     margins: np.ndarray
     candidates: list[str]
+    num_enrolled: int
     faults: list[str]
 
 
@@ -92,8 +91,8 @@ def find_timeline(
     *arrays, num_clipped = zip(*blocks, strict=True)
     embeddings, levels_db = map(np.concatenate, arrays)
     starts = step_seconds * np.arange(len(embeddings))
-    is_speech = speech_share(levels_db, starts, window_seconds) >= LEAST_SPEECH_SHARE
-    candidates = find_candidates(embeddings[is_speech], enrolled)
+    is_speech = speech_levels.speech_share(levels_db, starts, window_seconds) >= speech_levels.LEAST_SPEECH_SHARE
+    candidates = find_candidates(embeddings[is_speech], enrolled, thresholds)
     chosen = [names[number] for number in candidates]
     margins = embeddings @ enrolled[candidates].T - thresholds[candidates]
     # An unknown speaker stands for a margin of 0, so an enrolled one must be nearer than the threshold.
@@ -103,7 +102,8 @@ def find_timeline(
         voice, similarities = tell_apart(embeddings, is_unknown & is_speech, num_voices)
         state = np.where(is_unknown, len(chosen) + voice, state)
         margins = np.column_stack([margins, similarities])
-        chosen += [f"{VOICE} {number}" for number in range(1, similarities.shape[1] + 1)]
+        free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in names)
+        chosen += itertools.islice(free, similarities.shape[1])
     margins[~is_speech] = np.nan
     middles = starts + window_seconds / 2
     speech_seconds = speech_levels.speech_seconds(levels_db)
@@ -111,7 +111,7 @@ def find_timeline(
     faults = doubts + find_faults(seconds, speech_seconds, sum(num_clipped))
     turns = find_turns(state, middles, speech_levels.find_speech(levels_db), chosen)
     turns = [turn._replace(score=mean_score(turn, middles, margins, chosen, thresholds[candidates])) for turn in turns]
-    return Timeline(turns, middles, margins, chosen, faults)
+    return Timeline(turns, middles, margins, chosen, len(candidates), faults)
 
 
 def tell_apart(embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -169,21 +169,15 @@ def embed_windows(
             kept, is_first = kept[num_windows * step :], False
 
 
-def speech_share(levels_db: np.ndarray, starts: np.ndarray, length: float) -> np.ndarray:
-    """The share of speech in the stretches of a recording that begin at `starts`, in seconds (stretches,)."""
-    speech = speech_levels.find_speech(levels_db)
-    sums = np.append(0, np.cumsum(speech))
-    places = np.array([starts, starts + length]) * SAMPLE_RATE / speech_levels.SPEECH_FRAME_SAMPLES
-    first, last = np.minimum(np.round(places).astype(int), len(speech))
-    return (sums[last] - sums[first]) / np.maximum(last - first, 1)
+def find_candidates(embeddings: np.ndarray, enrolled: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The numbers of the enrolled speakers that are farthest above their thresholds in the most windows, ascending.
 
-
-def find_candidates(embeddings: np.ndarray, enrolled: np.ndarray) -> np.ndarray:
-    """The numbers of the enrolled speakers that are nearest in the most windows, at most MAX_CANDIDATES, ascending."""
+    They are at most MAX_CANDIDATES.
+    """
     if not len(enrolled):
         return np.zeros(0, np.int64)
     blocks = np.array_split(embeddings, len(embeddings) // BLOCK_STEPS + 1)
-    nearest = np.concatenate([np.argmax(block @ enrolled.T, axis=1) for block in blocks])
+    nearest = np.concatenate([np.argmax(block @ enrolled.T - thresholds, axis=1) for block in blocks])
     found, counts = np.unique(nearest, return_counts=True)
     return np.sort(found[np.argsort(-counts, kind="stable")[:MAX_CANDIDATES]])
 
@@ -272,8 +266,10 @@ def draw_timeline(timeline: Timeline, width: float = 12) -> "matplotlib.figure.F
             colour, line = styles[number]
             # A name that begins with an underscore would not be shown.
             curves.plot(timeline.middles, timeline.margins[:, number], line, color=colour, label=f" {name}")
-        curves.axhline(0, color="0.3", linestyle="--", linewidth=1, label="threshold of enrolled people")
-        curves.set(ylabel="similarity above the threshold", xlim=(0, timeline.middles[-1] + timeline.middles[0]))
+        if timeline.num_enrolled:
+            curves.axhline(0, color="0.3", linestyle="--", linewidth=1, label="threshold of enrolled people")
+        ylabel = "similarity above the threshold" if timeline.num_enrolled else "similarity to each voice"
+        curves.set(ylabel=ylabel, xlim=(0, timeline.middles[-1] + timeline.middles[0]))
         curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(round(width / 2), len(rows) + 1))
         for turn in timeline.turns:
             row = rows.index(turn.speaker)
