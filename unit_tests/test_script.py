@@ -56,11 +56,11 @@ class ScriptTest(ProjectTest):
         line = "import sys; from speaker_id import DEFAULT_MODEL; assert 'torch' not in sys.modules"
         self.assertEqual(subprocess.run([sys.executable, "-c", line], cwd=PROJECT_DIR).returncode, 0)
         for arguments, words in {
-            ("list",): "no database",
-            ("remove", "Ann"): "no database",
-            ("rename", "Ann", "Bob"): "no database",
+            ("list",): "nobody is enrolled yet",
+            ("remove", "Ann"): "nobody is enrolled yet",
+            ("rename", "Ann", "Bob"): "nobody is enrolled yet",
             ("verify", "gone.wav", "gone.wav"): "does not exist",
-            ("identify", __file__): "no database",
+            ("identify", __file__): "nobody is enrolled yet",
             ("map", __file__, "--out", "map.pdf"): "must end in .png",
             ("enrol", "Ann", __file__, "--model", "gone.pt"): "no model gone.pt",
         }.items():
