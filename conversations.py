@@ -119,7 +119,7 @@ def build_conversations(spk_to_utts: SpkToUtts, number: int) -> dict[str, list[S
 def score_conversation(encoder: SpeakerEncoder, path: str, spans: Sequence[Span]) -> tuple[DiarizationErrors, bool]:
     """The errors of a timeline with nobody enrolled, and whether it has the right number of people."""
     nobody = np.zeros((0, encoder.dimensions), np.float32)
-    found = speaker_timeline.find_timeline(encoder, path, [], nobody, np.zeros(0), cluster=True).turns
+    found = speaker_timeline.find_timeline(encoder, path, [], nobody, np.zeros((2, 0)), cluster=True).turns
     errors = diarization_error.diarization_errors(spans, [Span(*turn[:3]) for turn in found])
     return errors, len({turn.speaker for turn in found}) == len({span.speaker for span in spans})
 

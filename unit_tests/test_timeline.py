@@ -47,7 +47,7 @@ class TimelineTest(ProjectTest):
         embeddings = evaluation.embed_utterances(encoder, [str(self.dir / f"{name}.wav") for name in ("low", "high")])
         with unittest.mock.patch.object(speaker_timeline, "SWITCH_COST", 0.01):
             timeline = speaker_timeline.find_timeline(
-                encoder, str(self.dir / "x.wav"), ["low", "high"], embeddings, np.full(2, -1.0)
+                encoder, str(self.dir / "x.wav"), ["low", "high"], embeddings, np.full((2, 2), -1.0)
             )
         self.assertEqual([turn.speaker for turn in timeline.turns], ["low", "high", "low"])
         times = np.array([turn[:2] for turn in timeline.turns])
@@ -56,7 +56,7 @@ class TimelineTest(ProjectTest):
         rttm = speaker_timeline.to_rttm(timeline.turns, "my talk.wav").splitlines()
         self.assertRegex(rttm[0], r"^SPEAKER my_talk 1 0.000 \d+\.\d{3} <NA> <NA> low <NA> <NA>$")
         speaker_timeline.draw_timeline(timeline)
-        nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], embeddings[:0], np.zeros(0))
+        nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], embeddings[:0], np.zeros((2, 0)))
         self.assertEqual({turn.speaker for turn in nobody.turns}, {"unknown"})
         with unittest.mock.patch.object(speaker_timeline, "BLOCK_STEPS", 7):
             in_blocks = self.windows(encoder)
@@ -84,6 +84,22 @@ class TimelineTest(ProjectTest):
         found = speaker_timeline.find_candidates(embeddings, np.eye(2), np.array([0.5, 0.65]))
         self.assertEqual(found.tolist(), [0])
 
+    def test_a_voice_gets_a_name_by_its_mean_where_windows_are_too_noisy(self) -> None:
+        encoder = speaker_encoder.get_speaker_encoder()
+        rng = np.random.default_rng(0)
+        people = np.eye(32)[:2]  # The first is enrolled.
+        embeddings = people[np.repeat([0, 1, 0], 30)] + rng.normal(0, 0.2, (90, 32))
+        embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
+        step = speaker_timeline.whole_frames(speaker_timeline.STEP_SECONDS, encoder)
+        levels = np.full(91 * step // 320, -20.0)
+        blocks = [(embeddings, levels, 0)]
+        thresholds = np.array([[0.95], [0.9]])  # No window reaches it, the mean does.
+        for cluster, stranger in ((False, "unknown"), (True, "speaker 1")):
+            with unittest.mock.patch.object(speaker_timeline, "embed_windows", lambda *_: blocks):
+                timeline = speaker_timeline.find_timeline(encoder, "", ["Ann"], people[:1], thresholds, cluster)
+            self.assertEqual([turn.speaker for turn in timeline.turns], ["Ann", stranger, "Ann"])
+            self.assertEqual(timeline.candidates, ["Ann", "speaker 1"][: 1 + cluster])
+
     def test_turns_begin_and_end_with_speech_and_bridge_pauses(self) -> None:
         middles = np.arange(10) + 0.5  # Windows a second apart; stretches of speech are 0.02 s.
         is_speech = np.ones(500, bool)
@@ -110,7 +126,9 @@ class TimelineTest(ProjectTest):
         ):
             soundfile.write(self.dir / "x.wav", samples, RATE)
             nobody = np.zeros((0, encoder.dimensions), np.float32)
-            faults = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], nobody, np.zeros(0)).faults
+            faults = speaker_timeline.find_timeline(
+                encoder, str(self.dir / "x.wav"), [], nobody, np.zeros((2, 0))
+            ).faults
             self.assertEqual(len(faults), len(expected), faults)
             for found, words in zip(faults, expected, strict=True):
                 self.assertIn(words, found)
@@ -132,6 +150,6 @@ class TimelineTest(ProjectTest):
         for seconds in (0.05, 0.5, 1.6, 1.7, 123.3):
             path = self.write_audio("x.wav", seconds)
             nobody = np.zeros((0, 8), np.float32)
-            [turn] = speaker_timeline.find_timeline(encoder, path, [], nobody, np.zeros(0)).turns
+            [turn] = speaker_timeline.find_timeline(encoder, path, [], nobody, np.zeros((2, 0))).turns
             self.assertEqual(turn.start, 0)
             self.assertAlmostEqual(turn.end, seconds, delta=0.02)

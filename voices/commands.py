@@ -83,12 +83,12 @@ def run_identify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
 def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     """The command `timeline`."""
     names: list[str] = []
-    enrolled, thresholds = np.zeros((0, encoder.dimensions), np.float32), np.zeros(0)
+    enrolled, thresholds = np.zeros((0, encoder.dimensions), np.float32), np.zeros((2, 0))
     if speaker_database.is_there(options.db):
         decision = decision_for(encoder, options.far, options.threshold)
         with speaker_database.open_database(options.db) as connection:
             names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
-        thresholds = decision.thresholds(0, counts)
+        thresholds = np.stack([decision.thresholds(number, counts) for number in (0, 1)])
     cluster = options.unknown == "cluster" or options.speakers is not None or not names
     found: dict[str, list[speaker_timeline.Turn]] = {}
     shown: dict[str, Path] = {}

@@ -80,9 +80,11 @@ def find_timeline(
 ) -> Timeline:
     """When each enrolled speaker (speakers, dimensions), or another one, speaks in a recording of any length.
 
-    A window that is less similar to each speaker than the speaker's threshold (speakers,) is of an unknown one. With
-    `cluster`, these are told apart: "speaker 1", "speaker 2" ..., `num_voices` of them, or as many as are found.
-    Needs memory for only one or two minutes of audio. Raises ValueError for a file that cannot be used.
+    `thresholds` (2, speakers) are those of a window, and of a voice in many windows. A window below each speaker's
+    threshold is of an unknown voice. These are told apart, `num_voices` of them, or as many as are found; if the mean of
+    one reaches a speaker's threshold, it is that speaker's after all. With `cluster`, the others are "speaker 1",
+    "speaker 2" ..., otherwise UNKNOWN. Needs memory for only one or two minutes of audio. Raises ValueError for a file
+    that cannot be used.
     """
     doubts: list[str] = []
     blocks = list(embed_windows(encoder, recording, doubts))
@@ -92,25 +94,37 @@ def find_timeline(
     embeddings, levels_db = map(np.concatenate, arrays)
     starts = step_seconds * np.arange(len(embeddings))
     is_speech = speech_levels.speech_share(levels_db, starts, window_seconds) >= speech_levels.LEAST_SPEECH_SHARE
-    candidates = find_candidates(embeddings[is_speech], enrolled, thresholds)
+    candidates = find_candidates(embeddings[is_speech], enrolled, thresholds[0])
     chosen = [names[number] for number in candidates]
-    margins = embeddings @ enrolled[candidates].T - thresholds[candidates]
+    margins = embeddings @ enrolled[candidates].T - thresholds[0, candidates]
     # An unknown speaker stands for a margin of 0, so an enrolled one must be nearer than the threshold.
     state = best_path(np.column_stack([margins, np.zeros(len(margins))]) * is_speech[:, None])
+    unknown = state == len(chosen)
+    voice, similarities = tell_apart(embeddings, unknown & is_speech, num_voices)
+    owner_of_voice = []  # The number of a candidate, or of an unknown voice after these.
+    for number in range(similarities.shape[1]):
+        mean = normalise(embeddings[unknown & is_speech & (voice == number)].mean(axis=0))
+        above = enrolled[candidates] @ mean - thresholds[1, candidates]
+        is_enrolled = len(above) and above.max() >= 0
+        owner_of_voice.append(int(above.argmax()) if is_enrolled else len(chosen) + number)
+    strangers = [number for number, owner in enumerate(owner_of_voice) if owner >= len(chosen)]
+    if owner_of_voice:
+        state = np.where(unknown, np.array(owner_of_voice)[voice], state)
     if cluster:
-        is_unknown = state == len(chosen)
-        voice, similarities = tell_apart(embeddings, is_unknown & is_speech, num_voices)
-        state = np.where(is_unknown, len(chosen) + voice, state)
-        margins = np.column_stack([margins, similarities])
+        order = {len(candidates) + number: len(candidates) + place for place, number in enumerate(strangers)}
+        state = np.array([order.get(owner, owner) for owner in state.tolist()])
+        margins = np.column_stack([margins, similarities[:, strangers]])
         free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in names)
-        chosen += itertools.islice(free, similarities.shape[1])
+        chosen += itertools.islice(free, len(strangers))
     margins[~is_speech] = np.nan
     middles = starts + window_seconds / 2
     speech_seconds = speech_levels.speech_seconds(levels_db)
     seconds = len(levels_db) * speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
     faults = doubts + find_faults(seconds, speech_seconds, sum(num_clipped))
     turns = find_turns(state, middles, speech_levels.find_speech(levels_db), chosen)
-    turns = [turn._replace(score=mean_score(turn, middles, margins, chosen, thresholds[candidates])) for turn in turns]
+    turns = [
+        turn._replace(score=mean_score(turn, middles, margins, chosen, thresholds[0, candidates])) for turn in turns
+    ]
     return Timeline(turns, middles, margins, chosen, len(candidates), faults)
 
 
