@@ -152,10 +152,8 @@ class Page:
         """An answer, the turns as a picture and a table, and the recording to listen to."""
         recording = choose(file, spoken)
         names, enrolled, counts = self.read_people()
-        thresholds = self.decision.thresholds(0, counts)
-        found = timeline.find_timeline(
-            self.encoder, recording, names, enrolled, thresholds, True, int(num_voices or 0) or None
-        )
+        thresholds, number = self.decision.timeline_thresholds(counts), int(num_voices or 0) or None
+        found = timeline.find_timeline(self.encoder, recording, names, enrolled, thresholds, True, number)
         speakers = list(dict.fromkeys(turn.speaker for turn in found.turns))
         seconds = [sum(turn.end - turn.start for turn in found.turns if turn.speaker == name) for name in speakers]
         spoken = ", ".join(f"{name} ({time:.0f} s)" for name, time in zip(speakers, seconds, strict=True))

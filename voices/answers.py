@@ -48,6 +48,10 @@ class Decision(NamedTuple):
         of_count = {count: self.threshold(first, count) for count in set(counts)}
         return np.array([of_count[count] for count in counts], float)
 
+    def timeline_thresholds(self, counts: Sequence[int]) -> np.ndarray:
+        """Those of a window, and of a recording, which stands for a voice in many windows (2, counts)."""
+        return np.stack([self.thresholds(first, counts) for first in (0, 1)])
+
     def rates(self, score: float, first: int, second: int) -> tuple[float, float] | None:
         """How often different people score as high and one person scores lower, if that was measured."""
         return rates_at(self.calibration, score, first, second) if self.calibration else None

@@ -88,7 +88,7 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         decision = decision_for(encoder, options.far, options.threshold)
         with speaker_database.open_database(options.db) as connection:
             names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
-        thresholds = np.stack([decision.thresholds(number, counts) for number in (0, 1)])
+        thresholds = decision.timeline_thresholds(counts)
     cluster = options.unknown == "cluster" or options.speakers is not None or not names
     found: dict[str, list[speaker_timeline.Turn]] = {}
     shown: dict[str, Path] = {}

@@ -81,7 +81,7 @@ def find_timeline(
     """When each enrolled speaker (speakers, dimensions), or another one, speaks in a recording of any length.
 
     `thresholds` (2, speakers) are those of a window, and of a voice in many windows. A window below each speaker's
-    threshold is of an unknown voice. These are told apart, `num_voices` of them, or as many as are found; if the mean of
+    threshold is of an unknown voice. They are told apart, `num_voices` of them, or as many as are found; if the mean of
     one reaches a speaker's threshold, it is that speaker's after all. With `cluster`, the others are "speaker 1",
     "speaker 2" ..., otherwise UNKNOWN. Needs memory for only one or two minutes of audio. Raises ValueError for a file
     that cannot be used.
