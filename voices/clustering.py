@@ -5,9 +5,10 @@ import numpy as np
 # This part of the mean of all windows, which holds microphone and room, is subtracted before windows are compared.
 CENTRING = 0.8
 
-# Voices are joined, the most similar first (Ward 1963), until the next pair is this many times as different as those
-# were that left MAX_VOICES: by then, the pieces of one voice have been joined.
-DISTINCT = 2.0
+# Voices are joined, the most similar first (Ward 1963). How different joined ones are lies near two values: high for
+# different voices, as in the last step, and low for pieces of one voice, as in the step that left MAX_VOICES. Where it
+# passes DISTINCT times the geometric mean of the two, voices are joined that differ.
+DISTINCT = 1.05
 MAX_VOICES = 8
 
 # Two halves of a recording with a similarity of their means above this are one voice. Of recordings of one person 95 %
@@ -55,4 +56,5 @@ def count_voices(differences: np.ndarray, embeddings: np.ndarray, halves: np.nda
     if float(np.prod(normalise(np.stack([first.mean(axis=0), second.mean(axis=0)])), axis=0).sum()) > ONE_VOICE:
         return 1
     at_most = min(MAX_VOICES, len(differences))
-    return max(2, 1 + int((differences[: at_most - 1] > DISTINCT * differences[at_most - 1]).sum()))
+    limit = DISTINCT * np.sqrt(differences[0] * differences[at_most - 1])
+    return max(2, 1 + int((differences[: at_most - 1] > limit).sum()))
