@@ -48,6 +48,21 @@ def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.nda
     return normalise(np.stack([centred[voice_of == voice].mean(axis=0) for voice in np.unique(voice_of)]))
 
 
+def seem_several(embeddings: np.ndarray) -> bool:
+    """A quick test for several voices in windows (windows, dimensions): whether two halves of them are unlike.
+
+    The halves are the two sides of the middle along the direction in which the windows vary most.
+    """
+    if len(embeddings) < 2 * LEAST_WINDOWS:
+        return False
+    centred = embeddings - embeddings.mean(axis=0)
+    side = centred @ np.linalg.svd(centred, full_matrices=False)[2][0] > 0
+    if not LEAST_WINDOWS <= side.sum() <= len(side) - LEAST_WINDOWS:
+        return False
+    halves = normalise(np.stack([embeddings[side].mean(axis=0), embeddings[~side].mean(axis=0)]))
+    return float(halves[0] @ halves[1]) < ONE_VOICE
+
+
 def count_voices(differences: np.ndarray, embeddings: np.ndarray, halves: np.ndarray) -> int:
     """The number of voices, from the differences between joined voices, largest first, and the last two (windows,)."""
     first, second = (embeddings[halves == half] for half in (1, 2))

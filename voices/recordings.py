@@ -17,7 +17,7 @@ from calibration import WINDOW_SECONDS
 from foundation import parallel, safe_files, script
 from foundation.recording_lists import Paths, as_paths
 from speaker_encoder import SpeakerEncoder, embed_features
-from voices.clustering import find_voices
+from voices.clustering import find_voices, seem_several
 from voices.database import Recording
 
 CHUNK_FILES = 64
@@ -104,7 +104,7 @@ def have_several_voices(
         windows += [of_recording[start : start + frames] for start in starts]
         numbers.append(len(starts))
     parts = np.split(embed_features(encoder, windows, in_one_piece=True), np.cumsum(numbers)[:-1])
-    return [len(part) > 1 and len(find_voices(part)) > 1 for part in parts]
+    return [seem_several(part) and len(find_voices(part)) > 1 for part in parts]
 
 
 def is_same_audio(first: np.ndarray, second: np.ndarray) -> bool:
