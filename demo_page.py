@@ -260,7 +260,7 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
             gradio.Markdown("Drop a conversation. Whoever is enrolled gets their name, the other voices a number.")
             conversation = recording("Conversation")
             number = gradio.Number(
-                label="How many other voices? 0: find it out.", value=0, minimum=0, precision=0, maximum=20
+                label="How many people speak? 0: find it out.", value=0, minimum=0, precision=0, maximum=20
             )
             button = gradio.Button("Find the turns", variant="primary")
             answer = textbox("turns")

@@ -99,6 +99,15 @@ class TimelineTest(ProjectTest):
                 timeline = speaker_timeline.find_timeline(encoder, "", ["Ann"], people[:1], thresholds, cluster)
             self.assertEqual([turn.speaker for turn in timeline.turns], ["Ann", stranger, "Ann"])
             self.assertEqual(timeline.candidates, ["Ann", "speaker 1"][: 1 + cluster])
+        for number, speakers in (
+            (2, ["Ann", "speaker 1", "Ann"]),
+            (1, ["speaker 1"]),
+        ):  # All people, with the enrolled.
+            with unittest.mock.patch.object(speaker_timeline, "embed_windows", lambda *_: blocks):
+                timeline = speaker_timeline.find_timeline(encoder, "", ["Ann"], people[:1], thresholds, True, number)
+            self.assertEqual([turn.speaker for turn in timeline.turns], speakers)
+        for given in (None, 1, 3):  # A single window is one voice.
+            self.assertEqual(len(speaker_timeline.find_voices(embeddings[:1], given)), 1)
 
     def test_turns_begin_and_end_with_speech_and_bridge_pauses(self) -> None:
         middles = np.arange(10) + 0.5  # Windows a second apart; stretches of speech are 0.02 s.

@@ -36,7 +36,7 @@ def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.nda
     The number is found if it is not given. Source: Ward 1963, "Hierarchical grouping to optimize an objective
     function".
     """
-    if len(embeddings) < (num_voices or 2 * LEAST_WINDOWS):
+    if len(embeddings) < max(2, num_voices or 2 * LEAST_WINDOWS):
         return centre(embeddings).mean(axis=0, keepdims=True)
     from scipy.cluster.hierarchy import fcluster, linkage  # Slow, and only needed here.
 
@@ -48,27 +48,28 @@ def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.nda
     return normalise(np.stack([centred[voice_of == voice].mean(axis=0) for voice in np.unique(voice_of)]))
 
 
-def seem_several(embeddings: np.ndarray) -> bool:
-    """A quick test for several voices in windows (windows, dimensions): whether two halves of them are unlike.
+def are_unlike(embeddings: np.ndarray, is_first: np.ndarray) -> bool:
+    """Whether windows (windows, dimensions) in two parts, the first of which is given (windows,), are of two voices."""
+    if min(is_first.sum(), (~is_first).sum()) < LEAST_WINDOWS:
+        return False
+    first, second = normalise(np.stack([embeddings[part].mean(axis=0) for part in (is_first, ~is_first)]))
+    return float(first @ second) <= ONE_VOICE
 
-    The halves are the two sides of the middle along the direction in which the windows vary most.
+
+def seem_several(embeddings: np.ndarray) -> bool:
+    """A quick test for several voices in windows (windows, dimensions), without SciPy.
+
+    The parts are the two sides of the middle along the direction in which the windows vary most.
     """
     if len(embeddings) < 2 * LEAST_WINDOWS:
         return False
     centred = embeddings - embeddings.mean(axis=0)
-    side = centred @ np.linalg.svd(centred, full_matrices=False)[2][0] > 0
-    if not LEAST_WINDOWS <= side.sum() <= len(side) - LEAST_WINDOWS:
-        return False
-    halves = normalise(np.stack([embeddings[side].mean(axis=0), embeddings[~side].mean(axis=0)]))
-    return float(halves[0] @ halves[1]) < ONE_VOICE
+    return are_unlike(embeddings, centred @ np.linalg.svd(centred, full_matrices=False)[2][0] > 0)
 
 
 def count_voices(differences: np.ndarray, embeddings: np.ndarray, halves: np.ndarray) -> int:
     """The number of voices, from the differences between joined voices, largest first, and the last two (windows,)."""
-    first, second = (embeddings[halves == half] for half in (1, 2))
-    if min(len(first), len(second)) < LEAST_WINDOWS:
-        return 1
-    if float(np.prod(normalise(np.stack([first.mean(axis=0), second.mean(axis=0)])), axis=0).sum()) > ONE_VOICE:
+    if not are_unlike(embeddings, halves == 1):
         return 1
     at_most = min(MAX_VOICES, len(differences))
     limit = DISTINCT * np.sqrt(differences[0] * differences[at_most - 1])

@@ -81,10 +81,10 @@ def find_timeline(
     """When each enrolled speaker (speakers, dimensions), or another one, speaks in a recording of any length.
 
     `thresholds` (2, speakers) are those of a window, and of a voice in many windows. A window below each speaker's
-    threshold is of an unknown voice. They are told apart, `num_voices` of them, or as many as are found; if the mean of
-    one reaches a speaker's threshold, it is that speaker's after all. With `cluster`, the others are "speaker 1",
-    "speaker 2" ..., otherwise UNKNOWN. Needs memory for only one or two minutes of audio. Raises ValueError for a file
-    that cannot be used.
+    threshold is of an unknown voice. They are told apart; if the mean of one reaches a speaker's threshold, it is that
+    speaker's after all. If `num_voices` says how many people speak, all windows are told apart so. With `cluster`,
+    voices of nobody enrolled are "speaker 1", "speaker 2" ..., otherwise UNKNOWN. Needs memory for only one or two
+    minutes of audio. Raises ValueError for a file that cannot be used.
     """
     doubts: list[str] = []
     blocks = list(embed_windows(encoder, recording, doubts))
@@ -99,23 +99,20 @@ def find_timeline(
     margins = embeddings @ enrolled[candidates].T - thresholds[0, candidates]
     # An unknown speaker stands for a margin of 0, so an enrolled one must be nearer than the threshold.
     state = best_path(np.column_stack([margins, np.zeros(len(margins))]) * is_speech[:, None])
+    if num_voices:  # Who was below the threshold of a window now and then would be counted twice.
+        state = np.full(len(state), len(chosen))
     unknown = state == len(chosen)
     voice, similarities = tell_apart(embeddings, unknown & is_speech, num_voices)
-    owner_of_voice = []  # The number of a candidate, or of an unknown voice after these.
-    for number in range(similarities.shape[1]):
-        mean = normalise(embeddings[unknown & is_speech & (voice == number)].mean(axis=0))
-        above = enrolled[candidates] @ mean - thresholds[1, candidates]
-        is_enrolled = len(above) and above.max() >= 0
-        owner_of_voice.append(int(above.argmax()) if is_enrolled else len(chosen) + number)
-    strangers = [number for number, owner in enumerate(owner_of_voice) if owner >= len(chosen)]
-    if owner_of_voice:
-        state = np.where(unknown, np.array(owner_of_voice)[voice], state)
+    means = [
+        embeddings[unknown & is_speech & (voice == number)].mean(axis=0) for number in range(similarities.shape[1])
+    ]
+    owners = find_owners(means, enrolled[candidates], thresholds[1, candidates])
+    if means:
+        state = np.where(unknown, np.array(owners)[voice], state)
     if cluster:
-        order = {len(candidates) + number: len(candidates) + place for place, number in enumerate(strangers)}
-        state = np.array([order.get(owner, owner) for owner in state.tolist()])
-        margins = np.column_stack([margins, similarities[:, strangers]])
+        margins = np.column_stack([margins, similarities[:, [owner >= len(chosen) for owner in owners]]])
         free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in names)
-        chosen += itertools.islice(free, len(strangers))
+        chosen += itertools.islice(free, margins.shape[1] - len(candidates))
     margins[~is_speech] = np.nan
     middles = starts + window_seconds / 2
     speech_seconds = speech_levels.speech_seconds(levels_db)
@@ -126,6 +123,22 @@ def find_timeline(
         turn._replace(score=mean_score(turn, middles, margins, chosen, thresholds[0, candidates])) for turn in turns
     ]
     return Timeline(turns, middles, margins, chosen, len(candidates), faults)
+
+
+def find_owners(means: Sequence[np.ndarray], enrolled: np.ndarray, thresholds: np.ndarray) -> list[int]:
+    """Of each voice with these mean embeddings, the number of the enrolled speaker that it is.
+
+    Enrolled are (speakers, dimensions), thresholds (speakers,). Voices of nobody enrolled get the numbers after these.
+    """
+    owners, num_strangers = [], 0
+    for mean in means:
+        above = enrolled @ normalise(mean) - thresholds
+        if len(above) and above.max() >= 0:
+            owners.append(int(above.argmax()))
+        else:
+            owners.append(len(enrolled) + num_strangers)
+            num_strangers += 1
+    return owners
 
 
 def tell_apart(embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | None) -> tuple[np.ndarray, np.ndarray]:
