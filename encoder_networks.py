@@ -1,5 +1,7 @@
 """The networks that turn features into an embedding: several LSTMs, or a transformer."""
 
+import math
+
 import numpy as np
 import torch
 from torch import nn
@@ -12,10 +14,11 @@ class SpeakerEncoder(nn.Module):
     """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
 
     The features are normalised with the mean and deviation of the training data, with DELTAS the changes of them are
-    appended, and the network of a subclass embeds the result. The settings that shaped the encoder stay with it in
-    `settings`; so do decision thresholds measured by `conditions.py`, in `calibration`, and the embeddings of some
-    training speakers (speakers, dimensions), in `cohort`, against which scores can be normalised. `path` is the file it
-    was loaded from.
+    appended, STACKED_FRAMES of them are put side by side, and the network of a subclass embeds the result.
+
+    The settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by
+    `conditions.py`, in `calibration`, and the embeddings of some training speakers (speakers, dimensions), in `cohort`,
+    against which scores can be normalised. `path` is the file it was loaded from.
     """
 
     feature_mean: torch.Tensor
@@ -32,7 +35,7 @@ class SpeakerEncoder(nn.Module):
         self.path = ""
         self.register_buffer("feature_mean", torch.zeros(values["N_MFCC"]))
         self.register_buffer("feature_std", torch.ones(values["N_MFCC"]))
-        self.build((2 if values["DELTAS"] else 1) * values["N_MFCC"], values)
+        self.build((2 if values["DELTAS"] else 1) * values["STACKED_FRAMES"] * values["N_MFCC"], values)
         self.cohort = np.zeros((0, self.dimensions), np.float32)
 
     def build(self, num_inputs: int, values: dict) -> None:
@@ -53,6 +56,8 @@ class SpeakerEncoder(nn.Module):
         frames = (features - self.feature_mean) / self.feature_std
         if self.settings["DELTAS"]:
             frames = append_deltas(frames, num_frames)
+        if self.settings["STACKED_FRAMES"] > 1:
+            frames, num_frames = stack_frames(frames, num_frames, self.settings["STACKED_FRAMES"])
         return self.embed(frames, num_frames)
 
 
@@ -67,6 +72,23 @@ def append_deltas(frames: torch.Tensor, num_frames: torch.Tensor | None = None) 
     if num_frames is not None:
         deltas[torch.arange(len(frames)), num_frames - 1] = 0
     return torch.cat([frames, deltas], dim=2)
+
+
+def stack_frames(
+    frames: torch.Tensor, num_frames: torch.Tensor | None, size: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Put every `size` frames (batch, frames, N) side by side -> (batch, steps, size * N), and the steps of each row.
+
+    The last frame is repeated until a step is full; if rows are padded, `num_frames` (batch,) tells which one is last.
+    Source: Sak et al. 2015, "Fast and accurate recurrent neural network acoustic models for speech recognition".
+    """
+    num_steps = math.ceil(frames.shape[1] / size)
+    numbers = torch.arange(num_steps * size).clamp(max=frames.shape[1] - 1).expand(len(frames), -1)
+    if num_frames is not None:
+        numbers = numbers.minimum(num_frames[:, None] - 1)
+        num_frames = (num_frames + size - 1) // size
+    stacked = frames[torch.arange(len(frames))[:, None], numbers]
+    return stacked.reshape(len(frames), num_steps, -1), num_frames
 
 
 class LstmEncoder(SpeakerEncoder):

@@ -43,6 +43,7 @@ from speaker_encoder import SpeakerEncoder, get_speaker_encoder, load_encoder
 # The course's recipe, where it differs from the settings.
 COURSE = {
     "DELTAS": False,
+    "STACKED_FRAMES": 1,
     "USE_TRANSFORMER": False,
     "LSTM_HIDDEN_SIZE": 64,
     "BI_LSTM": False,
@@ -87,6 +88,7 @@ ROWS = {
     "batches of one corpus": ("ONE_CORPUS_BATCHES",),
     "corpora balanced": ("CORPUS_BALANCE",),
     "deltas": ("DELTAS",),
+    "several frames in a step": ("STACKED_FRAMES",),
     "an ensemble": ("ENSEMBLE_SIZE",),
     "a transformer instead": ("USE_TRANSFORMER",),
     "SpecAugment": ("SPECAUG_TRAINING",),

@@ -49,6 +49,10 @@ CEPSTRAL_MEAN_NORMALIZATION = False
 # after. A fixed microphone shifts the MFCCs of all frames equally, so it hardly changes the deltas.
 DELTAS = True
 
+# Frames that the network reads in one step, side by side: with 2, a step is 64 ms, and half as many steps take half the
+# time. If frames are left over at the end, the last one is repeated.
+STACKED_FRAMES = 2
+
 # Take a transformer instead of LSTMs.
 USE_TRANSFORMER = False
 

@@ -34,6 +34,7 @@ def classic_settings(weights: dict) -> dict:
         "N_MELS": 128,
         "CEPSTRAL_MEAN_NORMALIZATION": False,
         "DELTAS": False,
+        "STACKED_FRAMES": 1,
         # What the weights do not tell, or what only another kind of encoder has.
         **{name: getattr(myconfig, name) for name in (*LSTM_SETTINGS, *TRANSFORMER_SETTINGS)},
         "ENSEMBLE_SIZE": 1,

@@ -74,9 +74,10 @@ def renormalise(encoder: LstmEncoder, other: SpeakerEncoder) -> None:
     for name, weight in encoder.lstms.named_parameters():
         if "weight_ih_l0" in name:
             bias = encoder.lstms.get_parameter(name.replace("weight", "bias"))
-            num_mfcc = len(encoder.feature_mean)
-            bias.add_(weight[:, :num_mfcc] @ ((other.feature_mean - encoder.feature_mean) / encoder.feature_std))
-            weight.view(len(weight), -1, num_mfcc).mul_(other.feature_std / encoder.feature_std)
+            shift = (other.feature_mean - encoder.feature_mean) / encoder.feature_std
+            of_frames = weight.view(len(weight), encoder.settings["STACKED_FRAMES"], -1, len(shift))
+            bias.add_(of_frames[:, :, 0].sum(dim=1) @ shift)
+            of_frames.mul_(other.feature_std / encoder.feature_std)
 
 
 def embed_features(
@@ -141,7 +142,7 @@ def model_fingerprint(encoder: SpeakerEncoder) -> str:
     """A hash of everything in a model that affects embeddings: its weights and settings."""
     # Newer settings do not count if they have the value that was fixed before, and a single LSTM has no number, so that
     # older databases remain usable.
-    later = {"ENSEMBLE_SIZE": 1, "DELTAS": False, "USE_TRANSFORMER": False}
+    later = {"ENSEMBLE_SIZE": 1, "DELTAS": False, "STACKED_FRAMES": 1, "USE_TRANSFORMER": False}
     in_use = {name: encoder.settings[name] for name in setting_tables.settings_in_use(encoder.settings)}
     shape = {name: value for name, value in in_use.items() if later.get(name) != value}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())

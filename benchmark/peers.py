@@ -11,7 +11,14 @@ from foundation import model_path, settings
 from speaker_encoder import load_encoder
 
 # The encoder of the course: three bidirectional layers of 64 units, and the mean over sliding windows.
-COURSE = {"DELTAS": False, "USE_TRANSFORMER": False, "BI_LSTM": True, "LSTM_HIDDEN_SIZE": 64, "ENSEMBLE_SIZE": 1}
+COURSE = {
+    "DELTAS": False,
+    "STACKED_FRAMES": 1,
+    "USE_TRANSFORMER": False,
+    "BI_LSTM": True,
+    "LSTM_HIDDEN_SIZE": 64,
+    "ENSEMBLE_SIZE": 1,
+}
 
 
 def course_embeddings(encoder: SpeakerEncoder, files: Sequence[str]) -> None:

@@ -25,12 +25,15 @@ from foundation import model_file, setting_tables, settings
 from unit_tests.shared import RATE, ProjectTest
 from voices import answers, timeline
 
+# Settings with which the network reads each frame by itself.
+NO_NEIGHBOURS = {"DELTAS": False, "STACKED_FRAMES": 1}
+
 
 class SpeakerEncoderTest(ProjectTest):
     def test_embedding_aggregates_the_lstm_outputs_of_normalised_features(self) -> None:
         for bidirectional in (False, True):
             for mean in (False, True):
-                with settings.override(DELTAS=False, BI_LSTM=bidirectional, FRAME_AGGREGATION_MEAN=mean):
+                with settings.override(**NO_NEIGHBOURS, BI_LSTM=bidirectional, FRAME_AGGREGATION_MEAN=mean):
                     encoder = speaker_encoder.new_encoder()
                     encoder.feature_mean += 3
                     encoder.feature_std *= 2
@@ -41,7 +44,8 @@ class SpeakerEncoderTest(ProjectTest):
                     self.assertEqual(encoder.dimensions, expected.shape[1])
 
     def test_an_lstm_also_reads_by_how_much_normalised_features_change_around_a_frame(self) -> None:
-        encoder, lengths = speaker_encoder.new_encoder(), [6, 1, 4, 2, 3]
+        with settings.override(STACKED_FRAMES=1):
+            encoder, lengths = speaker_encoder.new_encoder(), [6, 1, 4, 2, 3]
         encoder.feature_mean += 3
         encoder.feature_std *= 2
         features = torch.randn(len(lengths), max(lengths), 40)
@@ -55,9 +59,22 @@ class SpeakerEncoderTest(ProjectTest):
             torch.testing.assert_close(embedding, outputs.mean(dim=0))
             torch.testing.assert_close(encoder(row[None, :length])[0].detach(), outputs.mean(dim=0))
 
+    def test_an_lstm_reads_several_frames_in_a_step_and_repeats_the_last_to_fill_it(self) -> None:
+        lengths = [7, 1, 3, 6]
+        with settings.override(STACKED_FRAMES=3, DELTAS=False):
+            encoder = speaker_encoder.new_encoder()
+        features = torch.randn(len(lengths), max(lengths), 40)
+        padded = encoder(features, torch.tensor(lengths)).detach()
+        for row, embedding, length in zip(features.numpy(), padded, lengths, strict=True):
+            filled = np.vstack([row[:length], *[row[length - 1 : length]] * (-length % 3)])
+            steps = np.stack([np.concatenate(filled[start : start + 3]) for start in range(0, len(filled), 3)])
+            outputs = encoder.lstms[0](torch.from_numpy(steps))[0].detach()
+            torch.testing.assert_close(embedding, outputs.mean(dim=0))
+            torch.testing.assert_close(encoder(torch.from_numpy(row[None, :length]))[0].detach(), outputs.mean(dim=0))
+
     def test_an_ensemble_puts_the_embeddings_of_different_lstms_together(self) -> None:
         features, num_frames = torch.randn(2, 30, 40), torch.tensor([30, 20])
-        with settings.override(ENSEMBLE_SIZE=3, DELTAS=False, BI_LSTM=True, LSTM_HIDDEN_SIZE=5):
+        with settings.override(ENSEMBLE_SIZE=3, **NO_NEIGHBOURS, BI_LSTM=True, LSTM_HIDDEN_SIZE=5):
             ensemble = speaker_encoder.new_encoder()
         self.assertEqual(ensemble.dimensions, 30)
         each = [lstm(features)[0].mean(dim=1) for lstm in ensemble.lstms]
@@ -73,7 +90,7 @@ class SpeakerEncoderTest(ProjectTest):
 
     def test_joined_encoders_are_an_ensemble_of_their_lstms(self) -> None:
         features = 3 * torch.randn(3, 20, 40)
-        for values in ({"DELTAS": False}, {"BI_LSTM": True}):
+        for values in ({"DELTAS": False}, {"STACKED_FRAMES": 1}, {"STACKED_FRAMES": 3}, {"BI_LSTM": True}):
             encoders = []
             for seed in (0, 1):
                 with settings.override(SEED=seed, LSTM_HIDDEN_SIZE=6, ENSEMBLE_SIZE=seed + 1, **values):
@@ -224,10 +241,10 @@ class SpeakerEncoderTest(ProjectTest):
             self.assertEqual(encoder.settings["HOP_LENGTH"], 512)
 
     def test_a_model_of_the_time_before_deltas_stays_what_it_is(self) -> None:
-        with settings.override(DELTAS=False):
+        with settings.override(**NO_NEIGHBOURS):
             encoder = speaker_encoder.new_encoder()
         before = encoder.settings
-        for later in ("DELTAS", "USE_TRANSFORMER", *setting_tables.TRANSFORMER_SETTINGS):
+        for later in ("DELTAS", "STACKED_FRAMES", "USE_TRANSFORMER", *setting_tables.TRANSFORMER_SETTINGS):
             del before[later]
         speaker_encoder.save_encoder(str(self.dir / "before.pt"), encoder)
         loaded = neural_net.load_encoder(str(self.dir / "before.pt"))
