@@ -56,12 +56,21 @@ def trim(samples: np.ndarray) -> np.ndarray:
     return samples[speech[0] * frame : (speech[-1] + 1) * frame]
 
 
+def largest_folder(paths: Sequence[str]) -> list[str]:
+    """Those of the paths that are in the folder which has the most of them."""
+    folders = [Path(path).parent for path in paths]
+    largest = max(folders, key=folders.count)
+    return [path for path, folder in zip(paths, folders, strict=True) if folder == largest]
+
+
 def build_conversation(spk_to_utts: SpkToUtts, rng: np.random.Generator) -> tuple[np.ndarray, list[Span]]:
     """Samples of a conversation, and who speaks from when to when, in seconds.
 
     A turn is a piece of an utterance, or several short ones after another. Turns follow after a pause, or before the
-    one before has ended; nobody has two turns in sequence. Each person has a level, and all are in noise.
+    one before has ended; nobody has two turns in sequence. Each person has a level, and all are in noise. A person's
+    recordings are those of one folder, the one with the most: nobody changes the microphone during a conversation.
     """
+    spk_to_utts = {name: largest_folder(utts) for name, utts in spk_to_utts.items()}
     names = rng.permutation(list(spk_to_utts))[: rng.integers(*NUM_SPEAKERS, endpoint=True)].tolist()
     gains = dict(zip(names, 10 ** (rng.uniform(*LEVEL_DB, len(names)) / 20), strict=True))
     waiting = {name: rng.permutation(spk_to_utts[name]).tolist() for name in names}

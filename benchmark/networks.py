@@ -61,8 +61,9 @@ def network_rows(rounds: int) -> list[Row]:
             )
             weights = LstmEncoder().named_parameters()
             num_weights = sum(values.numel() for weight, values in weights if ".weight" in weight)
-        # A multiply-add for each weight and frame, once forward and twice backward.
-        roofline = 3 * num_weights * crops[..., 0].numel() * product / len(matrix) ** 3
+        # A multiply-add for each weight and step over the frames, once forward and twice backward.
+        num_steps = crops[..., 0].numel() / myconfig.STACKED_FRAMES
+        roofline = 3 * num_weights * num_steps * product / len(matrix) ** 3
         what = f"step of an LSTM of 3 x {name} units"
         rows.append(compare(f"float32 {what}, against plain `nn.LSTM`", plain, float32))
         rows.append(share(f"matrix products in a float32 {what}", float32, roofline))

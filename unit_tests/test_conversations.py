@@ -79,6 +79,10 @@ class ConversationsTest(ProjectTest):
         )
         self.assertGreater(10 * np.log10(np.mean(samples**2) / np.mean(quiet**2)), 15)
 
+    def test_a_person_has_the_recordings_of_one_session(self) -> None:
+        paths = ["a/1/x.wav", "a/2/y.wav", "a/2/z.wav", "a/3/x.wav"]
+        self.assertEqual(conversations.largest_folder(paths), ["a/2/y.wav", "a/2/z.wav"])
+
     def test_conversations_are_written_with_their_turns(self) -> None:
         with settings.override(CONDITIONS_DIR=str(self.dir)):
             built = conversations.build_conversations(dataset.get_spk_to_utts("TEST"), 1)

@@ -13,6 +13,7 @@ import feature_extraction
 import speaker_encoder
 from foundation import settings
 from unit_tests.shared import RATE, ProjectTest
+from voices import clustering
 from voices import timeline as speaker_timeline
 
 
@@ -22,14 +23,14 @@ class TimelineTest(ProjectTest):
         scores[:, 0] = [1, 1, 1, 0.5, 1, 0, 0, 0, 0]  # One weak window, then another speaker for good.
         scores[:, 1] = 1 - scores[:, 0]
         scores[3, 1] = 0.9
-        np.testing.assert_array_equal(speaker_timeline.best_path(scores), [0, 0, 0, 0, 0, 1, 1, 1, 1])
+        np.testing.assert_array_equal(clustering.best_path(scores), [0, 0, 0, 0, 0, 1, 1, 1, 1])
         paths = np.array(list(itertools.product((0, 1), repeat=9)))
         rng = np.random.default_rng(0)
         for _ in range(20):
             scores = rng.normal(0, 0.5, (9, 2))
             changes = np.abs(np.diff(paths, axis=1)).sum(axis=1)
-            totals = scores[np.arange(9), paths].sum(axis=1) - speaker_timeline.SWITCH_COST * changes
-            np.testing.assert_array_equal(speaker_timeline.best_path(scores), paths[np.argmax(totals)])
+            totals = scores[np.arange(9), paths].sum(axis=1) - clustering.SWITCH_COST * changes
+            np.testing.assert_array_equal(clustering.best_path(scores), paths[np.argmax(totals)])
 
     def test_turns_of_a_recording(self) -> None:
         # A new encoder that normalises these sounds stands in for a trained one: loud noise against soft.
@@ -46,7 +47,7 @@ class TimelineTest(ProjectTest):
         for name, part in (("low", low), ("high", high)):
             soundfile.write(self.dir / f"{name}.wav", part[: 3 * RATE], RATE)
         embeddings = evaluation.embed_utterances(encoder, [str(self.dir / f"{name}.wav") for name in ("low", "high")])
-        with unittest.mock.patch.object(speaker_timeline, "SWITCH_COST", 0.01):
+        with unittest.mock.patch.object(clustering, "SWITCH_COST", 0.01):
             timeline = speaker_timeline.find_timeline(
                 encoder, str(self.dir / "x.wav"), ["low", "high"], embeddings, np.full((2, 2), -1.0)
             )
@@ -108,7 +109,7 @@ class TimelineTest(ProjectTest):
                 timeline = speaker_timeline.find_timeline(encoder, "", ["Ann"], people[:1], thresholds, True, number)
             self.assertEqual([turn.speaker for turn in timeline.turns], speakers)
         for given in (None, 1, 3):  # A single window is one voice.
-            self.assertEqual(len(speaker_timeline.find_voices(embeddings[:1], given)), 1)
+            self.assertEqual(len(clustering.find_voices(embeddings[:1], given)), 1)
 
     def test_turns_begin_and_end_with_speech_and_bridge_pauses(self) -> None:
         middles = np.arange(10) + 0.5  # Windows a second apart; stretches of speech are 0.02 s.

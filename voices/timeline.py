@@ -14,7 +14,7 @@ from calibration import WINDOW_SECONDS
 from feature_extraction import SAMPLE_RATE
 from foundation import pictures, script
 from speaker_encoder import SpeakerEncoder, embed_features
-from voices.clustering import centre, find_voices, normalise
+from voices.clustering import best_path, centre, find_voices, follow_voices, normalise
 from voices.database import UNKNOWN
 from voices.recordings import count_clipped, find_faults
 
@@ -27,15 +27,9 @@ if TYPE_CHECKING:
 # A block is a multiple of the stretches in which speech is detected, so that no samples are lost between blocks.
 BLOCK_STEPS = speech_levels.SPEECH_FRAME_SAMPLES
 
-# A change of speaker costs as much as this difference of similarity in one window.
-SWITCH_COST = 0.6
-
 # Pauses within a turn, and the shortest turn.
 PAUSE_SECONDS = 0.6
 LEAST_TURN_SECONDS = 0.2
-
-# How often the means of unknown voices are computed again from the windows that are theirs.
-REFINEMENTS = 3
 
 # The name of unknown voices that are told apart, before their number.
 VOICE = "speaker"
@@ -147,19 +141,12 @@ def tell_apart(embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | N
     Embeddings are (windows, dimensions), `is_heard` (windows,). Returns the voices (windows,), and the similarity of
     each window to each voice, both centred, 0 where none is heard (windows, voices).
     """
-    similarities = np.zeros((len(embeddings), 0))
     if not is_heard.any():
-        return np.zeros(len(embeddings), np.int64), similarities
-    centred = centre(embeddings[is_heard])
-    voices = find_voices(embeddings[is_heard], num_voices)
-    for _ in range(REFINEMENTS + 1):
-        similarities = np.zeros((len(embeddings), len(voices)))
-        similarities[is_heard] = centred @ voices.T
-        path = best_path(similarities)
-        in_order = list(dict.fromkeys(path[is_heard].tolist()))
-        voices = normalise(np.stack([centred[path[is_heard] == voice].mean(axis=0) for voice in in_order]))
-    number_of = {voice: number for number, voice in enumerate(in_order)}
-    return np.array([number_of.get(voice, 0) for voice in path.tolist()]), similarities[:, in_order]
+        return np.zeros(len(embeddings), np.int64), np.zeros((len(embeddings), 0))
+    centred = np.zeros_like(embeddings)
+    centred[is_heard] = centre(embeddings[is_heard])
+    voices = follow_voices(centred, find_voices(embeddings[is_heard], num_voices))
+    return voices.voice_of, voices.similarities
 
 
 def whole_frames(seconds: float, encoder: SpeakerEncoder) -> int:
@@ -207,25 +194,6 @@ def find_candidates(embeddings: np.ndarray, enrolled: np.ndarray, thresholds: np
     nearest = np.concatenate([np.argmax(block @ enrolled.T - thresholds, axis=1) for block in blocks])
     found, counts = np.unique(nearest, return_counts=True)
     return np.sort(found[np.argsort(-counts, kind="stable")[:MAX_CANDIDATES]])
-
-
-def best_path(scores: np.ndarray) -> np.ndarray:
-    """The sequence of states that has the highest sum of scores (windows, states), minus SWITCH_COST per change.
-
-    Source: Viterbi 1967, with equal costs for all changes.
-    """
-    total = scores[0]
-    came_from = np.zeros(scores.shape, np.int64)
-    for number, score in enumerate(scores[1:], start=1):
-        best = total.argmax()
-        is_change = total[best] - SWITCH_COST > total
-        came_from[number] = np.where(is_change, best, np.arange(len(total)))
-        total = score + np.where(is_change, total[best] - SWITCH_COST, total)
-    path = np.empty(len(scores), np.int64)
-    path[-1] = total.argmax()
-    for number in range(len(scores) - 1, 0, -1):
-        path[number - 1] = came_from[number, path[number]]
-    return path
 
 
 def find_turns(state: np.ndarray, middles: np.ndarray, is_speech: np.ndarray, names: Sequence[str]) -> list[Turn]:
