@@ -117,9 +117,9 @@ class LstmEncoder(SpeakerEncoder):
 
     def embed(self, frames: torch.Tensor, num_frames: torch.Tensor | None) -> torch.Tensor:
         """The aggregated outputs of each LSTM, side by side."""
-        if num_frames is None:
-            of_lstms = [self.aggregate(lstm(frames)[0]) for lstm in self.lstms]
-        else:
+        if num_frames is None or not self.settings["BI_LSTM"]:  # Forwards, padding comes after all that counts.
+            of_lstms = [self.aggregate(lstm(frames)[0], num_frames) for lstm in self.lstms]
+        else:  # Slower.
             packed = nn.utils.rnn.pack_padded_sequence(frames, num_frames.cpu(), batch_first=True, enforce_sorted=False)
             padded = [nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0] for lstm in self.lstms]
             of_lstms = [self.aggregate(outputs, num_frames) for outputs in padded]
@@ -131,8 +131,10 @@ class LstmEncoder(SpeakerEncoder):
         """The mean of an LSTM's outputs (batch, frames, units) or the last one -> (batch, units)."""
         if num_frames is None:
             return outputs.mean(dim=1) if self.settings["FRAME_AGGREGATION_MEAN"] else outputs[:, -1]
-        if self.settings["FRAME_AGGREGATION_MEAN"]:  # The outputs of padding are zero.
-            return outputs.sum(dim=1) / num_frames[:, None].to(outputs.device)
+        if self.settings["FRAME_AGGREGATION_MEAN"]:
+            num_frames = num_frames.to(outputs.device)[:, None]
+            is_counted = torch.arange(outputs.shape[1], device=outputs.device) < num_frames
+            return (outputs * is_counted[:, :, None]).sum(dim=1) / num_frames
         return outputs[torch.arange(len(outputs)), num_frames - 1]
 
 

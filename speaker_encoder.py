@@ -20,7 +20,7 @@ from foundation.model_path import find_model
 from saved_encoder import check_calibration, check_cohort, check_shapes, classic_settings
 
 # Frames in a batch at inference, padding included.
-INFERENCE_FRAMES = 16384
+INFERENCE_FRAMES = 4096
 
 # Frames of a store that are held in memory at once.
 CHUNK_FRAMES = 10**6
