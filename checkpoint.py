@@ -96,9 +96,10 @@ def read_checkpoint(saved_model: str, train_speakers: list[str]) -> dict | None:
         return None
     checkpoint = read_model(path)
     try:
+        values = {**setting_tables.VALUES_BEFORE, **checkpoint["training_settings"]}
         in_use = setting_tables.settings_in_use(settings.all_settings())
         for name in ("INITIAL_MODELS", *in_use, *setting_tables.OTHER_TRAINING_SETTINGS):
-            before, now = checkpoint["training_settings"][name], getattr(myconfig, name)
+            before, now = values[name], getattr(myconfig, name)
             if before != now:
                 raise ValueError(f"{path} was trained with {name}={before}, and now {name}={now}. {REMEDY}")
         if (before := checkpoint["num_processes"]) != (now := parallel.world_size()):

@@ -20,6 +20,7 @@ if __name__ == "__main__":
     sys.argv[1:] = options.settings
     settings.read_command_line(__doc__)
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,10 +58,9 @@ def trim(samples: np.ndarray) -> np.ndarray:
 
 
 def largest_folder(paths: Sequence[str]) -> list[str]:
-    """Those of the paths that are in the folder which has the most of them."""
-    folders = [Path(path).parent for path in paths]
-    largest = max(folders, key=folders.count)
-    return [path for path, folder in zip(paths, folders, strict=True) if folder == largest]
+    """Those of the paths that are in the folder which has the most of them; all if no folder has two."""
+    [(largest, number)] = Counter(Path(path).parent for path in paths).most_common(1)
+    return [path for path in paths if number == 1 or Path(path).parent == largest]
 
 
 def build_conversation(spk_to_utts: SpkToUtts, rng: np.random.Generator) -> tuple[np.ndarray, list[Span]]:
@@ -70,8 +70,8 @@ def build_conversation(spk_to_utts: SpkToUtts, rng: np.random.Generator) -> tupl
     one before has ended; nobody has two turns in sequence. Each person has a level, and all are in noise. A person's
     recordings are those of one folder, the one with the most: nobody changes the microphone during a conversation.
     """
-    spk_to_utts = {name: largest_folder(utts) for name, utts in spk_to_utts.items()}
     names = rng.permutation(list(spk_to_utts))[: rng.integers(*NUM_SPEAKERS, endpoint=True)].tolist()
+    spk_to_utts = {name: largest_folder(spk_to_utts[name]) for name in names}
     gains = dict(zip(names, 10 ** (rng.uniform(*LEVEL_DB, len(names)) / 20), strict=True))
     waiting = {name: rng.permutation(spk_to_utts[name]).tolist() for name in names}
     mixed, spans, speaker = np.zeros(SECONDS * SAMPLE_RATE, np.float32), [], ""

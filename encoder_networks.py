@@ -42,8 +42,8 @@ class SpeakerEncoder(nn.Module):
         """Make the network's layers, and set `dimensions`, the length of an embedding."""
         raise NotImplementedError
 
-    def embed(self, frames: torch.Tensor, num_frames: torch.Tensor | None) -> torch.Tensor:
-        """Embed normalised frames (batch, frames, num_inputs) -> (batch, dimensions)."""
+    def embed(self, steps: torch.Tensor, num_steps: torch.Tensor | None) -> torch.Tensor:
+        """Embed what the network reads in each step (batch, steps, num_inputs) -> (batch, dimensions)."""
         raise NotImplementedError
 
     @property
@@ -83,11 +83,12 @@ def stack_frames(
     Source: Sak et al. 2015, "Fast and accurate recurrent neural network acoustic models for speech recognition".
     """
     num_steps = math.ceil(frames.shape[1] / size)
-    numbers = torch.arange(num_steps * size).clamp(max=frames.shape[1] - 1).expand(len(frames), -1)
+    numbers = torch.arange(num_steps * size, device=frames.device).clamp(max=frames.shape[1] - 1)
+    numbers = numbers.expand(len(frames), -1)
     if num_frames is not None:
-        numbers = numbers.minimum(num_frames[:, None] - 1)
+        numbers = numbers.minimum(num_frames.to(frames.device)[:, None] - 1)
         num_frames = (num_frames + size - 1) // size
-    stacked = frames[torch.arange(len(frames))[:, None], numbers]
+    stacked = frames[torch.arange(len(frames), device=frames.device)[:, None], numbers]
     return stacked.reshape(len(frames), num_steps, -1), num_frames
 
 
@@ -115,33 +116,33 @@ class LstmEncoder(SpeakerEncoder):
             for _ in range(values["ENSEMBLE_SIZE"])
         )
 
-    def embed(self, frames: torch.Tensor, num_frames: torch.Tensor | None) -> torch.Tensor:
+    def embed(self, steps: torch.Tensor, num_steps: torch.Tensor | None) -> torch.Tensor:
         """The aggregated outputs of each LSTM, side by side."""
-        if num_frames is None or not self.settings["BI_LSTM"]:  # Forwards, padding comes after all that counts.
-            of_lstms = [self.aggregate(lstm(frames)[0], num_frames) for lstm in self.lstms]
-        else:  # Slower.
-            packed = nn.utils.rnn.pack_padded_sequence(frames, num_frames.cpu(), batch_first=True, enforce_sorted=False)
+        if num_steps is None or not self.settings["BI_LSTM"]:  # What reads forwards gets to the padding last.
+            of_lstms = [self.aggregate(lstm(steps)[0], num_steps) for lstm in self.lstms]
+        else:  # Packing leaves the padding out, and is slower.
+            packed = nn.utils.rnn.pack_padded_sequence(steps, num_steps.cpu(), batch_first=True, enforce_sorted=False)
             padded = [nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0] for lstm in self.lstms]
-            of_lstms = [self.aggregate(outputs, num_frames) for outputs in padded]
+            of_lstms = [self.aggregate(outputs, num_steps) for outputs in padded]
         if len(of_lstms) == 1:
             return of_lstms[0]
         return torch.cat([nn.functional.normalize(own, dim=1) for own in of_lstms], dim=1)
 
-    def aggregate(self, outputs: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
-        """The mean of an LSTM's outputs (batch, frames, units) or the last one -> (batch, units)."""
-        if num_frames is None:
+    def aggregate(self, outputs: torch.Tensor, num_steps: torch.Tensor | None = None) -> torch.Tensor:
+        """The mean of an LSTM's outputs (batch, steps, units) or the last one -> (batch, units)."""
+        if num_steps is None:
             return outputs.mean(dim=1) if self.settings["FRAME_AGGREGATION_MEAN"] else outputs[:, -1]
         if self.settings["FRAME_AGGREGATION_MEAN"]:
-            num_frames = num_frames.to(outputs.device)[:, None]
-            is_counted = torch.arange(outputs.shape[1], device=outputs.device) < num_frames
-            return (outputs * is_counted[:, :, None]).sum(dim=1) / num_frames
-        return outputs[torch.arange(len(outputs)), num_frames - 1]
+            num_steps = num_steps.to(outputs.device)[:, None]
+            is_counted = torch.arange(outputs.shape[1], device=outputs.device) < num_steps
+            return (outputs * is_counted[:, :, None]).sum(dim=1) / num_steps
+        return outputs[torch.arange(len(outputs)), num_steps - 1]
 
 
 class TransformerEncoder(SpeakerEncoder):
-    """A transformer: its encoder reads all frames at once, its decoder asks them a single question, a query of zeros.
+    """A transformer: its encoder reads all steps at once, its decoder asks them a single question, a query of zeros.
 
-    There is no positional encoding, so the order of the frames does not count, and no dropout, so that training stays
+    There is no positional encoding, so the order of the steps does not count, and no dropout, so that training stays
     the same bit for bit. Source: Vaswani et al. 2017, "Attention is all you need".
     """
 
@@ -160,13 +161,13 @@ class TransformerEncoder(SpeakerEncoder):
         )
         self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**options), num_layers=1)
 
-    def embed(self, frames: torch.Tensor, num_frames: torch.Tensor | None) -> torch.Tensor:
+    def embed(self, steps: torch.Tensor, num_steps: torch.Tensor | None) -> torch.Tensor:
         """What the decoder answers; padding is masked."""
         is_padding = None
-        if num_frames is not None:
-            is_padding = torch.arange(frames.shape[1], device=frames.device) >= num_frames[:, None].to(frames.device)
-        read = self.encoder(torch.sigmoid(self.linear_layer(frames)), src_key_padding_mask=is_padding)
-        query = torch.zeros(len(frames), 1, self.dimensions, device=frames.device)
+        if num_steps is not None:
+            is_padding = torch.arange(steps.shape[1], device=steps.device) >= num_steps[:, None].to(steps.device)
+        read = self.encoder(torch.sigmoid(self.linear_layer(steps)), src_key_padding_mask=is_padding)
+        query = torch.zeros(len(steps), 1, self.dimensions, device=steps.device)
         return self.decoder(query, read, memory_key_padding_mask=is_padding)[:, 0]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import myconfig
-from foundation.setting_tables import LSTM_SETTINGS, TRANSFORMER_SETTINGS
+from foundation.setting_tables import LSTM_SETTINGS, TRANSFORMER_SETTINGS, VALUES_BEFORE
 
 # How many scores of one person `calibration.SHARES` keeps.
 NUM_SHARES = 16
@@ -33,11 +33,9 @@ def classic_settings(weights: dict) -> dict:
         "HOP_LENGTH": 512,
         "N_MELS": 128,
         "CEPSTRAL_MEAN_NORMALIZATION": False,
-        "DELTAS": False,
-        "STACKED_FRAMES": 1,
         # What the weights do not tell, or what only another kind of encoder has.
         **{name: getattr(myconfig, name) for name in (*LSTM_SETTINGS, *TRANSFORMER_SETTINGS)},
-        "ENSEMBLE_SIZE": 1,
+        **VALUES_BEFORE,
         **shape,
     }
 

@@ -69,12 +69,13 @@ def renormalise(encoder: LstmEncoder, other: SpeakerEncoder) -> None:
 
     With weights W, bias b, mean m and deviation s, and m' and s' of `other`, the first layer computes the same if
     W (x - m) / s + b = W' (x - m') / s' + b', so for W' = W s' / s and b' = b + W (m' - m) / s. For example, features
-    with twice the deviation get weights twice as large. Deltas have no mean.
+    with twice the deviation get weights twice as large. Deltas have no mean. Each of the stacked frames adds to b'.
     """
     for name, weight in encoder.lstms.named_parameters():
         if "weight_ih_l0" in name:
             bias = encoder.lstms.get_parameter(name.replace("weight", "bias"))
             shift = (other.feature_mean - encoder.feature_mean) / encoder.feature_std
+            # (4 x units, stacked frames, MFCCs and their deltas, N_MFCC)
             of_frames = weight.view(len(weight), encoder.settings["STACKED_FRAMES"], -1, len(shift))
             bias.add_(of_frames[:, :, 0].sum(dim=1) @ shift)
             of_frames.mul_(other.feature_std / encoder.feature_std)
@@ -142,9 +143,8 @@ def model_fingerprint(encoder: SpeakerEncoder) -> str:
     """A hash of everything in a model that affects embeddings: its weights and settings."""
     # Newer settings do not count if they have the value that was fixed before, and a single LSTM has no number, so that
     # older databases remain usable.
-    later = {"ENSEMBLE_SIZE": 1, "DELTAS": False, "STACKED_FRAMES": 1, "USE_TRANSFORMER": False}
     in_use = {name: encoder.settings[name] for name in setting_tables.settings_in_use(encoder.settings)}
-    shape = {name: value for name, value in in_use.items() if later.get(name) != value}
+    shape = {name: value for name, value in in_use.items() if setting_tables.VALUES_BEFORE.get(name) != value}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.replace("lstms.0.", "lstm.").encode() + tensor.cpu().numpy().tobytes())

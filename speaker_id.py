@@ -54,7 +54,9 @@ def build_parser() -> script.OptionParser:
         default="one",
         help="cluster: tell unknown voices apart (speaker 1, speaker 2 ...), as is always done if nobody is enrolled",
     )
-    command.add_argument("--speakers", type=int, help="how many people speak, enrolled or not (default: it is found)")
+    command.add_argument(
+        "--speakers", type=int, help="how many people speak at most, enrolled or not (default: it is found)"
+    )
     command.add_argument("--rttm", action="store_true", help="print RTTM, which diarisation tools read")
     command.add_argument("--out", default="timeline.png", help="the picture, numbered if there are several files")
     command = add("embed", "Write the embeddings of recordings to a file.", common)

@@ -1,5 +1,6 @@
 """Training steps of the network alone: against the machine's matrix products, PyTorch's own threads, and on a GPU."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -61,9 +62,10 @@ def network_rows(rounds: int) -> list[Row]:
             )
             weights = LstmEncoder().named_parameters()
             num_weights = sum(values.numel() for weight, values in weights if ".weight" in weight)
-        # A multiply-add for each weight and step over the frames, once forward and twice backward.
-        num_steps = crops[..., 0].numel() / myconfig.STACKED_FRAMES
-        roofline = 3 * num_weights * num_steps * product / len(matrix) ** 3
+        # A multiply-add for each weight and time step, once forward and twice backward.
+        time_steps = math.ceil(crops.shape[2] / myconfig.STACKED_FRAMES)
+        num_products = 3 * num_weights * crops[:, :, 0, 0].numel() * time_steps
+        roofline = num_products * product / len(matrix) ** 3
         what = f"step of an LSTM of 3 x {name} units"
         rows.append(compare(f"float32 {what}, against plain `nn.LSTM`", plain, float32))
         rows.append(share(f"matrix products in a float32 {what}", float32, roofline))

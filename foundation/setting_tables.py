@@ -7,6 +7,9 @@ TRANSFORMER_SETTINGS = ("TRANSFORMER_DIM", "TRANSFORMER_ENCODER_LAYERS", "TRANSF
 SHAPE_SETTINGS = ("DELTAS", "STACKED_FRAMES", "USE_TRANSFORMER", *LSTM_SETTINGS, *TRANSFORMER_SETTINGS)
 MODEL_SETTINGS = FEATURE_SETTINGS + SHAPE_SETTINGS
 
+# What these were for all models that were saved before there were such settings.
+VALUES_BEFORE = {"ENSEMBLE_SIZE": 1, "DELTAS": False, "STACKED_FRAMES": 1, "USE_TRANSFORMER": False}
+
 
 def settings_in_use(values: dict) -> tuple[str, ...]:
     """Those of MODEL_SETTINGS that a model with these values depends on: not those of the other kind of network."""

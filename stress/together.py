@@ -15,7 +15,7 @@ from foundation import settings
 from speaker_encoder import load_encoder, save_encoder
 
 NUM_THREADS = 16
-SETTINGS = ({"N_MFCC": 13, "HOP_LENGTH": 256}, {"N_FFT": 512, "DELTAS": False})
+SETTINGS = ({"N_MFCC": 13, "HOP_LENGTH": 256, "STACKED_FRAMES": 1}, {"N_FFT": 512, "DELTAS": False})
 
 
 def embed_together(folder: Path, rounds: int) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import unittest
+import unittest.mock
 
 import numpy as np
 
@@ -80,8 +81,13 @@ class ConversationsTest(ProjectTest):
         self.assertGreater(10 * np.log10(np.mean(samples**2) / np.mean(quiet**2)), 15)
 
     def test_a_person_has_the_recordings_of_one_session(self) -> None:
-        paths = ["a/1/x.wav", "a/2/y.wav", "a/2/z.wav", "a/3/x.wav"]
-        self.assertEqual(conversations.largest_folder(paths), ["a/2/y.wav", "a/2/z.wav"])
+        self.assertEqual(conversations.largest_folder(["a/1/x", "a/2/y", "a/2/z", "a/3/x"]), ["a/2/y", "a/2/z"])
+        self.assertEqual(conversations.largest_folder(["a/1/x", "a/2/y"]), ["a/1/x", "a/2/y"])
+        people = {name: [f"{name}/1/x", f"{name}/2/y", f"{name}/2/z"] for name in "ab"}
+        sound = np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)
+        with unittest.mock.patch.object(conversations.feature_extraction, "read_audio", return_value=sound) as read:
+            conversations.build_conversation(people, np.random.default_rng(0))
+        self.assertEqual({call.args[0] for call in read.call_args_list}, {"a/2/y", "a/2/z", "b/2/y", "b/2/z"})
 
     def test_conversations_are_written_with_their_turns(self) -> None:
         with settings.override(CONDITIONS_DIR=str(self.dir)):

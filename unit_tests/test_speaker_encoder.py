@@ -45,7 +45,8 @@ class SpeakerEncoderTest(ProjectTest):
 
     def test_an_lstm_also_reads_by_how_much_normalised_features_change_around_a_frame(self) -> None:
         with settings.override(STACKED_FRAMES=1):
-            encoder, lengths = speaker_encoder.new_encoder(), [6, 1, 4, 2, 3]
+            encoder = speaker_encoder.new_encoder()
+        lengths = [6, 1, 4, 2, 3]
         encoder.feature_mean += 3
         encoder.feature_std *= 2
         features = torch.randn(len(lengths), max(lengths), 40)

@@ -7,17 +7,17 @@ import numpy as np
 # This part of the mean of all windows, which holds microphone and room, is subtracted before windows are compared.
 CENTRING = 0.8
 
-# Voices are told apart 2, 3, ... MAX_VOICES at a time. What they leave unexplained is the sum, over the windows, of 1
-# minus the similarity to the own voice, and the price of changes. One voice more must lower it by VOICE_PRICE times the
-# lowest that was found: pieces of one person gain less, other people more.
+# Numbers of voices from 2 to MAX_VOICES are tried. Each leaves something unexplained (see `Voices`), the less, the more
+# voices there are. One voice more must lower it by VOICE_PRICE times what MAX_VOICES leave: other people do, pieces of
+# one person do not.
 MAX_VOICES = 8
 VOICE_PRICE = 0.16
 
 # A change of speaker costs as much as this difference of similarity in one window.
 SWITCH_COST = 0.6
 
-# How often the means of voices are computed again from the windows that are theirs.
-REFINEMENTS = 3
+# How often each window is given to a voice, and the means of the voices are computed from their windows.
+REFINEMENTS = 4
 
 # Two halves of a recording with a similarity of their means above this are one voice. Of recordings of one person 95 %
 # are above 0.74, of two people's recordings joined 95 % below 0.65 (three corpora of the development speakers).
@@ -60,8 +60,9 @@ def best_path(scores: np.ndarray) -> np.ndarray:
 class Voices(NamedTuple):
     """Voices in the windows of a recording, in the order of their first words.
 
-    `means` (voices, dimensions) are centred, `voice_of` (windows,) says whose each window is, `similarities` (windows,
-    voices) how near it is to each, and `unexplained` what is said of VOICE_PRICE.
+    `voice_of` (windows,) says whose each window is, by its centred `similarities` (windows, voices) to them; `means`
+    (voices, dimensions), centred, are those of the windows that each voice got. `unexplained` is the sum over the
+    windows of speech of 1 minus the similarity to the own voice, plus SWITCH_COST for each change.
     """
 
     means: np.ndarray
@@ -71,12 +72,12 @@ class Voices(NamedTuple):
 
 
 def follow_voices(centred: np.ndarray, means: np.ndarray) -> Voices:
-    """Whose each window is, centred (windows, dimensions), zeros in silence, beginning with these means.
+    """Whose each window is, centred (windows, dimensions), zeros in silence, beginning with means (voices, dimensions).
 
-    A voice that no window is nearest to is left out.
+    A voice that gets no window is left out.
     """
     is_heard = centred.any(axis=1)
-    for _ in range(REFINEMENTS + 1):
+    for _ in range(REFINEMENTS):
         similarities = centred @ means.T
         path = best_path(similarities)
         in_order = list(dict.fromkeys(path[is_heard].tolist()))
@@ -90,12 +91,12 @@ def follow_voices(centred: np.ndarray, means: np.ndarray) -> Voices:
 def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.ndarray:
     """The mean, centred, of each voice in windows of speech (windows, dimensions) -> (voices, dimensions).
 
-    The number is found if it is not given. The voices are those of Ward 1963, "Hierarchical grouping to optimize an
-    objective function".
+    The number is found if it is not given. The search begins with the groups of Ward 1963, "Hierarchical grouping to
+    optimize an objective function".
     """
     centred = centre(embeddings)
-    if len(embeddings) < max(2, num_voices or 2 * LEAST_WINDOWS):
-        return centred.mean(axis=0, keepdims=True)
+    if len(embeddings) < (2 if num_voices else 2 * LEAST_WINDOWS):
+        return normalise(centred.mean(axis=0, keepdims=True))
     from scipy.cluster.hierarchy import fcluster, linkage  # Slow, and only needed here.
 
     some = np.linspace(0, len(embeddings) - 1, min(len(embeddings), MOST_WINDOWS)).astype(int)
