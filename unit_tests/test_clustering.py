@@ -53,7 +53,7 @@ class ClusteringTest(unittest.TestCase):
 
     def test_a_voice_must_explain_more_than_its_price(self) -> None:
         rng = np.random.default_rng(0)
-        for angle, number in ((0.2, 2), (1.2, 3)):  # The third is a piece of the second one's voice, or somebody else.
+        for angle, number in ((0.5, 2), (0.9, 3)):  # The third is a piece of the second one's voice, or somebody else.
             people = np.zeros((3, 24))
             people[0, 0] = people[1, 1] = 1
             people[2, 1:3] = np.cos(angle), np.sin(angle)
