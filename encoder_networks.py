@@ -93,7 +93,7 @@ def stack_frames(
 
 
 class LstmEncoder(SpeakerEncoder):
-    """LSTMs whose outputs are aggregated by their mean over the frames, or by taking the last one.
+    """LSTMs whose outputs are aggregated by their mean over the steps, or by taking the last one.
 
     Those of several LSTMs stand side by side in the embedding, each with length 1, so that the cosine similarity of
     two embeddings is the mean of theirs.
