@@ -142,9 +142,11 @@ def main() -> None:
     of_corpus: dict[str, list[tuple[DiarizationErrors, bool]]] = {}
     for path, spans in conversations.items():
         result = score_conversation(encoder, path, spans)
-        for name in (dataset.get_corpus(Path(path).stem), "all of these"):
+        for name in {dataset.get_corpus(Path(path).stem) or "all of these", "all of these"}:
             of_corpus.setdefault(name, []).append(result)
-    print("| corpus | conversations | DER in % | missed | false alarm | confused | number of people right |")
+    folder = Path(next(iter(conversations))).parent
+    print(f"The conversations are in {folder}. DER: 0.25 s around the ends of turns do not count, overlaps do.\n")
+    print("| corpus | conversations | DER in % | missed | false alarm | confused | with the right number of people |")
     print("|---|---|---|---|---|---|---|")
     for name in sorted(of_corpus, key=lambda name: (name == "all of these", name)):
         total = DiarizationErrors(*map(sum, zip(*(errors for errors, _ in of_corpus[name]), strict=True)))

@@ -97,10 +97,11 @@ def run_list() -> int:
         f"{name}: {number} recording{'' if number == 1 else 's'}, {seconds:.1f} s of speech, {added} UTC"
         for name, number, seconds, added in rows
     ]
-    keys = ("name", "recordings", "speech_seconds", "added")
-    script.show(
-        options.json, [dict(zip(keys, row, strict=True)) for row in rows], "\n".join(lines) or "Nobody is enrolled."
-    )
+    people = [
+        {"name": name, "recordings": number, "speech_seconds": seconds, "added": f"{added.replace(' ', 'T')}Z"}
+        for name, number, seconds, added in rows
+    ]
+    script.show(options.json, people, "\n".join(lines) or "Nobody is enrolled.")
     return 0
 
 

@@ -50,7 +50,7 @@ def set_validation_speakers_aside(
             reason = "NUM_VALIDATION_SPEAKERS=0"
         print(f"No validation ({reason}): the best model is the last.", flush=True)
         return spk_to_utts, {}
-    fewer = f", not {myconfig.NUM_VALIDATION_SPEAKERS}: a fifth of the speakers, and those with two utterances, may be"
+    fewer = f", not {myconfig.NUM_VALIDATION_SPEAKERS}, as most of the speakers are needed for training"
     is_fewer = number < myconfig.NUM_VALIDATION_SPEAKERS
     print(f"Set aside for validation: {number} speakers{fewer if is_fewer else ''}.", flush=True)
     chosen = set(np.random.default_rng(myconfig.SEED).choice(candidates, number, replace=False).tolist())

@@ -15,4 +15,6 @@ def find_model(path: str | os.PathLike) -> str:
     for place in (Path(path), *([SHIPPED_DIR / Path(path).name] if is_shipped else [])):
         if place.is_file():
             return os.fspath(path) if place == Path(path) else str(place)
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: name a model in it, a file that ends in .pt.")
     raise ValueError(f"there is no model {path}: train one with neural_net.py, or correct the path.")

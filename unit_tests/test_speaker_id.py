@@ -141,9 +141,11 @@ class SpeakerIdTest(ProjectTest):
         result = self.run_script("speaker_id.py", "verify", self.ann, self.ann, "--far", "0.01", "--model", self.model)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertRegex(result.stdout, r"^the same speaker: score 1.000, threshold 1.000. Of .*\n.* on a test.\n$")
+        self.assertIn("it sounds like the same recording as", result.stderr)
         result = self.run_command("verify", self.ann, self.bob, "--threshold", "1", "--json")
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertFalse(json.loads(result.stdout)["same"])
+        self.assertNotIn("same recording", result.stderr)  # The new encoder has hardly any other scores than 1.
 
     def test_enrol_and_identify(self) -> None:
         result = self.run_command("enrol", "Ann", self.ann)
@@ -207,6 +209,7 @@ class SpeakerIdTest(ProjectTest):
             ("timeline", self.ann, same_name, "--rttm", "--db", "DIR/speakers.db"),
             ("embed", self.ann, "--out", "x.txt"),
             ("verify", self.ann, self.bob, "--model", "DIR/text.wav"),
+            ("verify", self.ann, self.bob, "--model", "DIR/empty"),
         ):
             result = self.run_command(*arguments)
             with self.subTest(arguments):

@@ -87,6 +87,10 @@ class TimelineTest(ProjectTest):
                 timeline = speaker_timeline.find_timeline(encoder, "", ["Ann"], people[:1], thresholds, cluster)
             self.assertEqual([turn.speaker for turn in timeline.turns], ["Ann", stranger, "Ann"])
             self.assertEqual(timeline.candidates, ["Ann", "speaker 1"][: 1 + cluster])
+            voice = embeddings[timeline.margins[:, 0] > -0.5].mean(axis=0)
+            for turn in timeline.turns[::2]:  # The score is the one that decided, not that of the windows.
+                self.assertAlmostEqual(turn.score, voice[0] / np.linalg.norm(voice), delta=0.01)
+                self.assertGreater(turn.score, 0.9)
         for number, speakers in (
             (2, ["Ann", "speaker 1", "Ann"]),
             (1, ["speaker 1"]),

@@ -1,5 +1,6 @@
 """Questions about voices: is it the same person, who is it? Answers are plain values; nothing is printed."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -123,8 +124,18 @@ def verify(encoder: SpeakerEncoder, first: Paths, second: Paths, decision: Decis
         "false_accept_rate": decision.false_accept_rate,
         "recordings": counts,
         "source": decision.calibration.get("source"),
-        "warnings": list_warnings(sides[0] + sides[1]),
+        "warnings": list_warnings(sides[0] + sides[1]) + find_copies(*sides),
     }
+
+
+def find_copies(first: Sequence[Heard], second: Sequence[Heard]) -> list[tuple[str, str]]:
+    """Warnings of recordings that are the same as one on the other side, by their embeddings and their MFCCs."""
+    return [
+        (one.recording.file, f"it sounds like the same recording as {other.recording.file}")
+        for one, other in itertools.product(first, second)
+        if one.recording.embedding @ other.recording.embedding > SAME_EMBEDDING
+        and (one.recording.sha256 == other.recording.sha256 or is_same_audio(one.beginning, other.beginning))
+    ]
 
 
 def enrol(
@@ -229,6 +240,7 @@ def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Dec
                 "ranking": [(names[number], float(scores[number])) for number in best],
                 "enrolled": len(names),
                 "false_accept_rate": decision.false_accept_rate,
+                "source": decision.calibration.get("source"),
                 "warnings": list_warnings([one]),
             }
         )

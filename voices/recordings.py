@@ -62,7 +62,7 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
             features, levels, digests, faults = zip(*listened, strict=True)
             seconds = map(speech_levels.speech_seconds, levels)
             for words, several in zip(faults, have_several_voices(encoder, features, levels), strict=True):
-                words += ["there are two voices or more in it: `timeline` tells them apart"] if several else []
+                words += ["there seem to be two voices or more in it: `timeline` tells them apart"] if several else []
             rows = zip(chunk, digests, seconds, embed_features(encoder, features, in_one_piece=True), strict=True)
             heard += [
                 Heard(Recording(*row), words, of_recording[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy())

@@ -39,7 +39,10 @@ MAX_CANDIDATES = 8
 
 
 class Turn(NamedTuple):
-    """Somebody speaks from `start` to `end`, in seconds; `score` is the mean similarity to an enrolled person."""
+    """Somebody speaks from `start` to `end`, in seconds; None or the `score` by which it is an enrolled person.
+
+    That is the mean similarity of the turn's windows, or the similarity of a whole voice that got its name by it.
+    """
 
     start: float
     end: float
@@ -90,7 +93,8 @@ def find_timeline(
     is_speech = speech_levels.speech_share(levels_db, starts, window_seconds) >= speech_levels.LEAST_SPEECH_SHARE
     candidates = find_candidates(embeddings[is_speech], enrolled, thresholds[0])
     chosen = [names[number] for number in candidates]
-    margins = embeddings @ enrolled[candidates].T - thresholds[0, candidates]
+    scores = embeddings @ enrolled[candidates].T
+    margins = scores - thresholds[0, candidates]
     # An unknown speaker stands for a margin of 0, so an enrolled one must be nearer than the threshold.
     state = best_path(np.column_stack([margins, np.zeros(len(margins))]) * is_speech[:, None])
     if num_voices:  # Who was below the threshold of a window now and then would be counted twice.
@@ -103,19 +107,18 @@ def find_timeline(
     owners = find_owners(means, enrolled[candidates], thresholds[1, candidates])
     if means:
         state = np.where(unknown, np.array(owners)[voice], state)
+        scores[unknown] = (normalise(np.stack(means)) @ enrolled[candidates].T)[voice[unknown]]
     if cluster:
         margins = np.column_stack([margins, similarities[:, [owner >= len(chosen) for owner in owners]]])
         free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in names)
         chosen += itertools.islice(free, margins.shape[1] - len(candidates))
-    margins[~is_speech] = np.nan
+    margins[~is_speech] = scores[~is_speech] = np.nan
     middles = starts + window_seconds / 2
     speech_seconds = speech_levels.speech_seconds(levels_db)
     seconds = len(levels_db) * speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
     faults = doubts + find_faults(seconds, speech_seconds, sum(num_clipped))
     turns = find_turns(state, middles, speech_levels.find_speech(levels_db), chosen)
-    turns = [
-        turn._replace(score=mean_score(turn, middles, margins, chosen, thresholds[0, candidates])) for turn in turns
-    ]
+    turns = [turn._replace(score=mean_score(turn, middles, scores, chosen)) for turn in turns]
     return Timeline(turns, middles, margins, chosen, len(candidates), faults)
 
 
@@ -218,15 +221,16 @@ def find_turns(state: np.ndarray, middles: np.ndarray, is_speech: np.ndarray, na
     return [turn for turn in turns if turn.end - turn.start >= LEAST_TURN_SECONDS] or turns
 
 
-def mean_score(
-    turn: Turn, middles: np.ndarray, margins: np.ndarray, names: Sequence[str], thresholds: np.ndarray
-) -> float | None:
-    """The mean similarity of a turn's windows to an enrolled speaker; None for others, or if no window is inside."""
+def mean_score(turn: Turn, middles: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> float | None:
+    """The mean score (windows, enrolled) of a turn's windows; None for others, or if no window is inside.
+
+    The names begin with those of the enrolled; scores in silence are NaN.
+    """
     number = names.index(turn.speaker) if turn.speaker in names else len(names)
     inside = (turn.start <= middles) & (middles < turn.end)
-    if number >= len(thresholds) or not np.isfinite(margins[inside, number]).any():
+    if number >= scores.shape[1] or not np.isfinite(scores[inside, number]).any():
         return None
-    return float(np.nanmean(margins[inside, number]) + thresholds[number])
+    return float(np.nanmean(scores[inside, number]))
 
 
 def one_word(text: str) -> str:
