@@ -266,7 +266,7 @@ def draw_timeline(timeline: Timeline, width: float = 12) -> "matplotlib.figure.F
             # A name that begins with an underscore would not be shown.
             curves.plot(timeline.middles, timeline.margins[:, number], line, color=colour, label=f" {name}")
         if timeline.num_enrolled:
-            curves.axhline(0, color="0.3", linestyle="--", linewidth=1, label="threshold of enrolled people")
+            curves.axhline(0, color="0.3", linestyle="--", linewidth=1, label="threshold of a single window")
         ylabel = "similarity above the threshold" if timeline.num_enrolled else "similarity to each voice"
         curves.set(ylabel=ylabel, xlim=(0, timeline.middles[-1] + timeline.middles[0]))
         curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(round(width / 2), len(rows) + 1))
