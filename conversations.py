@@ -142,7 +142,8 @@ def main() -> None:
     of_corpus: dict[str, list[tuple[DiarizationErrors, bool]]] = {}
     for path, spans in conversations.items():
         result = score_conversation(encoder, path, spans)
-        for name in {dataset.get_corpus(Path(path).stem) or "all of these", "all of these"}:
+        corpus = dataset.get_corpus(Path(path).stem)
+        for name in [corpus, "all of these"] if corpus else ["all of these"]:
             of_corpus.setdefault(name, []).append(result)
     folder = Path(next(iter(conversations))).parent
     print(f"The conversations are in {folder}. DER: 0.25 s around the ends of turns do not count, overlaps do.\n")

@@ -159,7 +159,8 @@ class Page:
         spoken = ", ".join(f"{name} ({time:.0f} s)" for name, time in zip(speakers, seconds, strict=True))
         how_many = f"{len(speakers)} {'voice' if len(speakers) == 1 else 'voices'}"
         words = [f"{how_many}: {spoken}." if speakers else "No voice was found."]
-        words += [] if number else ["How many people speak is an estimate: if it is wrong, give the number."]
+        if speakers and not number:
+            words.append("How many people speak is an estimate: if it is wrong, give the number.")
         turns = [[f"{turn.start:.1f}", f"{turn.end:.1f}", turn.speaker] for turn in found.turns]
         words += notes([(recording, fault) for fault in found.faults])
         return "\n".join(words), timeline.draw_timeline(found, width=6), turns, recording

@@ -43,14 +43,16 @@ def set_validation_speakers_aside(
     Known speakers, on whom an initial model was trained, are never chosen.
     """
     candidates = [speaker for speaker in spk_to_utts if len(spk_to_utts[speaker]) > 1 and speaker not in known_speakers]
-    number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), len(spk_to_utts) // 5)
+    fifth = len(spk_to_utts) // 5
+    number = min(myconfig.NUM_VALIDATION_SPEAKERS, len(candidates), fifth)
     if number < 2:
-        reason = f"a fifth of the speakers, {len(spk_to_utts) // 5}, may be set aside; {len(candidates)} can be"
+        reason = f"a fifth of the speakers, {fifth}, may be set aside; {len(candidates)} can be"
         if not myconfig.NUM_VALIDATION_SPEAKERS:
             reason = "NUM_VALIDATION_SPEAKERS=0"
         print(f"No validation ({reason}): the best model is the last.", flush=True)
         return spk_to_utts, {}
-    fewer = f", not {myconfig.NUM_VALIDATION_SPEAKERS}, as most of the speakers are needed for training"
+    all_that_may = "a fifth of all" if number == fifth else "all that can be, with two utterances"
+    fewer = f", not {myconfig.NUM_VALIDATION_SPEAKERS}: {all_that_may}"
     is_fewer = number < myconfig.NUM_VALIDATION_SPEAKERS
     print(f"Set aside for validation: {number} speakers{fewer if is_fewer else ''}.", flush=True)
     chosen = set(np.random.default_rng(myconfig.SEED).choice(candidates, number, replace=False).tolist())

@@ -83,14 +83,14 @@ def run_identify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
 def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     """The command `timeline`."""
     names: list[str] = []
-    in_words = ""
+    in_words = f"Nobody is enrolled in {options.db}, so the voices have numbers."
     enrolled, thresholds = np.zeros((0, encoder.dimensions), np.float32), np.zeros((2, 0))
     if speaker_database.is_there(options.db):
         decision = decision_for(encoder, options.far, options.threshold)
         with speaker_database.open_database(options.db) as connection:
             names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
         thresholds = decision.timeline_thresholds(counts)
-        in_words = answers.decision_in_words(decision, len(names))
+        in_words = answers.decision_in_words(decision, len(names)) if names else in_words
     cluster = options.unknown == "cluster" or options.speakers is not None or not names
     found: dict[str, list[speaker_timeline.Turn]] = {}
     shown: dict[str, Path] = {}
@@ -101,7 +101,8 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         warn([(file, words) for words in timeline.faults])
         found[file], shown[file] = timeline.turns, picture
     if options.rttm or options.json:  # Their output is for programs.
-        print(*(f"The picture of {file} is {shown[file]}." for file in found), sep="\n", file=sys.stderr)
+        for file, picture in shown.items():
+            print(f"The picture of {script.printable(file)} is {script.printable(str(picture))}.", file=sys.stderr)
     if options.rttm:
         print("".join(speaker_timeline.to_rttm(turns, file) for file, turns in found.items()), end="")
         return 0
@@ -112,8 +113,8 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
             score = "-" if turn.score is None else f"{turn.score:.3f}"
             lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {score}")
         lines.append(f"The picture is {script.printable(str(shown[file]))}.")
-    lines.append(in_words if names else f"Nobody is enrolled in {options.db}, so the voices have numbers.")
-    if cluster and not options.speakers:
+    lines.append(in_words)
+    if cluster and not options.speakers and any(found.values()):
         lines.append("How many people speak is an estimate: if it is wrong, give the number with --speakers.")
     script.show(
         options.json, {file: [turn._asdict() for turn in turns] for file, turns in found.items()}, "\n".join(lines)
