@@ -62,6 +62,9 @@ LSTM_HIDDEN_SIZE = 128
 # Number of LSTM layers.
 LSTM_NUM_LAYERS = 3
 
+# Normalise what each layer gives, and from the second on, add what it has read: the layers learn better together.
+LSTM_LAYER_NORM = False
+
 # Read the frames in both directions. Doubles the cost of a step and the size of the embedding.
 BI_LSTM = False
 
@@ -71,6 +74,10 @@ FRAME_AGGREGATION_MEAN = True
 # Number of LSTMs that are trained together, each with its own loss. The embedding joins the outputs of all, so that the
 # errors of one matter less. Multiplies the cost of a step and the size of the embedding.
 ENSEMBLE_SIZE = 1
+
+# Channels of a TDNN that is trained beside the LSTMs, whose errors are other ones than theirs; a multiple of 4, and 0
+# for none. Its part of the embedding is as large as that of an LSTM.
+TDNN_CHANNELS = 0
 
 # Size of the transformer's layers, and of its embedding; a multiple of TRANSFORMER_HEADS.
 TRANSFORMER_DIM = 32

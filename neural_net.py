@@ -222,15 +222,15 @@ def embed_batch(network: nn.Module, crops: torch.Tensor) -> torch.Tensor:
 def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
     """The losses that TRIPLET_MINING names, of embeddings (speakers or triplets, utterances, dimensions).
 
-    Each LSTM of an ensemble has its own losses, from its part of the dimensions; they are concatenated.
+    Each network of an ensemble has its own losses, from its part of the dimensions; they are concatenated.
     """
     losses = {
         "random": get_random_triplet_losses,
         "batch_hard": get_batch_hard_losses,
         "smooth_batch_hard": get_smooth_batch_hard_losses,
     }
-    of_lstms = embeddings.chunk(myconfig.ENSEMBLE_SIZE, dim=-1)
-    return torch.cat([losses[myconfig.TRIPLET_MINING](own) for own in of_lstms])
+    of_networks = embeddings.chunk(myconfig.ENSEMBLE_SIZE + bool(myconfig.TDNN_CHANNELS), dim=-1)
+    return torch.cat([losses[myconfig.TRIPLET_MINING](own) for own in of_networks])
 
 
 def active_share(losses: torch.Tensor) -> float:

@@ -48,6 +48,8 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
     of_lstms = [encoder for encoder in encoders if isinstance(encoder, LstmEncoder)]
     if len(of_lstms) < len(encoders):
         raise ValueError(f"{paths} cannot be joined: only LSTMs form an ensemble, and a transformer is among them.")
+    if any(encoder.tdnns for encoder in of_lstms):
+        raise ValueError(f"{paths} cannot be joined: only LSTMs form an ensemble, and a TDNN is among them.")
     lstms = [lstm for encoder in of_lstms for lstm in encoder.lstms]
     shapes = [encoder.settings | {"ENSEMBLE_SIZE": len(lstms)} for encoder in encoders]
     in_use = setting_tables.settings_in_use(shapes[0])
@@ -72,7 +74,7 @@ def renormalise(encoder: LstmEncoder, other: SpeakerEncoder) -> None:
     with twice the deviation get weights twice as large. Deltas have no mean. Each of the stacked frames adds to b'.
     """
     for name, weight in encoder.lstms.named_parameters():
-        if "weight_ih_l0" in name:
+        if "weight_ih_l0" in name and name.split(".")[1:-1] in ([], ["layers", "0"]):
             bias = encoder.lstms.get_parameter(name.replace("weight", "bias"))
             shift = (other.feature_mean - encoder.feature_mean) / encoder.feature_std
             # (4 x units, stacked frames, MFCCs and their deltas, N_MFCC)

@@ -2,13 +2,28 @@
 
 # What a stored feature depends on, and what the shape of the encoder depends on. Both are saved inside a model.
 FEATURE_SETTINGS = ("N_MFCC", "N_FFT", "HOP_LENGTH", "N_MELS", "CEPSTRAL_MEAN_NORMALIZATION")
-LSTM_SETTINGS = ("LSTM_HIDDEN_SIZE", "LSTM_NUM_LAYERS", "BI_LSTM", "FRAME_AGGREGATION_MEAN", "ENSEMBLE_SIZE")
+LSTM_SETTINGS = (
+    "LSTM_HIDDEN_SIZE",
+    "LSTM_NUM_LAYERS",
+    "LSTM_LAYER_NORM",
+    "BI_LSTM",
+    "FRAME_AGGREGATION_MEAN",
+    "ENSEMBLE_SIZE",
+    "TDNN_CHANNELS",
+)
 TRANSFORMER_SETTINGS = ("TRANSFORMER_DIM", "TRANSFORMER_ENCODER_LAYERS", "TRANSFORMER_HEADS")
 SHAPE_SETTINGS = ("DELTAS", "STACKED_FRAMES", "USE_TRANSFORMER", *LSTM_SETTINGS, *TRANSFORMER_SETTINGS)
 MODEL_SETTINGS = FEATURE_SETTINGS + SHAPE_SETTINGS
 
 # What these were for all models that were saved before there were such settings.
-VALUES_BEFORE = {"ENSEMBLE_SIZE": 1, "DELTAS": False, "STACKED_FRAMES": 1, "USE_TRANSFORMER": False}
+VALUES_BEFORE = {
+    "ENSEMBLE_SIZE": 1,
+    "DELTAS": False,
+    "STACKED_FRAMES": 1,
+    "USE_TRANSFORMER": False,
+    "LSTM_LAYER_NORM": False,
+    "TDNN_CHANNELS": 0,
+}
 
 
 def settings_in_use(values: dict) -> tuple[str, ...]:
@@ -62,6 +77,7 @@ LIMITS = {
     "LSTM_HIDDEN_SIZE": (1, 4096),
     "LSTM_NUM_LAYERS": (1, 16),
     "ENSEMBLE_SIZE": (1, 16),
+    "TDNN_CHANNELS": (0, 4096),
     "TRANSFORMER_DIM": (1, 4096),
     "TRANSFORMER_ENCODER_LAYERS": (1, 16),
     "TRANSFORMER_HEADS": (1, 64),
@@ -102,6 +118,7 @@ CHOICES = {
     "CEPSTRAL_MEAN_NORMALIZATION": (False, True),
     "DELTAS": (False, True),
     "USE_TRANSFORMER": (False, True),
+    "LSTM_LAYER_NORM": (False, True),
     "BI_LSTM": (False, True),
     "FRAME_AGGREGATION_MEAN": (False, True),
     "START_OVER": (False, True),

@@ -259,6 +259,11 @@ def check_model(values: dict) -> None:
             values["USE_TRANSFORMER"] and values["ENSEMBLE_SIZE"] > 1,
             "ENSEMBLE_SIZE={ENSEMBLE_SIZE}: only LSTMs form an ensemble, not USE_TRANSFORMER=true.",
         ),
+        (
+            values["USE_TRANSFORMER"] and values["TDNN_CHANNELS"] > 0,
+            "TDNN_CHANNELS={TDNN_CHANNELS}: a TDNN stands beside LSTMs, not beside USE_TRANSFORMER=true.",
+        ),
+        (values["TDNN_CHANNELS"] % 4 != 0, "TDNN_CHANNELS={TDNN_CHANNELS} is not a multiple of 4."),
         (values["N_MFCC"] > values["N_MELS"], "N_MFCC={N_MFCC} is more than N_MELS={N_MELS}: lower it."),
         (
             values["HOP_LENGTH"] > values["N_FFT"],

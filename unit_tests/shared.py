@@ -79,6 +79,7 @@ class ProjectTest(unittest.TestCase):
             "DEVICE": "cpu",
             "LSTM_HIDDEN_SIZE": 8,
             "ENSEMBLE_SIZE": 1,
+            "TDNN_CHANNELS": 0,
             "BATCH_SIZE": 4,
             "SPEEDS": (1.0,),
             "SEQ_LEN": 40,

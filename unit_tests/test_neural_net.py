@@ -57,14 +57,15 @@ class TripletLossTest(ProjectTest):
             np.testing.assert_allclose(neural_net.get_batch_hard_losses(embeddings), hard)
             np.testing.assert_allclose(neural_net.get_smooth_batch_hard_losses(embeddings), smooth)
 
-    def test_each_lstm_of_an_ensemble_has_a_loss_of_its_own(self) -> None:
+    def test_each_network_of_an_ensemble_has_a_loss_of_its_own(self) -> None:
         embeddings = torch.randn(5, 3, 12)
         for mining in setting_tables.CHOICES["TRIPLET_MINING"]:
             with settings.override(TRIPLET_MINING=mining):
                 each = [neural_net.get_triplet_losses(embeddings[..., at : at + 4]) for at in (0, 4, 8)]
-                with settings.override(ENSEMBLE_SIZE=3):
-                    together = neural_net.get_triplet_losses(embeddings)
-            torch.testing.assert_close(together, torch.cat(each))
+                for networks in ({"ENSEMBLE_SIZE": 3}, {"ENSEMBLE_SIZE": 2, "TDNN_CHANNELS": 8}):
+                    with settings.override(**networks):
+                        together = neural_net.get_triplet_losses(embeddings)
+                    torch.testing.assert_close(together, torch.cat(each))
 
 
 class NeuralNetTest(TrainingTest):

@@ -89,9 +89,45 @@ class SpeakerEncoderTest(ProjectTest):
         speaker_encoder.save_encoder(str(self.dir / "ensemble.pt"), ensemble)
         torch.testing.assert_close(neural_net.load_encoder(str(self.dir / "ensemble.pt"))(features), expected)
 
+    def test_layer_normalisation_is_of_each_output_and_later_layers_add_what_they_read(self) -> None:
+        def normalised(outputs: np.ndarray, norm: torch.nn.LayerNorm) -> np.ndarray:
+            centred = outputs - outputs.mean(axis=2, keepdims=True)
+            scaled = centred / np.sqrt((centred**2).mean(axis=2, keepdims=True) + 1e-5)
+            return scaled * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+
+        for bidirectional in (False, True):
+            with settings.override(**NO_NEIGHBOURS, LSTM_LAYER_NORM=True, BI_LSTM=bidirectional, LSTM_NUM_LAYERS=2):
+                encoder = speaker_encoder.new_encoder()
+            first, second = encoder.lstms[0].layers
+            for norm in encoder.lstms[0].norms:
+                torch.nn.init.normal_(norm.weight)
+                torch.nn.init.normal_(norm.bias)
+            features = torch.randn(2, 30, 40)
+            read = normalised(first(features)[0].detach().numpy(), encoder.lstms[0].norms[0])
+            outputs = second(torch.from_numpy(read))[0].detach().numpy()
+            expected = (normalised(outputs, encoder.lstms[0].norms[1]) + read).mean(axis=1)
+            np.testing.assert_allclose(encoder(features).detach(), expected, atol=1e-5)
+
+    def test_a_tdnn_stands_beside_the_lstm_in_the_embedding(self) -> None:
+        features = torch.randn(2, 30, 40)
+        with settings.override(TDNN_CHANNELS=8, **NO_NEIGHBOURS):
+            encoder = speaker_encoder.new_encoder()
+        each = [encoder.lstms[0](features)[0].mean(dim=1), encoder.tdnns[0](features)]
+        expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
+        torch.testing.assert_close(encoder(features), expected)
+        speaker_encoder.save_encoder(str(self.dir / "both.pt"), encoder)
+        torch.testing.assert_close(neural_net.load_encoder(str(self.dir / "both.pt"))(features), expected)
+        with self.assertRaisesRegex(ValueError, "a TDNN is among them"):
+            speaker_encoder.join_encoders([encoder, encoder])
+        torch.testing.assert_close(speaker_encoder.join_encoders([encoder])(features), expected)
+        for values in ({"TDNN_CHANNELS": 6}, {"TDNN_CHANNELS": 8, "USE_TRANSFORMER": True}):
+            with self.assertRaisesRegex(ValueError, "TDNN_CHANNELS="):
+                settings.check(settings.all_settings() | values)
+
     def test_joined_encoders_are_an_ensemble_of_their_lstms(self) -> None:
         features = 3 * torch.randn(3, 20, 40)
-        for values in ({"DELTAS": False}, {"STACKED_FRAMES": 1}, {"STACKED_FRAMES": 3}, {"BI_LSTM": True}):
+        kinds = ({"DELTAS": False}, {"STACKED_FRAMES": 1}, {"STACKED_FRAMES": 3}, {"LSTM_LAYER_NORM": True})
+        for values in (*kinds, {"BI_LSTM": True}):
             encoders = []
             for seed in (0, 1):
                 with settings.override(SEED=seed, LSTM_HIDDEN_SIZE=6, ENSEMBLE_SIZE=seed + 1, **values):
@@ -116,7 +152,8 @@ class SpeakerEncoderTest(ProjectTest):
             kinds = [
                 {"BI_LSTM": both, "FRAME_AGGREGATION_MEAN": mean} for both in (True, False) for mean in (True, False)
             ]
-            for kind in (*kinds, {"USE_TRANSFORMER": True}):
+            kinds += [{"BI_LSTM": both, "LSTM_LAYER_NORM": True} for both in (True, False)]
+            for kind in (*kinds, {"TDNN_CHANNELS": 8}, {"USE_TRANSFORMER": True}):
                 values = {**kind, "USE_FULL_SEQUENCE_INFERENCE": full}
                 with self.subTest(**values), settings.override(**values):
                     encoder = speaker_encoder.new_encoder().eval()
@@ -245,8 +282,9 @@ class SpeakerEncoderTest(ProjectTest):
         with settings.override(**NO_NEIGHBOURS):
             encoder = speaker_encoder.new_encoder()
         before = encoder.settings
-        for later in ("DELTAS", "STACKED_FRAMES", "USE_TRANSFORMER", *setting_tables.TRANSFORMER_SETTINGS):
-            del before[later]
+        later = ("DELTAS", "STACKED_FRAMES", "USE_TRANSFORMER", "LSTM_LAYER_NORM", "TDNN_CHANNELS")
+        for name in (*later, *setting_tables.TRANSFORMER_SETTINGS):
+            del before[name]
         speaker_encoder.save_encoder(str(self.dir / "before.pt"), encoder)
         loaded = neural_net.load_encoder(str(self.dir / "before.pt"))
         self.assertIs(loaded.settings["DELTAS"], False)
