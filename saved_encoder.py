@@ -21,13 +21,13 @@ def check_shapes(weights: dict[str, torch.Tensor], expected: dict[str, torch.Ten
         raise ValueError("its weights are more than the file holds.")
 
 
-def classic_settings(weights: dict) -> dict:
-    """The settings of a classic model, which has no settings: they follow from the shapes of its weights.
+def complete_settings(saved: dict, weights: dict) -> dict:
+    """The settings that were saved with a model, and those that did not exist yet when it was saved.
 
-    What these do not tell, FRAME_AGGREGATION_MEAN and TRANSFORMER_HEADS, is as the present settings say. They are also
-    the defaults for settings that did not exist yet when a model was saved.
+    A classic model has none: they follow from the shapes of its weights. What these do not tell,
+    FRAME_AGGREGATION_MEAN and TRANSFORMER_HEADS, is as the present settings say.
     """
-    shape = transformer_shape(weights) if "linear_layer.weight" in weights else lstm_shape(weights)
+    shape = saved or (transformer_shape(weights) if "linear_layer.weight" in weights else lstm_shape(weights))
     return {
         "N_FFT": 2048,
         "HOP_LENGTH": 512,

@@ -17,7 +17,7 @@ from encoder_networks import LstmEncoder, SpeakerEncoder, new_encoder
 from foundation import parallel, setting_tables, settings
 from foundation.model_file import read_model, write_model
 from foundation.model_path import find_model
-from saved_encoder import check_calibration, check_cohort, check_shapes, classic_settings
+from saved_encoder import check_calibration, check_cohort, check_shapes, complete_settings
 
 # Frames in a batch at inference, padding included.
 INFERENCE_FRAMES = 4096
@@ -179,7 +179,7 @@ def load_encoder(path: str | os.PathLike) -> SpeakerEncoder:
     try:
         # Classic models have one LSTM, and no number in its name; a transformer has the same names as here.
         weights = {re.sub(r"^lstm\.", "lstms.0.", name): tensor for name, tensor in model["encoder_state_dict"].items()}
-        shape = {**classic_settings(weights), **model.get("settings", {})}
+        shape = complete_settings(model.get("settings", {}), weights)
         if unknown := shape.keys() - set(setting_tables.MODEL_SETTINGS):
             raise ValueError(f"it has settings that this version does not know: {', '.join(sorted(unknown))}.")
         settings.check_model(shape)

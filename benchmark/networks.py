@@ -49,8 +49,8 @@ def network_rows(rounds: int) -> list[Row]:
     matrix = torch.randn(2048, 2048)
     rows = []
     for name, (bidirectional, units) in ENCODERS.items():
-        kind = {"USE_TRANSFORMER": False, "ENSEMBLE_SIZE": 1, "BI_LSTM": bidirectional}
-        with settings.override(**kind, LSTM_HIDDEN_SIZE=units, DEVICE="cpu"):
+        plain_lstm = {"USE_TRANSFORMER": False, "LSTM_LAYER_NORM": False, "ENSEMBLE_SIZE": 1, "TDNN_CHANNELS": 0}
+        with settings.override(**plain_lstm, BI_LSTM=bidirectional, LSTM_HIDDEN_SIZE=units, DEVICE="cpu"):
             with settings.override(MIXED_PRECISION=False):
                 float32_step = network_step(crops)
             plain, float32, bfloat16, product = median_seconds(

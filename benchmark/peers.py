@@ -17,7 +17,9 @@ COURSE = {
     "USE_TRANSFORMER": False,
     "BI_LSTM": True,
     "LSTM_HIDDEN_SIZE": 64,
+    "LSTM_LAYER_NORM": False,
     "ENSEMBLE_SIZE": 1,
+    "TDNN_CHANNELS": 0,
 }
 
 

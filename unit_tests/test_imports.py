@@ -15,7 +15,7 @@ FLOORS = (
     "dataset download_data generate_csv training_progress speech_levels",
     "feature_extraction augmentation specaug",
     "feature_store",
-    "encoder_networks saved_encoder speaker_encoder calibration trials score_normalization voices",
+    "tdnn encoder_networks saved_encoder speaker_encoder calibration trials score_normalization voices",
     "training_batches checkpoint neural_net evaluation speaker_id",
     "conditions conversations ladder demo_page benchmark stress",
     "unit_tests tests",

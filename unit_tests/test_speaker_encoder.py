@@ -107,6 +107,9 @@ class SpeakerEncoderTest(ProjectTest):
             outputs = second(torch.from_numpy(read))[0].detach().numpy()
             expected = (normalised(outputs, encoder.lstms[0].norms[1]) + read).mean(axis=1)
             np.testing.assert_allclose(encoder(features).detach(), expected, atol=1e-5)
+            speaker_encoder.save_encoder(str(self.dir / "normalised.pt"), encoder)
+            loaded = neural_net.load_encoder(str(self.dir / "normalised.pt"))
+            np.testing.assert_allclose(loaded(features).detach(), expected, atol=1e-5)
 
     def test_a_tdnn_stands_beside_the_lstm_in_the_embedding(self) -> None:
         features = torch.randn(2, 30, 40)
