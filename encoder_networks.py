@@ -97,10 +97,10 @@ def stack_frames(
 
 
 class LstmEncoder(SpeakerEncoder):
-    """LSTMs whose outputs are aggregated by their mean over the steps, or by taking the last one; a TDNN beside them.
+    """LSTMs whose outputs are aggregated by their mean over the steps, or by taking the last one.
 
-    The outputs of several networks stand side by side in the embedding, each with length 1, so that the cosine
-    similarity of two embeddings is the mean of theirs.
+    With TDNN_CHANNELS, a TDNN stands beside them. The outputs of several networks stand side by side in the embedding,
+    each with length 1, so that the cosine similarity of two embeddings is the mean of theirs.
     """
 
     lstms: nn.ModuleList
@@ -153,7 +153,9 @@ class NormalizedLstm(nn.Module):
     the outputs alone); He et al. 2016, "Deep residual learning" (the addition).
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool, batch_first: bool):
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool, batch_first: bool
+    ) -> None:
         super().__init__()
         num_outputs = (2 if bidirectional else 1) * hidden_size
         self.layers = nn.ModuleList(

@@ -38,6 +38,7 @@ import neural_net
 from checkpoint import training_settings
 from dataset import SpkToUtts
 from foundation import parallel, safe_files
+from foundation.setting_tables import VALUES_BEFORE
 from speaker_encoder import SpeakerEncoder, get_speaker_encoder, load_encoder
 
 # The course's recipe, where it differs from the settings.
@@ -151,7 +152,7 @@ def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float) -> int:
             print(f"Measuring the steps of a row: {row}.", flush=True)
             steps = steps_in(60 * minutes, spk_to_utts)
             safe_files.write_text(path, json.dumps({**plan, "steps": steps}))
-    planned = json.loads(path.read_text())
+    planned = {**VALUES_BEFORE, **json.loads(path.read_text())}
     if planned != {**plan, "steps": planned["steps"]}:
         raise ValueError(
             f"{path} has a row of other minutes, settings or data: delete its folder, or take another RESULTS_DIR."

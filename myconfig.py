@@ -62,7 +62,8 @@ LSTM_HIDDEN_SIZE = 128
 # Number of LSTM layers.
 LSTM_NUM_LAYERS = 3
 
-# Normalise what each layer gives, and from the second on, add what it has read: the layers learn better together.
+# Normalise the outputs of each LSTM layer, to mean 0 and deviation 1 in each step, and add to them what the layer has
+# read, except in the first. In long trainings with many speakers, the EER falls further; in short ones it does not.
 LSTM_LAYER_NORM = False
 
 # Read the frames in both directions. Doubles the cost of a step and the size of the embedding.
@@ -75,8 +76,9 @@ FRAME_AGGREGATION_MEAN = True
 # errors of one matter less. Multiplies the cost of a step and the size of the embedding.
 ENSEMBLE_SIZE = 1
 
-# Channels of a TDNN that is trained beside the LSTMs, whose errors are other ones than theirs; a multiple of 4, and 0
-# for none. Its part of the embedding is as large as that of an LSTM.
+# Channels of a time-delay neural network (TDNN, see tdnn.py) that is trained beside the LSTMs. It makes other errors
+# than they do, so that both together make fewer. 0 for none, else a multiple of 4, such as 128, which more than doubles
+# the cost of a step. Its part of the embedding is as large as that of an LSTM.
 TDNN_CHANNELS = 0
 
 # Size of the transformer's layers, and of its embedding; a multiple of TRANSFORMER_HEADS.
@@ -94,7 +96,8 @@ TRANSFORMER_HEADS = 8
 SAVED_MODEL_PATH = "saved_model/saved_model.pt"
 
 # Start from the weights of this model instead of random ones, to train it further with other data or settings. Several
-# models, with commas between their paths, become an ensemble. The shape of the encoder comes from these models.
+# models without a TDNN, with commas between their paths, become an ensemble. The shape of the encoder comes from these
+# models.
 INITIAL_MODELS = ""
 
 # Delete the model and its checkpoint, and train from the first step. To continue this training, leave it out again.

@@ -21,13 +21,15 @@ def check_shapes(weights: dict[str, torch.Tensor], expected: dict[str, torch.Ten
         raise ValueError("its weights are more than the file holds.")
 
 
-def complete_settings(saved: dict, weights: dict) -> dict:
+def complete_settings(saved: dict | None, weights: dict) -> dict:
     """The settings that were saved with a model, and those that did not exist yet when it was saved.
 
-    A classic model has none: they follow from the shapes of its weights. What these do not tell,
-    FRAME_AGGREGATION_MEAN and TRANSFORMER_HEADS, is as the present settings say.
+    A classic model has none: they follow from the shapes of its weights. FRAME_AGGREGATION_MEAN and TRANSFORMER_HEADS,
+    which these do not tell, are as the present settings say; how its features are computed was always the same.
     """
-    shape = saved or (transformer_shape(weights) if "linear_layer.weight" in weights else lstm_shape(weights))
+    shape = saved
+    if shape is None:
+        shape = transformer_shape(weights) if "linear_layer.weight" in weights else lstm_shape(weights)
     return {
         "N_FFT": 2048,
         "HOP_LENGTH": 512,

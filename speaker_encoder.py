@@ -13,7 +13,7 @@ from torch import nn
 import feature_extraction
 import feature_store
 import myconfig
-from encoder_networks import LstmEncoder, SpeakerEncoder, new_encoder
+from encoder_networks import LstmEncoder, NormalizedLstm, SpeakerEncoder, new_encoder
 from foundation import parallel, setting_tables, settings
 from foundation.model_file import read_model, write_model
 from foundation.model_path import find_model
@@ -37,7 +37,7 @@ def get_speaker_encoder(load_from: str = "") -> SpeakerEncoder:
 def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
     """A new encoder to train: a copy of one, or one that takes over the LSTMs of several, which are of no use then.
 
-    Raises ValueError if they differ in the settings that shape them, or have no LSTMs.
+    Raises ValueError if they differ in the settings that shape them, or are not of LSTMs alone.
     """
     paths = " and ".join(encoder.path for encoder in encoders)
     if len(encoders) == 1:
@@ -49,7 +49,7 @@ def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
     if len(of_lstms) < len(encoders):
         raise ValueError(f"{paths} cannot be joined: only LSTMs form an ensemble, and a transformer is among them.")
     if any(encoder.tdnns for encoder in of_lstms):
-        raise ValueError(f"{paths} cannot be joined: only LSTMs form an ensemble, and a TDNN is among them.")
+        raise ValueError(f"{paths} cannot be joined: only models of LSTMs alone can, and a TDNN is among them.")
     lstms = [lstm for encoder in of_lstms for lstm in encoder.lstms]
     shapes = [encoder.settings | {"ENSEMBLE_SIZE": len(lstms)} for encoder in encoders]
     in_use = setting_tables.settings_in_use(shapes[0])
@@ -73,14 +73,16 @@ def renormalise(encoder: LstmEncoder, other: SpeakerEncoder) -> None:
     W (x - m) / s + b = W' (x - m') / s' + b', so for W' = W s' / s and b' = b + W (m' - m) / s. For example, features
     with twice the deviation get weights twice as large. Deltas have no mean. Each of the stacked frames adds to b'.
     """
-    for name, weight in encoder.lstms.named_parameters():
-        if "weight_ih_l0" in name and name.split(".")[1:-1] in ([], ["layers", "0"]):
-            bias = encoder.lstms.get_parameter(name.replace("weight", "bias"))
-            shift = (other.feature_mean - encoder.feature_mean) / encoder.feature_std
-            # (4 x units, stacked frames, MFCCs and their deltas, N_MFCC)
-            of_frames = weight.view(len(weight), encoder.settings["STACKED_FRAMES"], -1, len(shift))
-            bias.add_(of_frames[:, :, 0].sum(dim=1) @ shift)
-            of_frames.mul_(other.feature_std / encoder.feature_std)
+    shift = (other.feature_mean - encoder.feature_mean) / encoder.feature_std
+    for lstm in encoder.lstms:
+        first_layer = lstm.layers[0] if isinstance(lstm, NormalizedLstm) else lstm
+        for name, weight in first_layer.named_parameters():
+            if "weight_ih_l0" in name:
+                # (4 x units, stacked frames, MFCCs and their deltas, N_MFCC)
+                of_frames = weight.view(len(weight), encoder.settings["STACKED_FRAMES"], -1, len(shift))
+                bias = first_layer.get_parameter(name.replace("weight", "bias"))
+                bias.add_(of_frames[:, :, 0].sum(dim=1) @ shift)
+                of_frames.mul_(other.feature_std / encoder.feature_std)
 
 
 def embed_features(
@@ -179,7 +181,7 @@ def load_encoder(path: str | os.PathLike) -> SpeakerEncoder:
     try:
         # Classic models have one LSTM, and no number in its name; a transformer has the same names as here.
         weights = {re.sub(r"^lstm\.", "lstms.0.", name): tensor for name, tensor in model["encoder_state_dict"].items()}
-        shape = complete_settings(model.get("settings", {}), weights)
+        shape = complete_settings(model.get("settings"), weights)
         if unknown := shape.keys() - set(setting_tables.MODEL_SETTINGS):
             raise ValueError(f"it has settings that this version does not know: {', '.join(sorted(unknown))}.")
         settings.check_model(shape)

@@ -6,10 +6,10 @@ Waibel et al. 1989 recognised phonemes with one, Snyder et al. 2018 ("X-vectors"
 import torch
 from torch import nn
 
-# Steps between the three that a convolution of each block sees. With all layers, an output depends on 59 steps.
+# How many steps apart the three are that a convolution sees, for each block. All convolutions together reach 59 steps.
 DILATIONS = (2, 3, 4)
 
-# Groups of channels in a block, each of which also sees what the group before it has found.
+# Groups of channels in a block; TDNN_CHANNELS is a multiple of it.
 NUM_GROUPS = 4
 
 ATTENTION_UNITS = 128
@@ -21,8 +21,9 @@ class Tdnn(nn.Module):
     The outputs of all blocks are joined, and their mean and deviation over the steps are taken, in which the steps
     that say more about the speaker count more. `channels` is a multiple of NUM_GROUPS.
 
-    Source: Desplanques et al. 2020, "ECAPA-TDNN"; smaller, without the context of the attention, and with layer
-    normalisation instead of batch normalisation, so that no recording of a batch affects another.
+    Source: Desplanques et al. 2020, "ECAPA-TDNN". This one is smaller: a block reads the output of the last one alone,
+    and the attention reads no means. Layer normalisation takes the place of batch normalisation, so that no recording
+    of a batch affects another.
     """
 
     def __init__(self, num_inputs: int, channels: int, dimensions: int) -> None:
@@ -49,17 +50,17 @@ class Tdnn(nn.Module):
         joined = self.join(torch.cat(outputs[1:], dim=2)).relu()
         weights = self.attention(joined).float().masked_fill(~is_counted, -torch.inf).softmax(dim=1)
         mean = (weights * joined).sum(dim=1)
-        variance = (weights * joined.float().square()).sum(dim=1) - mean.square()
+        variance = (weights * (joined - mean[:, None]).square()).sum(dim=1)
         statistics = torch.cat([mean, variance.clamp(min=1e-4).sqrt()], dim=1)
         return self.last(self.statistics_norm(statistics))
 
 
 class TdnnBlock(nn.Module):
-    """A change that is added to what it is made of, both (batch, steps, channels).
+    """Layers whose output is added to their input, both (batch, steps, channels).
 
-    Every group of channels but the first goes through a convolution of its own, after the result of the group before
-    it was added, so that later groups see more steps (Gao et al. 2019, "Res2Net"). In the end, each channel counts more
-    or less by what the whole recording is like (Hu et al. 2018, "Squeeze-and-excitation networks").
+    Each group of channels but the first goes through a convolution of its own; from the third on, the result of the
+    group before is added first, so that later groups see more steps (Gao et al. 2019, "Res2Net"). In the end, each
+    channel counts more or less by what the whole recording is like (Hu et al. 2018, "Squeeze-and-excitation networks").
     """
 
     def __init__(self, channels: int, dilation: int) -> None:
@@ -87,6 +88,6 @@ class TdnnBlock(nn.Module):
         return steps + change * self.excitation(mean)[:, None]
 
 
-def convolve(convolution: nn.Conv1d, steps: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
+def convolve(convolution: nn.Module, steps: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
     """A convolution over the steps (batch, steps, channels), with zeros before the first and after the last counted."""
     return convolution((steps * is_counted).transpose(1, 2)).transpose(1, 2)

@@ -263,7 +263,14 @@ def check_model(values: dict) -> None:
             values["USE_TRANSFORMER"] and values["TDNN_CHANNELS"] > 0,
             "TDNN_CHANNELS={TDNN_CHANNELS}: a TDNN stands beside LSTMs, not beside USE_TRANSFORMER=true.",
         ),
-        (values["TDNN_CHANNELS"] % 4 != 0, "TDNN_CHANNELS={TDNN_CHANNELS} is not a multiple of 4."),
+        (
+            values["TDNN_CHANNELS"] % 4 != 0 or 0 < values["TDNN_CHANNELS"] < 32,  # 4 is tdnn.NUM_GROUPS.
+            "TDNN_CHANNELS={TDNN_CHANNELS} is neither 0 nor a multiple of 4 from 32 up.",
+        ),
+        (
+            values["LSTM_LAYER_NORM"] and values["LSTM_HIDDEN_SIZE"] < 4,
+            "LSTM_LAYER_NORM needs LSTM_HIDDEN_SIZE=4 or more, not {LSTM_HIDDEN_SIZE}.",
+        ),
         (values["N_MFCC"] > values["N_MELS"], "N_MFCC={N_MFCC} is more than N_MELS={N_MELS}: lower it."),
         (
             values["HOP_LENGTH"] > values["N_FFT"],

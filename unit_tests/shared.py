@@ -78,6 +78,7 @@ class ProjectTest(unittest.TestCase):
             "START_OVER": False,
             "DEVICE": "cpu",
             "LSTM_HIDDEN_SIZE": 8,
+            "LSTM_LAYER_NORM": False,
             "ENSEMBLE_SIZE": 1,
             "TDNN_CHANNELS": 0,
             "BATCH_SIZE": 4,

@@ -106,7 +106,12 @@ class ConditionsTest(ProjectTest):
         self.assertNotIn("other speeds as new speakers", rows)
         self.assertNotIn("BI_LSTM", rows["both directions"])
         self.assertIn("ROOM_PROB", rows["both directions"])
-        self.assertEqual(list(rows.values())[-1].keys(), {"USE_TRANSFORMER", "SPECAUG_TRAINING"})
+        self.assertEqual(list(rows.values())[-1].keys(), {"USE_TRANSFORMER", "TDNN_CHANNELS", "SPECAUG_TRAINING"})
+        with settings.override(LSTM_LAYER_NORM=True, TDNN_CHANNELS=64):
+            rows = ladder.list_rows()
+        self.assertIn("LSTM_LAYER_NORM", rows["the course's recipe"])
+        self.assertNotIn("LSTM_LAYER_NORM", rows["layers normalised"])
+        self.assertNotIn("TDNN_CHANNELS", rows["a TDNN beside the LSTMs"])
 
     def test_thresholds_are_those_of_the_rates(self) -> None:
         scores = np.append(np.arange(1000) / 1000, 0.9 + np.arange(100) / 1000)

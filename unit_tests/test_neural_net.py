@@ -62,7 +62,7 @@ class TripletLossTest(ProjectTest):
         for mining in setting_tables.CHOICES["TRIPLET_MINING"]:
             with settings.override(TRIPLET_MINING=mining):
                 each = [neural_net.get_triplet_losses(embeddings[..., at : at + 4]) for at in (0, 4, 8)]
-                for networks in ({"ENSEMBLE_SIZE": 3}, {"ENSEMBLE_SIZE": 2, "TDNN_CHANNELS": 8}):
+                for networks in ({"ENSEMBLE_SIZE": 3}, {"ENSEMBLE_SIZE": 2, "TDNN_CHANNELS": 32}):
                     with settings.override(**networks):
                         together = neural_net.get_triplet_losses(embeddings)
                     torch.testing.assert_close(together, torch.cat(each))

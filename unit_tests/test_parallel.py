@@ -25,15 +25,17 @@ class ParallelTest(ProjectTest):
         return list(torch.autograd.grad(losses.mean(), list(encoder.parameters())))
 
     def test_threads_give_the_gradient_of_the_whole_batch(self) -> None:
-        encoder = speaker_encoder.new_encoder()
         crops = torch.randn(11, 5, 7, myconfig.N_MFCC)
-        for num_threads in (1, 2, 5):
-            with settings.override(NUM_PROCESSES=num_threads, MIXED_PRECISION=False):
-                encoder.zero_grad()
-                neural_net.get_triplet_losses(neural_net.embed_batch(encoder, crops)).mean().backward()
-            expected = self.gradients_of_one_process(encoder, crops)
-            for parameter, gradient in zip(encoder.parameters(), expected, strict=True):
-                torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+        for shape in ({}, {"LSTM_LAYER_NORM": True, "TDNN_CHANNELS": 32}):
+            with settings.override(**shape, MIXED_PRECISION=False):
+                encoder = speaker_encoder.new_encoder()
+                expected = self.gradients_of_one_process(encoder, crops)
+                for num_threads in (1, 2, 5):
+                    with settings.override(NUM_PROCESSES=num_threads):
+                        encoder.zero_grad()
+                        neural_net.get_triplet_losses(neural_net.embed_batch(encoder, crops)).mean().backward()
+                    for parameter, gradient in zip(encoder.parameters(), expected, strict=True):
+                        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=2e-6)
 
     def run_two_processes(self, *command: str) -> str:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *command, *self.typed]

@@ -113,7 +113,7 @@ class SpeakerEncoderTest(ProjectTest):
 
     def test_a_tdnn_stands_beside_the_lstm_in_the_embedding(self) -> None:
         features = torch.randn(2, 30, 40)
-        with settings.override(TDNN_CHANNELS=8, **NO_NEIGHBOURS):
+        with settings.override(TDNN_CHANNELS=32, **NO_NEIGHBOURS):
             encoder = speaker_encoder.new_encoder()
         each = [encoder.lstms[0](features)[0].mean(dim=1), encoder.tdnns[0](features)]
         expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
@@ -123,8 +123,10 @@ class SpeakerEncoderTest(ProjectTest):
         with self.assertRaisesRegex(ValueError, "a TDNN is among them"):
             speaker_encoder.join_encoders([encoder, encoder])
         torch.testing.assert_close(speaker_encoder.join_encoders([encoder])(features), expected)
-        for values in ({"TDNN_CHANNELS": 6}, {"TDNN_CHANNELS": 8, "USE_TRANSFORMER": True}):
-            with self.assertRaisesRegex(ValueError, "TDNN_CHANNELS="):
+        too_few = {"LSTM_LAYER_NORM": True, "LSTM_HIDDEN_SIZE": 3}
+        with_transformer = {"TDNN_CHANNELS": 32, "USE_TRANSFORMER": True}
+        for values in ({"TDNN_CHANNELS": 34}, {"TDNN_CHANNELS": 28}, with_transformer, too_few):
+            with self.assertRaisesRegex(ValueError, "TDNN_CHANNELS=|LSTM_LAYER_NORM needs"):
                 settings.check(settings.all_settings() | values)
 
     def test_joined_encoders_are_an_ensemble_of_their_lstms(self) -> None:
@@ -156,7 +158,7 @@ class SpeakerEncoderTest(ProjectTest):
                 {"BI_LSTM": both, "FRAME_AGGREGATION_MEAN": mean} for both in (True, False) for mean in (True, False)
             ]
             kinds += [{"BI_LSTM": both, "LSTM_LAYER_NORM": True} for both in (True, False)]
-            for kind in (*kinds, {"TDNN_CHANNELS": 8}, {"USE_TRANSFORMER": True}):
+            for kind in (*kinds, {"TDNN_CHANNELS": 32}, {"USE_TRANSFORMER": True}):
                 values = {**kind, "USE_FULL_SEQUENCE_INFERENCE": full}
                 with self.subTest(**values), settings.override(**values):
                     encoder = speaker_encoder.new_encoder().eval()
