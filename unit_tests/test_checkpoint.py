@@ -62,15 +62,16 @@ class CheckpointTest(TrainingTest):
             self.train(8, START_OVER=True)
         self.assertEqual(list(self.dir.glob("*.pt")), [])
 
-    def test_a_transformer_is_trained_in_pieces_as_in_one(self) -> None:
+    def test_every_network_is_trained_in_pieces_as_in_one(self) -> None:
         transformer = {"USE_TRANSFORMER": True, "TRANSFORMER_DIM": 16}
-        whole = self.train(8, "whole.pt", **transformer)
-        self.assertEqual(len(self.train(4, "again.pt", **transformer)), 4)
-        killed = unittest.mock.patch.object(neural_net, "add_cohort", side_effect=KeyboardInterrupt)
-        with killed, self.assertRaises(KeyboardInterrupt):
-            self.train(8, "killed.pt", **transformer)
-        self.assertEqual(self.train(8, "killed.pt", **transformer), whole)
-        self.assert_same_weights("whole.last.pt", "killed.last.pt")
+        for shape in ({"LSTM_LAYER_NORM": True, "TDNN_CHANNELS": 32}, transformer):
+            whole = self.train(8, "whole.pt", START_OVER=True, **shape)
+            self.assertEqual(len(self.train(4, "again.pt", START_OVER=True, **shape)), 4)
+            killed = unittest.mock.patch.object(neural_net, "add_cohort", side_effect=KeyboardInterrupt)
+            with killed, self.assertRaises(KeyboardInterrupt):
+                self.train(8, "killed.pt", START_OVER=True, **shape)
+            self.assertEqual(self.train(8, "killed.pt", **shape), whole)
+            self.assert_same_weights("whole.last.pt", "killed.last.pt")
         encoder = neural_net.load_encoder(str(self.dir / "whole.pt"))
         self.assertEqual((encoder.settings["USE_TRANSFORMER"], encoder.cohort.shape), (True, (20, 16)))
         both = f"{self.dir / 'whole.pt'},{self.dir / 'again.pt'}"
