@@ -27,6 +27,9 @@ from foundation import parallel, script, settings
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 RATE = feature_extraction.SAMPLE_RATE
 
+# Settings with which the network reads each frame by itself.
+NO_NEIGHBOURS = {"DELTAS": False, "STACKED_FRAMES": 1}
+
 
 @functools.cache
 def corpus() -> Path:
@@ -47,6 +50,13 @@ def calibration(*thresholds: float, rates: Sequence[float] = (0.01,), counts: Se
         for second in counts
     }
     return {"source": "a test", "false_accept_rates": list(rates), "counts": list(counts), "curves": curves}
+
+
+def layer_normalised(norm: torch.nn.LayerNorm, values: np.ndarray) -> np.ndarray:
+    """What layer normalisation makes of values (..., channels), computed with NumPy."""
+    centred = values - values.mean(axis=-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+    return scaled * norm.weight.detach().numpy() + norm.bias.detach().numpy()
 
 
 class ProjectTest(unittest.TestCase):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tdnn import Tdnn
-from unit_tests.shared import ProjectTest
+from unit_tests.shared import ProjectTest, layer_normalised
 
 
 def linear(layer: nn.Linear, values: np.ndarray) -> np.ndarray:
@@ -22,13 +22,7 @@ def convolved(layer: nn.Conv1d, steps: np.ndarray, dilation: int) -> np.ndarray:
 
 
 def normed_relu(norm: nn.LayerNorm, values: np.ndarray) -> np.ndarray:
-    return normed(norm, np.maximum(values, 0))
-
-
-def normed(norm: nn.LayerNorm, values: np.ndarray) -> np.ndarray:
-    centred = values - values.mean(axis=-1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
-    return scaled * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    return layer_normalised(norm, np.maximum(values, 0))
 
 
 def embedded(tdnn: Tdnn, steps: np.ndarray) -> np.ndarray:
@@ -51,7 +45,7 @@ def embedded(tdnn: Tdnn, steps: np.ndarray) -> np.ndarray:
     weights /= weights.sum(axis=0)
     mean = (weights * joined).sum(axis=0)
     deviation = np.sqrt(np.maximum((weights * (joined - mean) ** 2).sum(axis=0), 1e-4))
-    return linear(tdnn.last, normed(tdnn.statistics_norm, np.concatenate([mean, deviation])))
+    return linear(tdnn.last, layer_normalised(tdnn.statistics_norm, np.concatenate([mean, deviation])))
 
 
 class TdnnTest(ProjectTest):
