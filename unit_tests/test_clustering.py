@@ -60,6 +60,17 @@ class ClusteringTest(unittest.TestCase):
             embeddings = windows_of(rng, people, [0, 1, 2] * 5, 0.15)
             self.assertEqual(len(clustering.find_voices(embeddings)), number)
 
+    def test_four_voices_whose_halves_are_alike(self) -> None:
+        rng = np.random.default_rng(0)
+        for number in (1, 4):
+            people = np.zeros((number, 24))
+            people[:, 0], people[:, 1:][np.arange(number), np.arange(number)] = np.sqrt(0.65), np.sqrt(0.35)
+            embeddings = windows_of(rng, people, [turn % number for turn in range(16)], 0.11)
+            halves = clustering.normalise(np.stack([people[:2].mean(axis=0), people[-2:].mean(axis=0)]))
+            self.assertGreater(halves[0] @ halves[1], clustering.ONE_VOICE)
+            self.assertEqual(len(clustering.find_voices(embeddings)), number)
+            self.assertEqual(clustering.seem_several(embeddings), number > 1)
+
     def test_few_windows(self) -> None:
         windows = np.eye(8)[:5]
         for given, number in ((None, 1), (3, 3), (5, 5), (8, 5)):

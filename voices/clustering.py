@@ -8,10 +8,10 @@ import numpy as np
 CENTRING = 0.8
 
 # Numbers of voices from 2 to MAX_VOICES are tried. Each leaves something unexplained (see `Voices`), the less, the more
-# voices there are. One voice more must lower it by VOICE_PRICE times what MAX_VOICES leave: other people do, pieces of
-# one person do not.
+# voices there are. One voice more must lower it by VOICE_PRICE times the least that is left: other people do, pieces of
+# one person do not. This and the similarities below were chosen for the pretrained models.
 MAX_VOICES = 8
-VOICE_PRICE = 0.16
+VOICE_PRICE = 0.15
 
 # A change of speaker costs as much as this difference of similarity in one window.
 SWITCH_COST = 0.6
@@ -22,6 +22,10 @@ REFINEMENTS = 4
 # Two halves of a recording with a similarity of their means above this are one voice. Of recordings of one person 95 %
 # are above 0.74, of two people's recordings joined 95 % below 0.65 (three corpora of the development speakers).
 ONE_VOICE = 0.74
+
+# Windows whose mean similarity to their common mean is below this are of several voices, whatever two halves are like:
+# each half of a conversation of four may hold two of them. Of one person's recordings 98 % are above it.
+ONE_VOICE_TO_MEAN = 0.77
 
 # The fewest windows that can be a voice, and the most that are compared with each other.
 LEAST_WINDOWS = 3
@@ -116,11 +120,12 @@ def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.nda
 
 
 def are_unlike(embeddings: np.ndarray, is_first: np.ndarray) -> bool:
-    """Whether windows (windows, dimensions) in two parts, the first of which is given (windows,), are of two voices."""
+    """Whether windows (windows, dimensions) in two parts, one of them given (windows,), are of several voices."""
     if min(is_first.sum(), (~is_first).sum()) < LEAST_WINDOWS:
         return False
+    similarity_to_mean = np.linalg.norm(embeddings.mean(axis=0))  # All have length 1.
     first, second = normalise(np.stack([embeddings[part].mean(axis=0) for part in (is_first, ~is_first)]))
-    return float(first @ second) <= ONE_VOICE
+    return float(first @ second) <= ONE_VOICE or float(similarity_to_mean) < ONE_VOICE_TO_MEAN
 
 
 def seem_several(embeddings: np.ndarray) -> bool:
