@@ -104,7 +104,7 @@ def draw_scores(voices: Voices, first: int, second: int, rng: np.random.Generato
             same.append(np.einsum("gd,gd->g", left, right))
         for side, (source, size) in enumerate(zip(sources, sizes, strict=True)):
             if len(utts) >= size:
-                drawn = rng.permuted(np.tile(utts, (len(utts), 1)), axis=1)[:, :size]
+                drawn = rng.permuted(np.tile(utts, (len(utts), 1)), axis=1)[:, :size] if size > 1 else utts[:, None]
                 groups_of_side[side].append(group_means(source, drawn))
                 owners_of_side[side].append(np.full(len(utts), speaker))
     if not groups_of_side[0] or not groups_of_side[1]:
@@ -115,7 +115,10 @@ def draw_scores(voices: Voices, first: int, second: int, rng: np.random.Generato
 
 
 def count_distinct(conditions: Sequence[Voices], first: int, second: int) -> int:
-    """How many pairs of groups of these sizes, of different people, have no recording in common with one another."""
+    """How many pairs of groups of these sizes, of different people, have no recording in common with one another.
+
+    A recording counts in each condition, as its noise differs.
+    """
     total = 0
     for _, _, speaker_of in conditions:
         num_utts = np.unique(speaker_of, return_counts=True)[1]
@@ -125,9 +128,18 @@ def count_distinct(conditions: Sequence[Voices], first: int, second: int) -> int
 
 
 def count_pairs(conditions: Sequence[Voices]) -> int:
-    """How many pairs of speakers there are; conditions with the same speakers count once."""
-    groups = {tuple(np.unique(speaker_of)) for _, _, speaker_of in conditions}
-    return sum(len(group) * (len(group) - 1) // 2 for group in groups)
+    """How many pairs of speakers are compared, each counted once, however many conditions they are in."""
+    groups = [np.unique(speaker_of) for _, _, speaker_of in conditions]
+    total = 0
+    for speaker in np.unique(np.concatenate(groups)):
+        others = np.concatenate([group for group in groups if speaker in group])
+        total += len(np.unique(others[others > speaker]))
+    return total
+
+
+def is_measurable(rate: float, num_pairs: int, num_trials: int) -> bool:
+    """Whether so many trials, of so many pairs of speakers, tell the threshold with this false-accept rate."""
+    return rate * num_pairs >= 1 and rate * num_trials >= LEAST_ERRORS
 
 
 def measure(conditions: Sequence[Voices], source: str, rng: np.random.Generator) -> dict:
@@ -138,7 +150,7 @@ def measure(conditions: Sequence[Voices], source: str, rng: np.random.Generator)
     conditions are.
     """
     num_pairs, num_trials = count_pairs(conditions), count_distinct(conditions, 1, 1)
-    rates = [rate for rate in RATES if rate * num_pairs >= 1 and rate * num_trials >= LEAST_ERRORS]
+    rates = [rate for rate in RATES if is_measurable(rate, num_pairs, num_trials)]
     if not rates:
         raise ValueError("these are too few speakers or recordings for thresholds.")
     counts: list[int] = []
@@ -163,9 +175,14 @@ def measure(conditions: Sequence[Voices], source: str, rng: np.random.Generator)
 def make_curve(same: np.ndarray, different: np.ndarray, rates: Sequence[float]) -> list[list[float]]:
     """The lowest thresholds with these false-accept rates or less, and the scores of one person at SHARES."""
     labels = np.repeat([1, 0], [len(same), len(different)])
-    thresholds, false_accept, _ = metrics.error_rates(labels, np.concatenate([same, different]))
-    at_rates = [float(thresholds[np.argmax(false_accept < rate + 1e-9)]) for rate in rates]
+    at_rates = thresholds_with(labels, np.concatenate([same, different]), rates)
     return [[round(value, 5) for value in at_rates], np.quantile(same, SHARES).round(5).tolist()]
+
+
+def thresholds_with(labels: np.ndarray, scores: np.ndarray, false_accept_rates: Sequence[float]) -> list[float]:
+    """The lowest thresholds of trials, labels and scores (trials,), with these false-accept rates or less."""
+    thresholds, false_accept, _ = metrics.error_rates(labels, scores)
+    return [float(thresholds[np.argmax(false_accept < rate + 1e-9)]) for rate in false_accept_rates]
 
 
 def save_calibration(encoder: SpeakerEncoder, calibration: dict) -> None:

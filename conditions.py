@@ -55,6 +55,7 @@ from trials import all_pair_trials
 
 SHORT_SECONDS = 1.6
 SNR_DB = (5.0, 15.0)
+FALSE_ACCEPT_RATES = (0.01, 0.001)
 TELEPHONE_RATE = 8000
 TELEPHONE_BAND_HZ = (300, 3400)
 
@@ -210,10 +211,17 @@ def eer_with_interval(trials: ScoredTrials) -> str:
     return f"{100 * eer:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def thresholds_at(trials: ScoredTrials, false_accept_rates: Sequence[float]) -> list[float]:
-    """The lowest decision thresholds with these false-accept rates or less."""
-    thresholds, false_accept, _ = metrics.error_rates(*trials[:2])
-    return [float(thresholds[np.argmax(false_accept < rate + 1e-9)]) for rate in false_accept_rates]
+def thresholds_in_words(trials: ScoredTrials) -> str:
+    """The thresholds at the EER and at FALSE_ACCEPT_RATES as text; "-" where there are too few trials to know one."""
+    labels, scores, enrol, test = trials
+    eer_threshold = metrics.equal_error_rate(*metrics.error_rates(labels, scores))[1]
+    pairs = np.sort(np.stack([enrol, test], axis=1)[labels == 0], axis=1)
+    num_pairs = len(np.unique(pairs, axis=0))
+    words = [f"{eer_threshold:.3f}"]
+    for rate in FALSE_ACCEPT_RATES:
+        [threshold] = calibration.thresholds_with(labels, scores, [rate])
+        words.append(f"{threshold:.3f}" if calibration.is_measurable(rate, num_pairs, len(pairs)) else "-")
+    return ", ".join(words)
 
 
 def calibrate(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], source: str) -> dict:
@@ -242,10 +250,8 @@ def main() -> None:
     for name, trials in scored.items():
         labels, _, enrol, test = trials
         num_speakers, num_targets = len(np.union1d(enrol, test)), int(labels.sum())
-        _, at_eer = metrics.equal_error_rate(*metrics.error_rates(*trials[:2]))
-        at = ", ".join(f"{threshold:.3f}" for threshold in (at_eer, *thresholds_at(trials, (0.01, 0.001))))
         counts = f"{num_speakers} | {num_targets:,}, {len(labels) - num_targets:,}"
-        print(f"| {name} | {counts} | {eer_with_interval(trials)} | {at} |")
+        print(f"| {name} | {counts} | {eer_with_interval(trials)} | {thresholds_in_words(trials)} |")
     if options.calibrate:
         measured = calibrate(encoder, conditions, options.calibrate)
         print(

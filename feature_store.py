@@ -92,9 +92,9 @@ class FeatureStore:
         They are read from the file and not from its memory map, which would keep everything that was read in memory.
         """
         num_frames = min(self.num_frames[utt], max_frames or self.num_frames[utt])
-        offset = self.start[utt] * myconfig.N_MFCC * DTYPE.itemsize
-        values = np.fromfile(self.path, DTYPE, num_frames * myconfig.N_MFCC, offset=offset)
-        return values.reshape(num_frames, myconfig.N_MFCC).astype(np.float32)
+        width = self.frames.shape[1]  # The setting may have changed since the store was opened.
+        values = np.fromfile(self.path, DTYPE, num_frames * width, offset=self.start[utt] * width * DTYPE.itemsize)
+        return values.reshape(num_frames, width).astype(np.float32)
 
     def fingerprint(self) -> str:
         """A hash that tells whether training data are the same: speakers, and the length of their utterances."""

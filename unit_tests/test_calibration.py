@@ -5,9 +5,9 @@ import unittest
 import numpy as np
 
 import calibration
+import dataset
 import evaluation
 import feature_store
-import metrics
 import speaker_encoder
 from foundation import settings
 from unit_tests.shared import ProjectTest, corpus
@@ -53,19 +53,54 @@ class CalibrationTest(ProjectTest):
         first, second = np.triu_indices(120, 1)
         labels = voices[2][first] == voices[2][second]
         scores = (voices[0] @ voices[0].T)[first, second]
-        thresholds, false_accept, false_reject = metrics.error_rates(labels, scores)
         at = calibration.threshold_at(measured, 0.02, 1, 1)
-        self.assertAlmostEqual((scores[~labels] >= at).mean(), 0.02, delta=0.004)
+        self.assertAlmostEqual((scores[~labels] >= at).mean(), 0.02, delta=0.0003)
         self.assertAlmostEqual(calibration.rates_at(measured, at, 1, 1)[1], (scores[labels] < at).mean(), delta=0.03)
-        self.assertEqual((len(thresholds), len(false_accept)), (len(false_reject), len(thresholds)))
 
     def test_speakers_of_several_conditions_count_once(self) -> None:
         one, other = draw_voices(8, 6), draw_voices(8, 6, seed=1)
         self.assertEqual(calibration.count_pairs([one, other]), 28)
+        first = one[2] < 7  # One speaker is missing in one of the conditions.
+        self.assertEqual(calibration.count_pairs([one, (other[0][first], other[1][first], other[2][first])]), 28)
+        self.assertEqual(calibration.count_pairs([one, (other[0], other[1], other[2] + 7)]), 56)
         self.assertEqual(calibration.count_pairs([one, (other[0], other[1], other[2] + 8)]), 56)
         self.assertEqual(calibration.count_distinct([one], 1, 1), 28 * 36)
         self.assertEqual(calibration.count_distinct([one], 3, 3), 28 * 4)  # Two groups of three each.
         self.assertEqual(calibration.count_distinct([one], 2, 3), 8 * 7 * 3 * 2)
+
+    def test_curves_between_measured_numbers_are_interpolated(self) -> None:
+        counts = (0, 1, 3)
+        curves = {
+            f"{first} {second}": [[10 * first + second], [first - second + 0.1 * share for share in range(16)]]
+            for second in counts
+            for first in counts
+            if first <= second
+        }
+        known = {"false_accept_rates": [0.1], "counts": list(counts), "curves": curves}
+        between = np.log(2) / np.log(3)  # 2 is so far from 1 to 3, on a logarithmic scale.
+        for first, second, threshold in (
+            (1, 3, 13),
+            (3, 1, 13),
+            (0, 1, 1),
+            (9, 9, 33),
+            (1, 2, 11 * (1 - between) + 13 * between),
+            (2, 2, 11 * (1 - between) ** 2 + 2 * 13 * between * (1 - between) + 33 * between**2),
+            (0, 2, 1 * (1 - between) + 3 * between),
+        ):
+            self.assertAlmostEqual(float(calibration.curve_for(known, first, second)[0][0]), threshold)
+        self.assertAlmostEqual(calibration.curve_for(known, 0, 3)[1][5], -2.5)
+
+    def test_a_model_with_other_features_is_measured(self) -> None:
+        data = dataset.get_spk_to_utts("TEST")
+        for number in (13, 64):
+            with settings.override(N_MFCC=number):
+                encoder = speaker_encoder.get_speaker_encoder()
+                store = feature_store.open_store(data)
+                expected = store.read(3)
+            [voices] = calibration.embed_all(encoder, [store], np.random.default_rng(0))
+            self.assertEqual(expected.shape[1], number)
+            self.assertEqual(len(voices[0]), len(store.files))
+            np.testing.assert_array_equal(store.read(3), expected)
 
     def test_what_is_too_little_is_left_out(self) -> None:
         measured = calibration.measure([draw_voices(60, 5)], "a test", np.random.default_rng(0))

@@ -113,12 +113,17 @@ class ConditionsTest(ProjectTest):
         self.assertNotIn("LSTM_LAYER_NORM", rows["layers normalised"])
         self.assertNotIn("TDNN_CHANNELS", rows["a TDNN beside the LSTMs"])
 
-    def test_thresholds_are_those_of_the_rates(self) -> None:
-        scores = np.append(np.arange(1000) / 1000, 0.9 + np.arange(100) / 1000)
-        labels = np.repeat([0, 1], [1000, 100])
-        at_1, at_01 = conditions.thresholds_at((labels, scores, labels, labels), (0.01, 0.001))
-        self.assertAlmostEqual((scores[labels == 0] >= at_1).mean(), 0.01)
-        self.assertAlmostEqual((scores[labels == 0] >= at_01).mean(), 0.001)
+    def test_thresholds_are_those_of_the_rates_where_they_are_known(self) -> None:
+        scores = np.append(np.arange(30000) / 30000, 0.9 + np.arange(100) / 1000)
+        labels = np.repeat([0, 1], [30000, 100])
+        for num_speakers, num_known in ((46, 2), (45, 1), (15, 1), (14, 0)):  # 1,035, 990, 105, 91 pairs of speakers.
+            pairs = np.triu_indices(num_speakers, 1)
+            speakers = [np.append(np.resize(side, 30000), np.zeros(100, int)) for side in pairs]
+            at_eer, *at_rates = conditions.thresholds_in_words((labels, scores, *speakers)).split(", ")
+            for threshold, rate in zip(at_rates[:num_known], (0.01, 0.001), strict=False):
+                self.assertAlmostEqual((scores[labels == 0] >= float(threshold)).mean(), rate, delta=0.0005)
+            self.assertEqual(at_rates[num_known:], ["-"] * (2 - num_known))
+            self.assertLess(float(at_eer), 0.99)
 
     def test_settings_may_stand_before_and_after_options(self) -> None:
         cases = {
