@@ -1,12 +1,14 @@
 """The networks that turn features into an embedding: LSTMs, with a TDNN beside them or not, or a transformer."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 import feature_extraction
+import myconfig
 from foundation import setting_tables, settings
 from tdnn import Tdnn
 
@@ -144,6 +146,11 @@ class LstmEncoder(SpeakerEncoder):
             is_counted = torch.arange(outputs.shape[1], device=outputs.device) < num_steps
             return (outputs * is_counted[:, :, None]).sum(dim=1) / num_steps
         return outputs[torch.arange(len(outputs)), num_steps - 1]
+
+
+def split_networks(embeddings: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The parts of embeddings (..., dimensions) that are each network's, with the present settings."""
+    return embeddings.chunk(myconfig.ENSEMBLE_SIZE + bool(myconfig.TDNN_CHANNELS), dim=-1)
 
 
 class NormalizedLstm(nn.Module):

@@ -77,8 +77,8 @@ FRAME_AGGREGATION_MEAN = True
 ENSEMBLE_SIZE = 1
 
 # Channels of a time-delay neural network (TDNN, see tdnn.py) that is trained beside the LSTMs. It makes other errors
-# than they do, so that both together make fewer. 0 for none, else a multiple of 4, such as 128, which more than doubles
-# the cost of a step. Its part of the embedding is as large as that of an LSTM.
+# than they do, so that both together make fewer. 0 for none, else a multiple of 4 from 32 on; 128 more than doubles the
+# cost of a step. Its part of the embedding is as large as that of an LSTM.
 TDNN_CHANNELS = 0
 
 # Size of the transformer's layers, and of its embedding; a multiple of TRANSFORMER_HEADS.

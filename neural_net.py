@@ -22,6 +22,7 @@ import feature_store
 import metrics
 import myconfig
 from checkpoint import add_cohort, continue_from, find_origin, read_checkpoint, remove_models, save_models
+from encoder_networks import split_networks
 from foundation import parallel, safe_files
 from score_normalization import excluded_corpora
 from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, join_encoders, load_encoder
@@ -122,6 +123,7 @@ def TransformerSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:
 def encoder_of_kind(saved_model: str, use_transformer: bool) -> SpeakerEncoder:
     """A new or a saved encoder that is a transformer, or not one. Raises ValueError for a saved one of another kind."""
     with settings.override(USE_TRANSFORMER=use_transformer):
+        settings.check(settings.all_settings())
         encoder = get_speaker_encoder(saved_model)
     if encoder.settings["USE_TRANSFORMER"] != use_transformer:
         raise ValueError(f"{saved_model} is {'an LSTM' if use_transformer else 'a transformer'}.")
@@ -229,8 +231,7 @@ def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
         "batch_hard": get_batch_hard_losses,
         "smooth_batch_hard": get_smooth_batch_hard_losses,
     }
-    of_networks = embeddings.chunk(myconfig.ENSEMBLE_SIZE + bool(myconfig.TDNN_CHANNELS), dim=-1)
-    return torch.cat([losses[myconfig.TRIPLET_MINING](own) for own in of_networks])
+    return torch.cat([losses[myconfig.TRIPLET_MINING](own) for own in split_networks(embeddings)])
 
 
 def active_share(losses: torch.Tensor) -> float:

@@ -20,6 +20,9 @@ from speaker_encoder import SpeakerEncoder, embed_store
 COHORT_UTTS = 6
 NUM_NEAREST = 100
 
+# Scores with cohort speakers that differ less than this are equal but for rounding.
+LEAST_DEVIATION = 1e-5
+
 BLOCK_UTTS = 4096
 
 
@@ -58,7 +61,7 @@ def cohort_statistics(embeddings: np.ndarray, cohort: np.ndarray) -> tuple[np.nd
     blocks = np.split(embeddings, range(BLOCK_UTTS, len(embeddings), BLOCK_UTTS))
     nearest = np.concatenate([np.sort(block @ cohort.T, axis=1)[:, -NUM_NEAREST:] for block in blocks])
     mean, deviation = nearest.mean(axis=1), nearest.std(axis=1)
-    if not deviation.all():
+    if deviation.min() < LEAST_DEVIATION:
         raise ValueError("AS_NORM: the cohort's embeddings are all alike, as those of a collapsed training are.")
     return mean, deviation
 

@@ -204,6 +204,8 @@ def load_encoder(path: str | os.PathLike) -> SpeakerEncoder:
         raise ValueError(f"{path} does not hold a speaker encoder of this project: {reason}") from None
     if not all(torch.isfinite(tensor).all() for tensor in encoder.state_dict().values()):
         raise ValueError(f"{path} has weights that are not finite numbers: its training went wrong.")
+    if not (encoder.feature_std > 0).all():
+        raise ValueError(f"{path} has deviations of features that are not positive: it is damaged.")
     for name in settings.typed_names & set(setting_tables.settings_in_use(shape)):
         if getattr(myconfig, name) != shape[name]:
             raise ValueError(

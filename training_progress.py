@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 import myconfig
+from encoder_networks import split_networks
 from foundation import parallel, pictures, script
 
 # The last steps over which the loss is averaged and judged.
@@ -65,8 +66,9 @@ class TrainingProgress:
         self.bar.set_postfix_str(self.describe(), refresh=False)
 
     def warn_of_collapse(self, embeddings: torch.Tensor) -> None:
-        """Warn when all embeddings point the same way, or the loss has stood at the margin for a while."""
-        mean_similarity = float(torch.nn.functional.normalize(embeddings).mean(dim=0).square().sum())
+        """Warn when all embeddings of a network point the same way, or the loss has stood at the margin for a while."""
+        of_networks = [torch.nn.functional.normalize(own) for own in split_networks(embeddings)]
+        mean_similarity = max(float(own.mean(dim=0).square().sum()) for own in of_networks)
         recent = torch.tensor(self.losses[-WINDOW_STEPS:])
         is_at_margin = (recent - myconfig.TRIPLET_ALPHA).abs().max() < 0.01 * myconfig.TRIPLET_ALPHA
         if mean_similarity > 0.999:

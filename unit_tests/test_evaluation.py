@@ -67,7 +67,9 @@ class EvaluationTest(ProjectTest):
             self.assertAlmostEqual(float(score), sum(above) / 2, delta=0.02 * abs(sum(above)))
         labels, scores = np.array([line[:2] for line in lines], float).T
         self.assertAlmostEqual(results["eer"], evaluation.compute_eer(labels, scores)[0], places=3)
-        self.encoder.cohort = np.tile(self.encoder.cohort[:1], (3, 1))
+        self.encoder.cohort = np.tile(self.encoder.cohort[:1], (3, 1)) * np.array(
+            [[1], [1 + 1e-6], [1 - 1e-6]], np.float32
+        )
         with self.assertRaisesRegex(ValueError, "all alike"):
             self.evaluate(AS_NORM=True)
         evaluation.print_report(results)

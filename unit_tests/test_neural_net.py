@@ -228,6 +228,11 @@ class NeuralNetTest(TrainingTest):
             progress.update(0.5 / (step + 1), 1.0, embeddings)
         self.assertIn("all embeddings are nearly equal", self.output.getvalue())
         progress = TrainingProgress(300)
+        with settings.override(ENSEMBLE_SIZE=2):  # One network of two has collapsed.
+            for _ in zip(progress.steps(), range(100), strict=False):
+                progress.update(0.5, 1.0, torch.cat([embeddings, torch.randn(8, 5)], dim=1))
+        self.assertTrue(progress.has_warned)
+        progress = TrainingProgress(300)
         with settings.override(TRIPLET_MINING="batch_hard"):
             for _ in zip(progress.steps(), range(100), strict=False):
                 progress.update(myconfig.TRIPLET_ALPHA, 1.0, torch.randn(8, 5))

@@ -123,6 +123,10 @@ class SavedEncoderTest(ProjectTest):
             "huge": {**good, "settings": {**good["settings"], "LSTM_HIDDEN_SIZE": 10**9}},
             "unknown_setting": {**good, "settings": {**good["settings"], "NEW": 1}},
             "settings_kind": {**good, "settings": [1, 2]},
+            "deviation": {
+                **good,
+                "encoder_state_dict": {**good["encoder_state_dict"], "feature_std": torch.arange(40.0)},
+            },
             "cohort_kind": {**good, "cohort": 5},
             "cohort_of_one": {**good, "cohort": torch.eye(encoder.dimensions)[:1]},
             "cohort_nan": {**good, "cohort": torch.full((3, encoder.dimensions), math.nan)},

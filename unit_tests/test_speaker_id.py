@@ -77,6 +77,9 @@ class SpeakerIdTest(ProjectTest):
             "score 0.850, threshold 0.800. Of different people, 1 pair in 320 scores as high; "
             "of one person, 98 pairs in 100 score lower.",
         )
+        self.assertEqual(answers.one_in(0.001, 0.001), "fewer than 1 pair in 1,000 scores")
+        self.assertEqual(answers.one_in(0.1, 0.1), "fewer than 10 pairs in 100 score")  # Measured on a few people.
+        self.assertEqual(answers.one_in(0.2, 0.1), "20 pairs in 100 score")
         ranking = {"ranking": [("Ann", 0.9), ("Bob", 0.85)], "speaker": "Ann"}
         self.assertEqual(
             answers.name_in_words({**ranking, "rivals": ["Bob"], "sure": False}),

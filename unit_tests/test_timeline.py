@@ -2,6 +2,7 @@
 
 import unittest
 import unittest.mock
+import warnings
 
 import numpy as np
 import soundfile
@@ -109,6 +110,14 @@ class TimelineTest(ProjectTest):
         self.assertEqual([turn.speaker for turn in turns], ["a", "unknown", "a"])
         np.testing.assert_allclose([turn[:2] for turn in turns], [[1, 4], [4, 6], [8, 10]], atol=0.021)
 
+    def test_a_sound_in_a_pause_divides_no_turn(self) -> None:
+        is_speech = np.ones(250, bool)
+        is_speech[100:125] = False  # 2 to 2.5 s, a pause, but for 0.1 s of another speaker.
+        is_speech[110:115] = True
+        turns = speaker_timeline.find_turns(np.array([0, 1, 0]), np.array([1.76, 2.25, 2.74]), is_speech, ["a", "b"])
+        self.assertEqual([turn.speaker for turn in turns], ["a"])
+        np.testing.assert_allclose(turns[0][:2], [0, 5], atol=0.021)
+
     def windows(self, encoder: speaker_encoder.SpeakerEncoder) -> np.ndarray:
         blocks = speaker_timeline.embed_windows(encoder, str(self.dir / "x.wav"), [])
         return np.concatenate([embeddings for embeddings, _, _ in blocks])
@@ -122,15 +131,20 @@ class TimelineTest(ProjectTest):
             (np.zeros(3 * RATE), ["only 0.0 s of speech"]),
             (loud[:100], ["only 0.0 s of speech"]),
             (np.clip(30 * loud, -1, 1), ["clipped"]),
+            (
+                np.tile(np.append(loud[: 2 * RATE // 5], np.zeros(13 * RATE // 10)), 9),
+                ["3.6 s of speech are in pieces too short"],
+            ),
         ):
             soundfile.write(self.dir / "x.wav", samples, RATE)
             nobody = np.zeros((0, encoder.dimensions), np.float32)
-            faults = speaker_timeline.find_timeline(
-                encoder, str(self.dir / "x.wav"), [], nobody, np.zeros((2, 0))
-            ).faults
-            self.assertEqual(len(faults), len(expected), faults)
-            for found, words in zip(faults, expected, strict=True):
+            timeline = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], nobody, np.zeros((2, 0)))
+            self.assertEqual(len(timeline.faults), len(expected), timeline.faults)
+            for found, words in zip(timeline.faults, expected, strict=True):
                 self.assertIn(words, found)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                speaker_timeline.draw_timeline(timeline)
 
     def coloured(self, rng: np.random.Generator, length: int, sign: int) -> np.ndarray:
         white = rng.normal(0, 0.05, length)

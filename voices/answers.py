@@ -254,9 +254,10 @@ def one_in(rate: float, lowest: float) -> str:
     """A rate in words: 1 pair in so many."""
     if rate >= 0.9 / ALMOST:
         return "nearly all pairs score"
+    fewer = "fewer than " if rate <= lowest * ALMOST else ""
     if rate >= 0.1:
-        return f"{100 * rate:.0f} pairs in 100 score"
-    return f"{'fewer than ' if rate <= lowest * ALMOST else ''}1 pair in {float(f'{1 / rate:.2g}'):,.0f} scores"
+        return f"{fewer}{100 * rate:.0f} pairs in 100 score"
+    return f"{fewer}1 pair in {float(f'{1 / rate:.2g}'):,.0f} scores"
 
 
 def score_in_words(answer: dict, decision: Decision) -> str:

@@ -58,10 +58,11 @@ def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     files = options.files
     seconds, warnings = enrol(encoder, options.db, options.name, files, options.more)
     warn(warnings)
+    name = clean_name(options.name)
     with speaker_database.open_database(options.db) as connection:
-        [total] = [row[1] for row in speaker_database.list_speakers(connection) if row[0] == clean_name(options.name)]
-    answer = {"name": options.name, "recordings": len(files), "speech_seconds": seconds, "recordings_in_all": total}
-    words = f"{options.name} is enrolled: heard {seconds:.1f} s of speech in {count(len(files), 'recording')}"
+        [total] = [row[1] for row in speaker_database.list_speakers(connection) if row[0] == name]
+    answer = {"name": name, "recordings": len(files), "speech_seconds": seconds, "recordings_in_all": total}
+    words = f"{name} is enrolled: heard {seconds:.1f} s of speech in {count(len(files), 'recording')}"
     script.show(options.json, answer, f"{words}, {total} in all." if options.more else f"{words}.")
     return 0
 
@@ -113,7 +114,8 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
             score = "-" if turn.score is None else f"{turn.score:.3f}"
             lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {score}")
         lines.append(f"The picture is {script.printable(str(shown[file]))}.")
-    lines.append(in_words)
+    if names or any(found.values()):
+        lines.append(in_words)
     if cluster and not options.speakers and any(found.values()):
         lines.append("How many people speak is an estimate: if it is wrong, give the number with --speakers.")
     script.show(

@@ -28,7 +28,7 @@ CLIPPED_SHARE = 0.001
 
 # Frames that are compared of two recordings, and coefficients, without the first, which is the level; and how similar
 # the same audio is at least: quieter, cut or coded anew it has 0.83 or more, other sentences at most 0.35.
-# Words of one second can be as similar as 0.6, so recordings below 1.5 s are not compared.
+# Words of one second can be as similar as 0.6, so recordings below 1.5 s (at 32 ms a frame) are not compared.
 LEAST_FRAMES, COMPARED_FRAMES, COMPARED_COEFFICIENTS = 48, 1000, 13
 SAME_AUDIO = 0.6
 

@@ -1,7 +1,7 @@
 """Who spoke when: embeddings of a sliding window are compared with enrolled ones, or with each other."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +30,9 @@ BLOCK_STEPS = speech_levels.SPEECH_FRAME_SAMPLES
 # Pauses within a turn, and the shortest turn.
 PAUSE_SECONDS = 0.6
 LEAST_TURN_SECONDS = 0.2
+
+# Speech in no window with enough of it is not compared, which is mentioned where it is more than this share.
+LOST_SHARE = 0.1
 
 # The name of unknown voices that are told apart, before their number.
 VOICE = "speaker"
@@ -114,10 +117,15 @@ def find_timeline(
         chosen += itertools.islice(free, margins.shape[1] - len(candidates))
     margins[~is_speech] = scores[~is_speech] = np.nan
     middles = starts + window_seconds / 2
-    speech_seconds = speech_levels.speech_seconds(levels_db)
-    seconds = len(levels_db) * speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
-    faults = doubts + find_faults(seconds, speech_seconds, sum(num_clipped))
-    turns = find_turns(state, middles, speech_levels.find_speech(levels_db), chosen)
+    speech = speech_levels.find_speech(levels_db)
+    stretch_seconds = speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
+    faults = doubts + find_faults(len(speech) * stretch_seconds, speech.sum() * stretch_seconds, sum(num_clipped))
+    middles_of_stretches = stretch_seconds * (np.arange(len(speech)) + 0.5)
+    num_before = np.searchsorted(starts[is_speech], middles_of_stretches)  # Windows of speech that began before.
+    is_compared = num_before > np.searchsorted(starts[is_speech] + window_seconds, middles_of_stretches)
+    if (lost := np.count_nonzero(speech & ~is_compared)) > LOST_SHARE * np.count_nonzero(speech):
+        faults.append(f"{lost * stretch_seconds:.1f} s of speech are in pieces too short to be compared")
+    turns = find_turns(state, middles, speech, chosen)
     turns = [turn._replace(score=mean_score(turn, middles, scores, chosen)) for turn in turns]
     return Timeline(turns, middles, margins, chosen, len(candidates), faults)
 
@@ -203,22 +211,30 @@ def find_turns(state: np.ndarray, middles: np.ndarray, is_speech: np.ndarray, na
     """Turns from the states of windows (windows,) with these middles, and stretches of speech (stretches,).
 
     A stretch of speech belongs to the window that is nearest; a state after the names is UNKNOWN. Pauses of up to
-    PAUSE_SECONDS within a turn belong to it, and what is shorter than LEAST_TURN_SECONDS is no turn.
+    PAUSE_SECONDS within a turn belong to it, and what is shorter than LEAST_TURN_SECONDS is no turn, unless all are.
     """
     stretch = speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
     nearest = np.searchsorted((middles[1:] + middles[:-1]) / 2, stretch * (np.arange(len(is_speech)) + 0.5))
     of_stretch = np.where(is_speech, state[nearest], -1)
     changes = np.flatnonzero(np.diff(of_stretch, prepend=-2, append=-2))
-    turns: list[Turn] = []
-    for first, end in zip(changes[:-1], changes[1:], strict=True):
-        if of_stretch[first] == -1:
-            continue
-        speaker = names[of_stretch[first]] if of_stretch[first] < len(names) else UNKNOWN
-        if turns and turns[-1].speaker == speaker and first * stretch - turns[-1].end <= PAUSE_SECONDS:
-            turns[-1] = turns[-1]._replace(end=float(end * stretch))
+    all_names = [*names, UNKNOWN]
+    turns = join_turns(
+        Turn(float(first * stretch), float(end * stretch), all_names[of_stretch[first]], None)
+        for first, end in zip(changes[:-1], changes[1:], strict=True)
+        if of_stretch[first] >= 0
+    )
+    return join_turns([turn for turn in turns if turn.end - turn.start >= LEAST_TURN_SECONDS] or turns)
+
+
+def join_turns(turns: Iterable[Turn]) -> list[Turn]:
+    """Turns in their order, in which those of one speaker with a pause of up to PAUSE_SECONDS are one."""
+    joined: list[Turn] = []
+    for turn in turns:
+        if joined and joined[-1].speaker == turn.speaker and turn.start - joined[-1].end <= PAUSE_SECONDS:
+            joined[-1] = joined[-1]._replace(end=turn.end)
         else:
-            turns.append(Turn(float(first * stretch), float(end * stretch), speaker, None))
-    return [turn for turn in turns if turn.end - turn.start >= LEAST_TURN_SECONDS] or turns
+            joined.append(turn)
+    return joined
 
 
 def mean_score(turn: Turn, middles: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> float | None:
@@ -268,8 +284,11 @@ def draw_timeline(timeline: Timeline, width: float = 12) -> "matplotlib.figure.F
         if timeline.num_enrolled:
             curves.axhline(0, color="0.3", linestyle="--", linewidth=1, label="threshold of a single window")
         ylabel = "similarity above the threshold" if timeline.num_enrolled else "similarity to each voice"
+        if 0 < timeline.num_enrolled < len(timeline.candidates):
+            ylabel += f"\n({VOICE} ...: similarity to this voice)"
         curves.set(ylabel=ylabel, xlim=(0, timeline.middles[-1] + timeline.middles[0]))
-        curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(round(width / 2), len(rows) + 1))
+        if timeline.candidates:
+            curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(round(width / 2), len(rows) + 1))
         for turn in timeline.turns:
             row = rows.index(turn.speaker)
             colour = "0.6" if turn.speaker == UNKNOWN else styles[row][0]
