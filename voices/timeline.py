@@ -82,9 +82,9 @@ def find_timeline(
 
     `thresholds` (2, speakers) are those of a window, and of a voice in many windows. A window below each speaker's
     threshold is of an unknown voice. They are told apart; if the mean of one reaches a speaker's threshold, it is that
-    speaker's after all. If `num_voices` says how many people speak at most, all windows are told apart so. With `cluster`,
-    voices of nobody enrolled are "speaker 1", "speaker 2" ..., otherwise UNKNOWN. Needs memory for only one or two
-    minutes of audio. Raises ValueError for a file that cannot be used.
+    speaker's after all. If `num_voices` says how many people speak at most, all windows are told apart so. With
+    `cluster`, voices of nobody enrolled are "speaker 1", "speaker 2" ..., otherwise UNKNOWN. Needs memory for only one
+    or two minutes of audio. Raises ValueError for a file that cannot be used.
     """
     doubts: list[str] = []
     blocks = list(embed_windows(encoder, recording, doubts))
