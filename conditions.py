@@ -110,14 +110,11 @@ def build_conditions(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
     Random choices depend on SEED and on the utterance's place in the corpus. Raises OSError if the disk is full or
     read-only.
     """
-    corpora: dict[str, SpkToUtts] = {}
-    for speaker, utts in spk_to_utts.items():
-        corpora.setdefault(dataset.get_corpus(speaker), {})[speaker] = utts
     noises = dataset.get_noises(myconfig.TEST_NOISE_DIR)
     noise_files = feature_store.open_store(noises).files if noises else []
     Path(myconfig.CONDITIONS_DIR).mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(Path(myconfig.CONDITIONS_DIR) / "build.lock"):  # Others wait, then find it complete.
-        conditions = derive_all(corpora, noise_files)
+        conditions = derive_all(dataset.split_by_corpus(spk_to_utts), noise_files)
         for name, data in conditions.items():
             write_csv(Path(myconfig.CONDITIONS_DIR) / f"{urllib.parse.quote(name, safe='')}.csv", data)
     return conditions

@@ -105,12 +105,9 @@ def build_conversations(spk_to_utts: SpkToUtts, number: int) -> dict[str, list[S
 
     SEED determines them. Raises OSError if the disk is full or read-only.
     """
-    corpora: dict[str, SpkToUtts] = {}
-    for speaker, utts in spk_to_utts.items():
-        corpora.setdefault(dataset.get_corpus(speaker), {})[speaker] = utts
     folder = Path(myconfig.CONDITIONS_DIR) / "conversations"
     built = {}
-    for corpus, data in corpora.items():
+    for corpus, data in dataset.split_by_corpus(spk_to_utts).items():
         for take in tqdm(range(number if len(data) > 1 else 0), desc="Mixing", disable=None):
             script.raise_if_interrupted()
             samples, spans = build_conversation(data, np.random.default_rng([myconfig.SEED, take]))

@@ -140,6 +140,14 @@ def get_corpus(speaker: str) -> str:
     return "".join(speaker.partition("-")[:2]) if "-" in speaker else ""
 
 
+def split_by_corpus(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
+    """The data set of each corpus, by the corpus."""
+    corpora: dict[str, SpkToUtts] = {}
+    for speaker, utts in spk_to_utts.items():
+        corpora.setdefault(get_corpus(speaker), {})[speaker] = utts
+    return corpora
+
+
 @functools.cache
 def shared_generator(seed: int) -> np.random.Generator:
     """The generator that the functions of the lecture use when they are given none; each process has its own."""

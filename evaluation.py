@@ -288,13 +288,10 @@ def keep_thresholds(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> 
     if encoder.calibration or set(encoder.train_speakers) & set(spk_to_utts):
         return
     rng = np.random.default_rng(myconfig.SEED)
-    corpora: dict[str, dataset.SpkToUtts] = {}
-    for speaker, utts in spk_to_utts.items():
-        corpora.setdefault(dataset.get_corpus(speaker), {})[speaker] = utts
     source = f"{len(spk_to_utts)} speakers of {myconfig.TEST_DATA_CSV or myconfig.TEST_DATA_DIR}"
     try:
         with settings.override(**encoder.settings):
-            stores = [feature_store.open_store(data) for data in corpora.values()]
+            stores = [feature_store.open_store(data) for data in dataset.split_by_corpus(spk_to_utts).values()]
         measured = calibration.measure(calibration.embed_all(encoder, stores, rng), source, rng)
         with safe_files.only_one_process(encoder.path):
             calibration.save_calibration(encoder, measured)
