@@ -8,10 +8,13 @@ import numpy as np
 CENTRING = 0.8
 
 # Numbers of voices from 2 to MAX_VOICES are tried. Each leaves something unexplained (see `Voices`), the less, the more
-# voices there are. One voice more must lower it by VOICE_PRICE times the least that is left: other people do, pieces of
-# one person do not. This and the similarities below were chosen for the pretrained models.
+# voices there are. One voice more must lower it by VOICE_PRICE times the least that is left, and by PIECE_PRICE times
+# what each of the last NUM_PIECES voices does: other people do, pieces of one person do not. These and the similarities
+# below were chosen for the pretrained models.
 MAX_VOICES = 8
-VOICE_PRICE = 0.15
+VOICE_PRICE = 0.12
+PIECE_PRICE = 0.75
+NUM_PIECES = 3
 
 # A change of speaker costs as much as this difference of similarity in one window.
 SWITCH_COST = 0.6
@@ -115,7 +118,9 @@ def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.nda
     if not are_unlike(embeddings[some], fcluster(tree, 2, "maxclust") == 1):
         return means_of(1)
     found = [follow_voices(centred, means_of(number)) for number in range(2, min(MAX_VOICES, len(some)) + 1)]
-    price = VOICE_PRICE * min(voices.unexplained for voices in found)
+    unexplained = [voices.unexplained for voices in found]
+    of_pieces = (unexplained[-NUM_PIECES - 1 :][0] - unexplained[-1]) / NUM_PIECES
+    price = VOICE_PRICE * min(unexplained) + PIECE_PRICE * max(0, of_pieces)
     return min(found, key=lambda voices: voices.unexplained + price * len(voices.means)).means
 
 
