@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ from saved_encoder import check_calibration, check_cohort, check_shapes, complet
 
 # Frames in a batch at inference, padding included.
 INFERENCE_FRAMES = 4096
+
+# Frames that are embedded in one piece at most: ten minutes of audio at 32 ms.
+MOST_FRAMES = 20000
 
 # Frames of a store that are held in memory at once.
 CHUNK_FRAMES = 10**6
@@ -91,13 +95,14 @@ def embed_features(
     """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), L2-normalised, in order.
 
     Batches hold utterances of similar length. `in_one_piece` takes the place of USE_FULL_SEQUENCE_INFERENCE. An
-    utterance shorter than SEQ_LEN is embedded in one piece anyway.
+    utterance shorter than SEQ_LEN is embedded in one piece anyway, one longer than MOST_FRAMES in equal parts, so that
+    memory does not grow with its length.
     """
     in_one_piece = myconfig.USE_FULL_SEQUENCE_INFERENCE if in_one_piece is None else in_one_piece
     if not len(features):
         return np.zeros((0, encoder.dimensions), np.float32)
     if in_one_piece:
-        pieces_of_utt = [[utt] for utt in features]
+        pieces_of_utt = [np.array_split(utt, max(1, math.ceil(len(utt) / MOST_FRAMES))) for utt in features]
     else:
         pieces_of_utt = [feature_extraction.extract_sliding_windows(utt) or [utt] for utt in features]
     pieces = [torch.from_numpy(piece) for pieces in pieces_of_utt for piece in pieces]
