@@ -10,7 +10,7 @@ from typing import Any
 
 from foundation import script, settings
 
-DEFAULT_MODEL = Path(__file__).with_name("saved_model") / "pretrained" / "lstm160-tdnn144.pt"
+DEFAULT_MODEL = Path(__file__).with_name("saved_model") / "pretrained" / "lstm160-tdnn148.pt"
 DEFAULT_DATABASE = "speakers.db"
 FILES_HELP = "recordings, folders of them, or patterns"
 
