@@ -30,6 +30,9 @@ LEAST_ERRORS = 30
 # The rate that must have LEAST_ERRORS for each number of recordings; lower ones are less sure for many recordings.
 USUAL_RATE = 0.01
 
+# The distance, 1 minus the cosine similarity, that 1 % of pairs of strangers are within, in the large pretrained model.
+NEAR_STRANGERS = 0.32
+
 # Shares of the scores of one person that lie below the scores that are kept.
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
@@ -225,6 +228,11 @@ def threshold_at(calibration: dict, false_accept_rate: float, first: int, second
     """The threshold for a false-accept rate, between the measured rates on a logarithmic scale."""
     thresholds, _ = curve_for(calibration, first, second)
     return float(np.interp(np.log(false_accept_rate), np.log(calibration["false_accept_rates"]), thresholds))
+
+
+def near_strangers(calibration: dict) -> float:
+    """The distance that 1 % of pairs of strangers are within, NEAR_STRANGERS if there is no calibration."""
+    return 1 - threshold_at(calibration, USUAL_RATE, 1, 1) if calibration else NEAR_STRANGERS
 
 
 def rates_at(calibration: dict, score: float, first: int, second: int) -> tuple[float, float]:

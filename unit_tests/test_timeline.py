@@ -57,16 +57,16 @@ class TimelineTest(ProjectTest):
         embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
         is_heard = np.ones(100, bool)
         is_heard[45:50] = False
-        voice, similarities = speaker_timeline.tell_apart(embeddings, is_heard, None)
+        voice, similarities = speaker_timeline.tell_apart(embeddings, is_heard, None, 0.32)
         expected = np.repeat([0, 1, 0, 2], 25)
         np.testing.assert_array_equal(voice[is_heard], expected[is_heard])
         self.assertEqual(similarities.shape, (100, 3))
-        self.assertEqual(len(np.unique(speaker_timeline.tell_apart(embeddings, is_heard, 2)[0])), 2)
+        self.assertEqual(len(np.unique(speaker_timeline.tell_apart(embeddings, is_heard, 2, 0.32)[0])), 2)
         for alone in (embeddings[:25], embeddings[:1]):
             self.assertEqual(
-                speaker_timeline.tell_apart(alone, np.ones(len(alone), bool), None)[0].tolist(), [0] * len(alone)
+                speaker_timeline.tell_apart(alone, np.ones(len(alone), bool), None, 0.32)[0].tolist(), [0] * len(alone)
             )
-        self.assertEqual(speaker_timeline.tell_apart(embeddings, is_heard & False, None)[1].shape, (100, 0))
+        self.assertEqual(speaker_timeline.tell_apart(embeddings, is_heard & False, None, 0.32)[1].shape, (100, 0))
 
     def test_candidates_are_those_above_their_own_thresholds(self) -> None:
         embeddings = np.tile([0.55, 0.60], (9, 1))  # Similarities to two people.

@@ -4,13 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from calibration import NEAR_STRANGERS
+
 # This part of the mean of all windows, which holds microphone and room, is subtracted before windows are compared.
 CENTRING = 0.8
 
 # Numbers of voices from 2 to MAX_VOICES are tried. Each leaves something unexplained (see `Voices`), the less, the more
 # voices there are. One voice more must lower it by VOICE_PRICE times the least that is left, and by PIECE_PRICE times
-# what each of the last NUM_PIECES voices does: other people do, pieces of one person do not. These and the similarities
-# below were chosen for the pretrained models.
+# what each of the last NUM_PIECES voices does: other people do, pieces of one person do not. These were chosen for
+# the pretrained models.
 MAX_VOICES = 8
 VOICE_PRICE = 0.12
 PIECE_PRICE = 0.75
@@ -22,13 +24,13 @@ SWITCH_COST = 0.6
 # How often each window is given to a voice, and the means of the voices are computed from their windows.
 REFINEMENTS = 4
 
-# Two halves of a recording with a similarity of their means above this are one voice. Of recordings of one person 95 %
-# are above 0.74, of two people's recordings joined 95 % below 0.65 (three corpora of the development speakers).
-ONE_VOICE = 0.74
+# Two halves of a recording are one voice if their means are nearer than this share of `near_strangers`. Of recordings
+# of one person 95 % are, of two people's recordings joined hardly any (three corpora of the development speakers).
+ONE_VOICE = 0.81
 
-# Windows whose mean similarity to their common mean is below this are of several voices, whatever two halves are like:
-# each half of a conversation of four may hold two of them. Of one person's recordings 98 % are above it.
-ONE_VOICE_TO_MEAN = 0.77
+# If the windows are farther than this from their common mean, on average, there are several voices, whatever two halves
+# are like: each half of a conversation of four may hold two. Of one person's recordings 98 % are nearer.
+ONE_VOICE_TO_MEAN = 0.72
 
 # The fewest windows that can be a voice, and the most that are compared with each other.
 LEAST_WINDOWS = 3
@@ -95,7 +97,9 @@ def follow_voices(centred: np.ndarray, means: np.ndarray) -> Voices:
     return Voices(means, voice_of, similarities[:, in_order], float(is_heard.sum() - explained))
 
 
-def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.ndarray:
+def find_voices(
+    embeddings: np.ndarray, num_voices: int | None = None, near_strangers: float = NEAR_STRANGERS
+) -> np.ndarray:
     """The mean, centred, of each voice in windows of speech (windows, dimensions) -> (voices, dimensions).
 
     The number is found if it is not given. The search begins with the groups of Ward 1963, "Hierarchical grouping to
@@ -115,7 +119,7 @@ def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.nda
 
     if num_voices:
         return means_of(num_voices)
-    if not are_unlike(embeddings[some], fcluster(tree, 2, "maxclust") == 1):
+    if not are_unlike(embeddings[some], fcluster(tree, 2, "maxclust") == 1, near_strangers):
         return means_of(1)
     found = [follow_voices(centred, means_of(number)) for number in range(2, min(MAX_VOICES, len(some)) + 1)]
     unexplained = [voices.unexplained for voices in found]
@@ -124,16 +128,17 @@ def find_voices(embeddings: np.ndarray, num_voices: int | None = None) -> np.nda
     return min(found, key=lambda voices: voices.unexplained + price * len(voices.means)).means
 
 
-def are_unlike(embeddings: np.ndarray, is_first: np.ndarray) -> bool:
+def are_unlike(embeddings: np.ndarray, is_first: np.ndarray, near_strangers: float) -> bool:
     """Whether windows (windows, dimensions) in two parts, one of them given (windows,), are of several voices."""
     if min(is_first.sum(), (~is_first).sum()) < LEAST_WINDOWS:
         return False
-    similarity_to_mean = np.linalg.norm(embeddings.mean(axis=0))  # All have length 1.
+    to_mean = 1 - np.linalg.norm(embeddings.mean(axis=0))  # As all have length 1.
     first, second = normalise(np.stack([embeddings[part].mean(axis=0) for part in (is_first, ~is_first)]))
-    return float(first @ second) <= ONE_VOICE or float(similarity_to_mean) < ONE_VOICE_TO_MEAN
+    limits = near_strangers * np.array([ONE_VOICE, ONE_VOICE_TO_MEAN])
+    return bool((np.array([1 - first @ second, to_mean]) > limits).any())
 
 
-def seem_several(embeddings: np.ndarray) -> bool:
+def seem_several(embeddings: np.ndarray, near_strangers: float = NEAR_STRANGERS) -> bool:
     """A quick test for several voices in windows (windows, dimensions), without SciPy.
 
     The parts are the two sides of the middle along the direction in which the windows vary most.
@@ -141,4 +146,4 @@ def seem_several(embeddings: np.ndarray) -> bool:
     if len(embeddings) < 2 * LEAST_WINDOWS:
         return False
     centred = embeddings - embeddings.mean(axis=0)
-    return are_unlike(embeddings, centred @ np.linalg.svd(centred, full_matrices=False)[2][0] > 0)
+    return are_unlike(embeddings, centred @ np.linalg.svd(centred, full_matrices=False)[2][0] > 0, near_strangers)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 import feature_extraction
 import myconfig
 import speech_levels
-from calibration import WINDOW_SECONDS
+from calibration import WINDOW_SECONDS, near_strangers
 from foundation import parallel, safe_files, script
 from foundation.recording_lists import Paths, as_paths
 from speaker_encoder import SpeakerEncoder, embed_features
@@ -104,7 +104,8 @@ def have_several_voices(
         windows += [of_recording[start : start + frames] for start in starts]
         numbers.append(len(starts))
     parts = np.split(embed_features(encoder, windows, in_one_piece=True), np.cumsum(numbers)[:-1])
-    return [seem_several(part) and len(find_voices(part)) > 1 for part in parts]
+    near = near_strangers(encoder.calibration)
+    return [seem_several(part, near) and len(find_voices(part, None, near)) > 1 for part in parts]
 
 
 def is_same_audio(first: np.ndarray, second: np.ndarray) -> bool:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 import feature_extraction
 import speech_levels
-from calibration import WINDOW_SECONDS
+from calibration import WINDOW_SECONDS, near_strangers
 from feature_extraction import SAMPLE_RATE
 from foundation import pictures, script
 from speaker_encoder import SpeakerEncoder, embed_features
@@ -103,7 +103,7 @@ def find_timeline(
     if num_voices:  # Who was below the threshold of a window now and then would be counted twice.
         state = np.full(len(state), len(chosen))
     unknown = state == len(chosen)
-    voice, similarities = tell_apart(embeddings, unknown & is_speech, num_voices)
+    voice, similarities = tell_apart(embeddings, unknown & is_speech, num_voices, near_strangers(encoder.calibration))
     means = [
         embeddings[unknown & is_speech & (voice == number)].mean(axis=0) for number in range(similarities.shape[1])
     ]
@@ -146,7 +146,9 @@ def find_owners(means: Sequence[np.ndarray], enrolled: np.ndarray, thresholds: n
     return owners
 
 
-def tell_apart(embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | None) -> tuple[np.ndarray, np.ndarray]:
+def tell_apart(
+    embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | None, near: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Whose each window is, of the voices that are heard in some windows, numbered in the order of their first words.
 
     Embeddings are (windows, dimensions), `is_heard` (windows,). Returns the voices (windows,), and the similarity of
@@ -156,7 +158,7 @@ def tell_apart(embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | N
         return np.zeros(len(embeddings), np.int64), np.zeros((len(embeddings), 0))
     centred = np.zeros_like(embeddings)
     centred[is_heard] = centre(embeddings[is_heard])
-    voices = follow_voices(centred, find_voices(embeddings[is_heard], num_voices))
+    voices = follow_voices(centred, find_voices(embeddings[is_heard], num_voices, near))
     return voices.voice_of, voices.similarities
 
 
