@@ -261,7 +261,7 @@ class AudioDecoderTest(ProjectTest):
         }
         for name, expected in seconds.items():
             self.assertAlmostEqual(len(feature_extraction.read_audio(str(CASES / name))) / RATE, expected, delta=0.05)
-        encoder = neural_net.load_encoder("saved_model/pretrained/lstm104.pt")
+        encoder = neural_net.load_encoder("saved_model/pretrained/lstm64-tdnn56.pt")
         pairs = {"04_dc.flac": "ann2.flac", "05_opposite.ogg": "ann2.flac", "12_quieter.flac": "ann1.flac"}
         for name, whole in pairs.items():
             first, second = evaluation.embed_utterances(encoder, [CASES / name, CASES / whole])

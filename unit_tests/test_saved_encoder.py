@@ -26,12 +26,12 @@ class SavedEncoderTest(ProjectTest):
     def test_pretrained_models_are_found_from_anywhere(self) -> None:
         self.addCleanup(os.chdir, Path.cwd())
         os.chdir(self.dir)
-        self.assertTrue(neural_net.load_encoder("saved_model/pretrained/lstm104.pt").train_speakers)
-        self.assertTrue(neural_net.load_encoder(Path("saved_model") / "pretrained" / "lstm104.pt").train_speakers)
-        for missing in ("lstm104.pt", "/nowhere/saved_model/pretrained/lstm104.pt"):
+        self.assertTrue(neural_net.load_encoder("saved_model/pretrained/lstm64-tdnn56.pt").train_speakers)
+        self.assertTrue(neural_net.load_encoder(Path("saved_model") / "pretrained" / "lstm64-tdnn56.pt").train_speakers)
+        for missing in ("lstm64-tdnn56.pt", "/nowhere/saved_model/pretrained/lstm64-tdnn56.pt"):
             with self.assertRaisesRegex(ValueError, f"no model {missing}"):
                 neural_net.load_encoder(missing)
-        with settings.override(INITIAL_MODELS="saved_model/pretrained/lstm104.pt"):
+        with settings.override(INITIAL_MODELS="saved_model/pretrained/lstm64-tdnn56.pt"):
             settings.check_training(settings.all_settings())
 
     def test_saved_encoder_is_rebuilt_from_its_own_settings(self) -> None:
