@@ -179,7 +179,7 @@ def train_encoder(
         nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT_NORM)
         optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps)
         optimizer.step()
-        progress.update(loss.item(), active_share(losses), embeddings.detach())
+        progress.update(loss.item(), active_share(losses), split_networks(embeddings.detach()))
         if (step + 1) % myconfig.SAVE_MODEL_FREQUENCY == 0 or step + 1 == num_steps:
             progress.validate(validation_eer(encoder, validation_store, noise_store))
             if saved_model:

@@ -2,14 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 import myconfig
-from encoder_networks import split_networks
 from foundation import parallel, pictures, script
 
 # The last steps over which the loss is averaged and judged.
@@ -55,19 +54,22 @@ class TrainingProgress:
                 self.seconds += time.perf_counter() - start
                 self.bar.update()
 
-    def update(self, loss: float, active: float, embeddings: torch.Tensor) -> None:
-        """Record a step's loss and share of active triplets; warn when training collapses. Raises ValueError on NaN."""
+    def update(self, loss: float, active: float, embeddings: Sequence[torch.Tensor]) -> None:
+        """Record a step's loss and share of active triplets; warn when training collapses. Raises ValueError on NaN.
+
+        Each network has embeddings (..., dimensions) of its own.
+        """
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss} at step {len(self.losses) + 1}. {COLLAPSE_REMEDY}")
         self.losses.append(loss)
         self.active = active
         if len(self.losses) % WINDOW_STEPS == 0 and not self.has_warned:
-            self.warn_of_collapse(embeddings.flatten(0, -2).float())
+            self.warn_of_collapse([own.flatten(0, -2).float() for own in embeddings])
         self.bar.set_postfix_str(self.describe(), refresh=False)
 
-    def warn_of_collapse(self, embeddings: torch.Tensor) -> None:
+    def warn_of_collapse(self, embeddings: Sequence[torch.Tensor]) -> None:
         """Warn when all embeddings of a network point the same way, or the loss has stood at the margin for a while."""
-        of_networks = [torch.nn.functional.normalize(own) for own in split_networks(embeddings)]
+        of_networks = [torch.nn.functional.normalize(own) for own in embeddings]
         mean_similarity = max(float(own.mean(dim=0).square().sum()) for own in of_networks)
         recent = torch.tensor(self.losses[-WINDOW_STEPS:])
         is_at_margin = (recent - myconfig.TRIPLET_ALPHA).abs().max() < 0.01 * myconfig.TRIPLET_ALPHA

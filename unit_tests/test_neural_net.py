@@ -225,20 +225,19 @@ class NeuralNetTest(TrainingTest):
         progress = TrainingProgress(300)
         for step, _ in zip(progress.steps(), range(100), strict=False):
             embeddings = torch.ones(8, 5) + 1e-3 * torch.randn(8, 5)
-            progress.update(0.5 / (step + 1), 1.0, embeddings)
+            progress.update(0.5 / (step + 1), 1.0, [embeddings])
         self.assertIn("all embeddings are nearly equal", self.output.getvalue())
         progress = TrainingProgress(300)
-        with settings.override(ENSEMBLE_SIZE=2):  # One network of two has collapsed.
-            for _ in zip(progress.steps(), range(100), strict=False):
-                progress.update(0.5, 1.0, torch.cat([embeddings, torch.randn(8, 5)], dim=1))
+        for _ in zip(progress.steps(), range(100), strict=False):  # One network of two has collapsed.
+            progress.update(0.5, 1.0, [torch.randn(8, 5), embeddings])
         self.assertTrue(progress.has_warned)
         progress = TrainingProgress(300)
         with settings.override(TRIPLET_MINING="batch_hard"):
             for _ in zip(progress.steps(), range(100), strict=False):
-                progress.update(myconfig.TRIPLET_ALPHA, 1.0, torch.randn(8, 5))
+                progress.update(myconfig.TRIPLET_ALPHA, 1.0, [torch.randn(8, 5)])
         self.assertIn("stood at the margin", self.output.getvalue())
         with self.assertRaisesRegex(ValueError, "loss is nan.*LEARNING_RATE"):
-            progress.update(math.nan, 1.0, embeddings)
+            progress.update(math.nan, 1.0, [embeddings])
 
     def test_one_usable_speaker_is_not_enough(self) -> None:
         spk_to_utts = self.write_speakers(1)

@@ -124,6 +124,7 @@ class SpeakerIdTest(ProjectTest):
         features = [np.zeros((500, 40), np.float32), np.zeros((500, 40), np.float32), np.zeros((60, 40), np.float32)]
         number = 1 + 4 * 450 // 50
         embedded = np.concatenate([two[:number], one[:number], one[:1]])
+        embedded /= np.linalg.norm(embedded, axis=1, keepdims=True)
         with unittest.mock.patch.object(
             recordings, "embed_features", lambda _, windows, **__: embedded[: len(windows)]
         ):
