@@ -215,8 +215,8 @@ def thresholds_in_words(trials: ScoredTrials) -> str:
     pairs = np.sort(np.stack([enrol, test], axis=1)[labels == 0], axis=1)
     num_pairs = len(np.unique(pairs, axis=0))
     words = [f"{eer_threshold:.3f}"]
-    for rate in FALSE_ACCEPT_RATES:
-        [threshold] = calibration.thresholds_with(labels, scores, [rate])
+    thresholds = calibration.thresholds_with(labels, scores, FALSE_ACCEPT_RATES)
+    for rate, threshold in zip(FALSE_ACCEPT_RATES, thresholds, strict=True):
         words.append(f"{threshold:.3f}" if calibration.is_measurable(rate, num_pairs, len(pairs)) else "-")
     return ", ".join(words)
 

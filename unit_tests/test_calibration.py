@@ -108,6 +108,8 @@ class CalibrationTest(ProjectTest):
         self.assertEqual(measured["false_accept_rates"][0], 0.001)
         fewer = calibration.measure([draw_voices(8, 5)], "a test", np.random.default_rng(0))
         self.assertEqual((fewer["counts"], fewer["false_accept_rates"][0]), ([0, 1], 0.05))
+        self.assertEqual(calibration.near_strangers(measured), 1 - calibration.threshold_at(measured, 0.01, 1, 1))
+        self.assertEqual(calibration.near_strangers({}), calibration.NEAR_STRANGERS)
         # Above the highest measured number, that one is taken.
         self.assertEqual(calibration.threshold_at(measured, 0.1, 9, 9), calibration.threshold_at(measured, 0.1, 2, 2))
         for voices in (draw_voices(1, 20), draw_voices(8, 1), draw_voices(2, 60)):

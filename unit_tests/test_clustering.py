@@ -71,6 +71,7 @@ class ClusteringTest(unittest.TestCase):
             self.assertLess(1 - halves[0] @ halves[1], clustering.ONE_VOICE * NEAR_STRANGERS)
             self.assertEqual(len(clustering.find_voices(embeddings)), number)
             self.assertEqual(clustering.seem_several(embeddings), number > 1)
+            self.assertFalse(clustering.seem_several(embeddings, near_strangers=0.9))  # A model with other distances.
 
     def test_few_windows(self) -> None:
         windows = np.eye(8)[:5]

@@ -123,7 +123,7 @@ def find_voices(
         return means_of(1)
     found = [follow_voices(centred, means_of(number)) for number in range(2, min(MAX_VOICES, len(some)) + 1)]
     unexplained = [voices.unexplained for voices in found]
-    of_pieces = (unexplained[-NUM_PIECES - 1 :][0] - unexplained[-1]) / NUM_PIECES
+    of_pieces = (unexplained[-NUM_PIECES - 1] - unexplained[-1]) / NUM_PIECES
     price = VOICE_PRICE * min(unexplained) + PIECE_PRICE * max(0, of_pieces)
     return min(found, key=lambda voices: voices.unexplained + price * len(voices.means)).means
 

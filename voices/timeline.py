@@ -120,14 +120,19 @@ def find_timeline(
     speech = speech_levels.find_speech(levels_db)
     stretch_seconds = speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
     faults = doubts + find_faults(len(speech) * stretch_seconds, speech.sum() * stretch_seconds, sum(num_clipped))
-    middles_of_stretches = stretch_seconds * (np.arange(len(speech)) + 0.5)
-    num_before = np.searchsorted(starts[is_speech], middles_of_stretches)  # Windows of speech that began before.
-    is_compared = num_before > np.searchsorted(starts[is_speech] + window_seconds, middles_of_stretches)
-    if (lost := np.count_nonzero(speech & ~is_compared)) > LOST_SHARE * np.count_nonzero(speech):
-        faults.append(f"{lost * stretch_seconds:.1f} s of speech are in pieces too short to be compared")
+    num_lost = count_lost(speech, starts[is_speech], window_seconds)
+    if num_lost > LOST_SHARE * np.count_nonzero(speech):
+        faults.append(f"{num_lost * stretch_seconds:.1f} s of speech are in pieces too short to be compared")
     turns = find_turns(state, middles, speech, chosen)
     turns = [turn._replace(score=mean_score(turn, middles, scores, chosen)) for turn in turns]
     return Timeline(turns, middles, margins, chosen, len(candidates), faults)
+
+
+def count_lost(speech: np.ndarray, starts: np.ndarray, window_seconds: float) -> int:
+    """How many stretches of speech (stretches,) are in no window, of those that begin at `starts`, in seconds."""
+    middles = (np.arange(len(speech)) + 0.5) * speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
+    num_begun, num_ended = np.searchsorted(starts, middles), np.searchsorted(starts + window_seconds, middles)
+    return int(np.count_nonzero(speech & (num_begun == num_ended)))
 
 
 def find_owners(means: Sequence[np.ndarray], enrolled: np.ndarray, thresholds: np.ndarray) -> list[int]:
@@ -147,18 +152,18 @@ def find_owners(means: Sequence[np.ndarray], enrolled: np.ndarray, thresholds: n
 
 
 def tell_apart(
-    embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | None, near: float
+    embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | None, distance: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whose each window is, of the voices that are heard in some windows, numbered in the order of their first words.
 
-    Embeddings are (windows, dimensions), `is_heard` (windows,). Returns the voices (windows,), and the similarity of
-    each window to each voice, both centred, 0 where none is heard (windows, voices).
+    Embeddings are (windows, dimensions), `is_heard` (windows,), `distance` is that of near strangers. Returns the voices
+    (windows,), and the similarity of each window to each voice, both centred, 0 where none is heard (windows, voices).
     """
     if not is_heard.any():
         return np.zeros(len(embeddings), np.int64), np.zeros((len(embeddings), 0))
     centred = np.zeros_like(embeddings)
     centred[is_heard] = centre(embeddings[is_heard])
-    voices = follow_voices(centred, find_voices(embeddings[is_heard], num_voices, near))
+    voices = follow_voices(centred, find_voices(embeddings[is_heard], num_voices, distance))
     return voices.voice_of, voices.similarities
 
 
