@@ -156,8 +156,9 @@ def tell_apart(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whose each window is, of the voices that are heard in some windows, numbered in the order of their first words.
 
-    Embeddings are (windows, dimensions), `is_heard` (windows,), `distance` is that of near strangers. Returns the voices
-    (windows,), and the similarity of each window to each voice, both centred, 0 where none is heard (windows, voices).
+    Embeddings are (windows, dimensions), `is_heard` (windows,); `distance` is that of near strangers. Returns the
+    voices (windows,), and the similarity of each window to each voice, both centred, 0 where none is heard (windows,
+    voices).
     """
     if not is_heard.any():
         return np.zeros(len(embeddings), np.int64), np.zeros((len(embeddings), 0))
