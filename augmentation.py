@@ -7,7 +7,7 @@ import soxr
 import torch
 
 import feature_extraction
-import myconfig
+from foundation.settings import Config
 
 # Of noises 40 % are recordings, if there are any, 30 % babble, and 30 % coloured noise.
 RECORDING_END, BABBLE_END = 0.4, 0.7
@@ -23,7 +23,9 @@ def change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
     return soxr.resample(samples, feature_extraction.SAMPLE_RATE * speed, feature_extraction.SAMPLE_RATE)
 
 
-def random_channel(crops: torch.Tensor, deviation: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def random_channel(
+    crops: torch.Tensor, deviation: torch.Tensor, rng: np.random.Generator, config: Config
+) -> torch.Tensor:
     """Simulate another microphone and distance for each crop (batch, frames, N_MFCC): shift all its frames equally.
 
     A channel multiplies the spectrum. This is a sum in decibels, and also after the cosine transform: a fixed filter
@@ -33,9 +35,9 @@ def random_channel(crops: torch.Tensor, deviation: torch.Tensor, rng: np.random.
     to the others.
     """
     shift = torch.from_numpy(rng.standard_normal((len(crops), 1, crops.shape[2]), dtype=np.float32))
-    shift *= myconfig.CHANNEL_AUGMENTATION * deviation
-    gain_db = torch.from_numpy(rng.normal(0, myconfig.GAIN_AUGMENTATION_DB, (len(crops), 1)).astype(np.float32))
-    shift[..., 0] += gain_db * math.sqrt(myconfig.N_MELS)
+    shift *= config.CHANNEL_AUGMENTATION * deviation
+    gain_db = torch.from_numpy(rng.normal(0, config.GAIN_AUGMENTATION_DB, (len(crops), 1)).astype(np.float32))
+    shift[..., 0] += gain_db * math.sqrt(config.N_MELS)
     return crops + shift
 
 
@@ -46,23 +48,23 @@ def random_channel(crops: torch.Tensor, deviation: torch.Tensor, rng: np.random.
 # changing the samples: each training step can draw new disturbances, and the feature store stays clean.
 
 
-def disturb(crops: torch.Tensor, noises: torch.Tensor | None, rng: np.random.Generator) -> torch.Tensor:
+def disturb(crops: torch.Tensor, noises: torch.Tensor | None, rng: np.random.Generator, config: Config) -> torch.Tensor:
     """Simulate a room, noise or a narrow band for some of the crops (batch, frames, N_MFCC).
 
     `noises` are crops of noise recordings of the same shape; with None, only voices and coloured noise are used. The
     settings ROOM_PROB, NOISE_PROB and NARROW_BAND_PROB are the probabilities.
     """
-    probabilities = (myconfig.ROOM_PROB, myconfig.NOISE_PROB, myconfig.NARROW_BAND_PROB)
+    probabilities = (config.ROOM_PROB, config.NOISE_PROB, config.NARROW_BAND_PROB)
     in_room, in_noise, in_band = (
         torch.from_numpy(rng.random(len(crops)) < probability) for probability in probabilities
     )
-    cosines = feature_extraction.mfcc_matrices(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)[2]
+    cosines = feature_extraction.mfcc_matrices(config.N_FFT, config.N_MELS, config.N_MFCC)[2]
     decibels = crops @ cosines.T
     loudest = decibels.amax(dim=(1, 2), keepdim=True)
     power = to_power(decibels - loudest)
-    power[in_room] = add_echoes(power[in_room], rng)
+    power[in_room] = add_echoes(power[in_room], rng, config.HOP_LENGTH)
     recordings = None if noises is None else to_power(noises[in_noise] @ cosines.T)
-    power[in_noise] = add_noise(power[in_noise], power, recordings, rng)
+    power[in_noise] = add_noise(power[in_noise], power, recordings, rng, config.NOISE_SNR_DB)
     power[in_band] = narrow_band(power[in_band], rng)
     decibels = 10 * torch.log10(power.clamp(min=1e-10))
     # The same floor as in librosa's MFCC: 80 dB below the loudest band.
@@ -71,13 +73,13 @@ def disturb(crops: torch.Tensor, noises: torch.Tensor | None, rng: np.random.Gen
     return torch.where(is_disturbed, (decibels + loudest) @ cosines, crops)
 
 
-def add_echoes(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def add_echoes(power: torch.Tensor, rng: np.random.Generator, hop_length: int) -> torch.Tensor:
     """Add decaying echoes of each frame's mel power (batch, frames, N_MELS) to the next frames, as a room does.
 
-    The echoes decay exponentially, by 60 dB in 0.2 to 1 s (Sabine's reverberation time), and have -15 to 3 dB of
-    the direct sound's power.
+    Frames are `hop_length` samples apart. The echoes decay exponentially, by 60 dB in 0.2 to 1 s (Sabine's
+    reverberation time), and have -15 to 3 dB of the direct sound's power.
     """
-    seconds_per_frame = myconfig.HOP_LENGTH / feature_extraction.SAMPLE_RATE
+    seconds_per_frame = hop_length / feature_extraction.SAMPLE_RATE
     decay = to_power(-60 * seconds_per_frame / uniform(rng, 0.2, 1.0, len(power)))
     # The echoes of a steady sound of power 1 add up to decay + decay^2 + ... = decay / (1 - decay).
     loudness = to_power(uniform(rng, -15, 3, len(power))) / (decay / (1 - decay))
@@ -89,9 +91,13 @@ def add_echoes(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def add_noise(
-    power: torch.Tensor, voices: torch.Tensor, recordings: torch.Tensor | None, rng: np.random.Generator
+    power: torch.Tensor,
+    voices: torch.Tensor,
+    recordings: torch.Tensor | None,
+    rng: np.random.Generator,
+    snr_db: tuple[float, float],
 ) -> torch.Tensor:
-    """Add noise to mel power (batch, frames, N_MELS), at a signal-to-noise ratio within NOISE_SNR_DB.
+    """Add noise to mel power (batch, frames, N_MELS), at a ratio of signal to noise from `snr_db`, lowest and highest.
 
     The noise is one of three: a recording, if there are any (same shape); a babble of 1 to 7 of the `voices` (voices,
     frames, N_MELS); or coloured noise, with a random uneven slope of -9 to 1.5 dB per octave.
@@ -111,7 +117,7 @@ def add_noise(
     if recordings is not None:
         noise = torch.where(kind < RECORDING_END, recordings, noise)
     level = (power @ widths).mean(dim=1) / (noise @ widths).mean(dim=1).clamp(min=1e-20)
-    return power + level[:, None, None] * to_power(-uniform(rng, *myconfig.NOISE_SNR_DB, batch)) * noise
+    return power + level[:, None, None] * to_power(-uniform(rng, *snr_db, batch)) * noise
 
 
 def narrow_band(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

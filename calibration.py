@@ -13,9 +13,10 @@ import feature_store
 import metrics
 from feature_extraction import SAMPLE_RATE
 from foundation import settings
-from foundation.model_file import read_model, write_model
+from foundation.model_file import update_model
+from foundation.settings import Config
 from saved_encoder import check_calibration
-from speaker_encoder import SpeakerEncoder, embed_features, embed_store, load_encoder, model_fingerprint
+from speaker_encoder import SpeakerEncoder, embed_features, embed_store
 
 # Numbers of recordings on a side. 0 stands for a window of this length, which the timeline compares.
 COUNTS = (0, 1, 2, 3, 5, 10)
@@ -45,7 +46,9 @@ Voices = tuple[np.ndarray, np.ndarray, np.ndarray]
 # -------------------------------------- Measuring --------------------------------------
 
 
-def embed_voices(encoder: SpeakerEncoder, store: feature_store.FeatureStore, rng: np.random.Generator) -> Voices:
+def embed_voices(
+    encoder: SpeakerEncoder, store: feature_store.FeatureStore, rng: np.random.Generator, config: Config
+) -> Voices:
     """Embed utterances of a store in one piece, and a window from the middle of each.
 
     In a large store they are those of some speakers, drawn at random.
@@ -62,12 +65,12 @@ def embed_voices(encoder: SpeakerEncoder, store: feature_store.FeatureStore, rng
         features = store.read(utt)
         start = max(0, (len(features) - frames) // 2)
         windows.append(features[start : start + frames])
-    with settings.override(USE_FULL_SEQUENCE_INFERENCE=True):
-        return embed_store(encoder, store, utts), embed_features(encoder, windows), store.speaker_of[utts]
+    config = settings.in_one_piece(config)
+    return embed_store(encoder, store, utts, config), embed_features(encoder, windows, config), store.speaker_of[utts]
 
 
 def embed_all(
-    encoder: SpeakerEncoder, stores: Sequence[feature_store.FeatureStore], rng: np.random.Generator
+    encoder: SpeakerEncoder, stores: Sequence[feature_store.FeatureStore], rng: np.random.Generator, config: Config
 ) -> list[Voices]:
     """The voices of several stores; speakers of the same name have the same number."""
     number_of = {
@@ -75,7 +78,7 @@ def embed_all(
     }
     voices = []
     for store in stores:
-        whole, windows, speaker_of = embed_voices(encoder, store, rng)
+        whole, windows, speaker_of = embed_voices(encoder, store, rng, config)
         voices.append((whole, windows, np.array([number_of[name] for name in store.speakers])[speaker_of]))
     return voices
 
@@ -189,10 +192,8 @@ def thresholds_with(labels: np.ndarray, scores: np.ndarray, false_accept_rates: 
 
 
 def save_calibration(encoder: SpeakerEncoder, calibration: dict) -> None:
-    """Write a calibration into the file that the encoder was loaded from. Raises ValueError if it has another model."""
-    if model_fingerprint(load_encoder(encoder.path)) != model_fingerprint(encoder):
-        raise ValueError(f"{encoder.path} has changed while it was measured: run the same command again.")
-    write_model(encoder.path, read_model(encoder.path) | {"calibration": check_calibration(calibration)})
+    """Write a calibration into the file that the encoder was loaded from. Raises ValueError if that has changed."""
+    encoder.file_digest = update_model(encoder.path, encoder.file_digest, calibration=check_calibration(calibration))
 
 
 # ---------------------------------------- Using ----------------------------------------

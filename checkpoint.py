@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-import myconfig
 from feature_store import FeatureStore
-from foundation import parallel, setting_tables, settings
+from foundation import parallel, setting_tables
 from foundation.model_file import read_model, write_model
+from foundation.settings import Config
 from score_normalization import embed_cohort
 from speaker_encoder import SpeakerEncoder, load_encoder, model_fingerprint, save_encoder
 from training_progress import TrainingProgress
@@ -26,12 +26,13 @@ def save_models(
     optimizer: torch.optim.Optimizer,
     progress: TrainingProgress,
     origin: str,
+    config: Config,
 ) -> None:
     """Save the last model as a checkpoint, also as the best model if it is best, and the curves; only rank 0 saves."""
     if parallel.rank() > 0:
         return
     record = {
-        "training_settings": training_settings(),
+        "training_settings": training_settings(config),
         "num_processes": parallel.world_size(),
         "data_fingerprint": origin,
         **progress.state(),
@@ -42,7 +43,7 @@ def save_models(
     progress.plot(Path(saved_model).with_suffix(".png"))
 
 
-def add_cohort(saved_model: str, encoder: SpeakerEncoder, store: FeatureStore) -> None:
+def add_cohort(saved_model: str, encoder: SpeakerEncoder, store: FeatureStore, config: Config) -> None:
     """Add the cohort of score normalisation to the best model of a finished training, unless it has one.
 
     All processes take part; `encoder`, of the same shape, gets the best weights; only rank 0 writes. Raises ValueError
@@ -60,7 +61,7 @@ def add_cohort(saved_model: str, encoder: SpeakerEncoder, store: FeatureStore) -
     if weights is None:
         return
     encoder.load_state_dict(weights)
-    cohort = embed_cohort(encoder.eval(), store)
+    cohort = embed_cohort(encoder.eval(), store, config)
     if parallel.rank() == 0 and len(cohort):
         print(f"Put a cohort of {len(cohort)} training speakers into the model.", flush=True)
         write_model(saved_model, {**read_model(saved_model), "cohort": torch.from_numpy(cohort)})
@@ -73,18 +74,20 @@ def remove_models(saved_model: str) -> None:
             Path(path).unlink(missing_ok=True)
 
 
-def find_origin(encoder: SpeakerEncoder, store: FeatureStore, noise_store: FeatureStore | None) -> str:
+def find_origin(
+    encoder: SpeakerEncoder, store: FeatureStore, noise_store: FeatureStore | None, has_initial_models: bool
+) -> str:
     """A fingerprint of the data, the noise, and the initial models; training continues only if it is the same."""
     noise = noise_store.fingerprint() if noise_store else ""
-    return store.fingerprint() + noise + (model_fingerprint(encoder) if myconfig.INITIAL_MODELS else "")
+    return store.fingerprint() + noise + (model_fingerprint(encoder) if has_initial_models else "")
 
 
-def training_settings() -> dict:
+def training_settings(config: Config) -> dict:
     """The settings on which the trained weights depend."""
-    return {name: getattr(myconfig, name) for name in ("TRAINING_STEPS", *setting_tables.TRAINING_SETTINGS)}
+    return {name: getattr(config, name) for name in ("TRAINING_STEPS", *setting_tables.TRAINING_SETTINGS)}
 
 
-def read_checkpoint(saved_model: str, train_speakers: list[str]) -> dict | None:
+def read_checkpoint(saved_model: str, train_speakers: list[str], config: Config) -> dict | None:
     """The checkpoint of a model, if there is one. Raises ValueError if it was made with other settings or speakers."""
     path = checkpoint_path(saved_model)
     if not Path(path).exists():
@@ -97,9 +100,9 @@ def read_checkpoint(saved_model: str, train_speakers: list[str]) -> dict | None:
     checkpoint = read_model(path)
     try:
         values = {**setting_tables.VALUES_BEFORE, **checkpoint["training_settings"]}
-        in_use = setting_tables.settings_in_use(settings.all_settings())
+        in_use = setting_tables.settings_in_use(vars(config))
         for name in ("INITIAL_MODELS", *in_use, *setting_tables.OTHER_TRAINING_SETTINGS):
-            before, now = values[name], getattr(myconfig, name)
+            before, now = values[name], getattr(config, name)
             if before != now:
                 raise ValueError(f"{path} was trained with {name}={before}, and now {name}={now}. {REMEDY}")
         if (before := checkpoint["num_processes"]) != (now := parallel.world_size()):
@@ -118,6 +121,7 @@ def continue_from(
     optimizer: torch.optim.Optimizer,
     progress: TrainingProgress,
     origin: str,
+    config: Config,
 ) -> None:
     """Take over the state of a checkpoint. Raises ValueError if it has another origin, or is damaged."""
     path = checkpoint_path(saved_model)
@@ -129,6 +133,6 @@ def continue_from(
         progress.load_state(checkpoint)
         is_saved = Path(saved_model).exists() and read_model(saved_model).get("losses") == checkpoint["losses"]
         if progress.is_best() and not is_saved:  # Killed between the two saves.
-            save_models(saved_model, encoder, optimizer, progress, origin)
+            save_models(saved_model, encoder, optimizer, progress, origin, config)
     except (KeyError, TypeError, RuntimeError):
         raise ValueError(f"{path} is not a checkpoint of this version. {REMEDY}") from None

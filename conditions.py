@@ -1,15 +1,17 @@
 """The test data under other conditions (cut short, mixed with noise, by telephone), and a model's EER under each.
 
 `python3 conditions.py SAVED_MODEL_PATH=... TEST_DATA_CSV=...` derives them once, writes a CSV file for each to
-CONDITIONS_DIR, so that any script can use it, and prints a table. Speakers whose names are the same up to the first
-hyphen are one corpus; each corpus is scored separately, because trials between two corpora are easy. `--calibrate`
+CONDITIONS_DIR, so that any script can use it, and prints a table. Each of the CORPORA is scored separately, because
+trials between two corpora are easy. `--calibrate`
 measures what scores mean (how often different people score as high), by the number of recordings that are compared,
 over all conditions, and writes it into the model, for `speaker_id.py`.
 """
 
-import sys
+from collections.abc import Callable, Collection, Sequence
 
 from foundation import script, settings
+
+typed: Collection[str] = ()
 
 if __name__ == "__main__":
     script.begin()
@@ -19,19 +21,16 @@ if __name__ == "__main__":
     options = parser.parse_intermixed_args()
     if options.calibrate.partition("=")[0] in settings.all_settings():
         parser.error(f"--calibrate {options.calibrate}: that is a setting; say first what the test data are")
-    sys.argv[1:] = options.settings
-    settings.read_command_line(__doc__)
+    typed = settings.read_command_line(__doc__, arguments=options.settings)
     if options.calibrate and settings.all_settings()["AS_NORM"]:
         parser.error("--calibrate needs cosine similarities, which speaker_id.py uses: leave AS_NORM out")
 
 import csv
 import functools
 import hashlib
-import inspect
 import io
 import json
 import urllib.parse
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import filelock
@@ -47,9 +46,9 @@ import evaluation
 import feature_extraction
 import feature_store
 import metrics
-import myconfig
 from dataset import SpkToUtts
 from foundation import parallel, safe_files
+from foundation.settings import Config
 from speaker_encoder import SpeakerEncoder, load_encoder
 from trials import all_pair_trials
 
@@ -58,6 +57,9 @@ SNR_DB = (5.0, 15.0)
 FALSE_ACCEPT_RATES = (0.01, 0.001)
 TELEPHONE_RATE = 8000
 TELEPHONE_BAND_HZ = (300, 3400)
+
+# To be raised whenever a change gives other samples than before; a test tells when.
+CHANGES_VERSION = 1
 
 # A corpus of utterances no longer than this (median) is not cut short.
 LONG_SECONDS = 3.0
@@ -104,53 +106,54 @@ def mu_law(samples: np.ndarray) -> np.ndarray:
 # ------------------------------------ Building them ------------------------------------
 
 
-def build_conditions(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
+def build_conditions(spk_to_utts: SpkToUtts, config: Config) -> dict[str, SpkToUtts]:
     """Condition -> its data set, "clean" and changed, for each corpus; what was built before is not built again.
 
     Random choices depend on SEED and on the utterance's place in the corpus. Raises OSError if the disk is full or
     read-only.
     """
-    noises = dataset.get_noises(myconfig.TEST_NOISE_DIR)
-    noise_files = feature_store.open_store(noises).files if noises else []
-    Path(myconfig.CONDITIONS_DIR).mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(Path(myconfig.CONDITIONS_DIR) / "build.lock"):  # Others wait, then find it complete.
-        conditions = derive_all(dataset.split_by_corpus(spk_to_utts), noise_files)
+    noises = dataset.get_noises(config.TEST_NOISE_DIR)
+    noise_files = feature_store.open_store(noises, config=config).files if noises else []
+    folder = Path(config.CONDITIONS_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / "build.lock"):  # Others wait, then find it complete.
+        conditions = derive_all(dataset.split_by_corpus(spk_to_utts, config.CORPORA), noise_files, config)
         for name, data in conditions.items():
-            write_csv(Path(myconfig.CONDITIONS_DIR) / f"{urllib.parse.quote(name, safe='')}.csv", data)
+            write_csv(folder / f"{urllib.parse.quote(name, safe='')}.csv", data)
     return conditions
 
 
-def derive_all(corpora: dict[str, SpkToUtts], noise_files: Sequence[str]) -> dict[str, SpkToUtts]:
+def derive_all(corpora: dict[str, SpkToUtts], noise_files: Sequence[str], config: Config) -> dict[str, SpkToUtts]:
     """Condition -> its data set, of each corpus."""
     conditions = {}
     for corpus, data in corpora.items():
         conditions[corpus + "clean"] = data
-        store = feature_store.open_store(data)
+        store = feature_store.open_store(data, config=config)
         readable = set(store.files)
         usable = {speaker: [utt for utt in utts if utt in readable] for speaker, utts in data.items()}
-        long_frames = LONG_SECONDS * feature_extraction.SAMPLE_RATE / myconfig.HOP_LENGTH
+        long_frames = LONG_SECONDS * feature_extraction.SAMPLE_RATE / config.HOP_LENGTH
         if np.median(store.num_frames) > long_frames:
-            conditions[f"{corpus}{SHORT_SECONDS}s"] = derive(usable, cut_short, [])
+            conditions[f"{corpus}{SHORT_SECONDS}s"] = derive(usable, cut_short, [], config)
         if noise_files:
-            conditions[corpus + "noise"] = derive(usable, functools.partial(mix_with_noise, noise_files), noise_files)
-        conditions[corpus + "telephone"] = derive(usable, telephone, [])
+            add_noise = functools.partial(mix_with_noise, noise_files)
+            conditions[corpus + "noise"] = derive(usable, add_noise, noise_files, config)
+        conditions[corpus + "telephone"] = derive(usable, telephone, [], config)
     return conditions
 
 
-def derive(spk_to_utts: SpkToUtts, change: Change, other_files: Sequence[str]) -> SpkToUtts:
+def derive(spk_to_utts: SpkToUtts, change: Change, other_files: Sequence[str], config: Config) -> SpkToUtts:
     """Write a changed copy of each utterance, as FLAC, unless it is there; its name is a hash of what it is made of."""
-    made_by = inspect.getsource(change.func if isinstance(change, functools.partial) else change)
-    made_by += inspect.getsource(mu_law)
-    made_of = [made_by, SHORT_SECONDS, SNR_DB, TELEPHONE_RATE, TELEPHONE_BAND_HZ, myconfig.SEED]
+    name = (change.func if isinstance(change, functools.partial) else change).__name__
+    made_of = [CHANGES_VERSION, name, SHORT_SECONDS, SNR_DB, TELEPHONE_RATE, TELEPHONE_BAND_HZ, config.SEED]
     made_of += [[file, feature_store.file_state(file)] for file in other_files]
     derived: SpkToUtts = {}
     utts = [(speaker, utt) for speaker, utts in spk_to_utts.items() for utt in utts]
     for number, (speaker, utt) in enumerate(tqdm(utts, desc="Changing", disable=None)):
         source = json.dumps([*made_of, number, str(Path(utt).absolute()), feature_store.file_state(utt)])
         script.raise_if_interrupted()
-        path = Path(myconfig.CONDITIONS_DIR) / "audio" / f"{hashlib.sha256(source.encode()).hexdigest()[:24]}.flac"
+        path = Path(config.CONDITIONS_DIR) / "audio" / f"{hashlib.sha256(source.encode()).hexdigest()[:24]}.flac"
         if not path.exists():
-            changed = change(feature_extraction.read_audio(utt), np.random.default_rng([myconfig.SEED, number]))
+            changed = change(feature_extraction.read_audio(utt), np.random.default_rng([config.SEED, number]))
             changed = changed / max(1, np.abs(changed).max())
             with safe_files.replace_when_whole(path) as file:
                 soundfile.write(file, changed, feature_extraction.SAMPLE_RATE, format="FLAC")
@@ -169,24 +172,26 @@ def write_csv(path: Path, spk_to_utts: SpkToUtts) -> None:
 # ------------------------------------ Scoring them -------------------------------------
 
 
-def score_conditions(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts]) -> dict[str, ScoredTrials]:
+def score_conditions(
+    encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], config: Config | None = None
+) -> dict[str, ScoredTrials]:
     """Score all pairs of utterances of each condition; one without target or non-target trials is left out."""
     scored = {}
     number_of = {
         name: number for number, name in enumerate(sorted({name for data in conditions.values() for name in data}))
     }
-    with settings.override(**encoder.settings):
-        for condition, data in conditions.items():
-            store = feature_store.open_store(data)
-            labels, enrol, test = all_pair_trials(store)
-            if labels.all() or not labels.any():
-                print(f"Left out: {condition}, which needs two speakers, one of them with two utterances.")
-                continue
-            if condition.endswith("clean"):
-                evaluation.warn_of_known_speakers(encoder, store)
-            scores = evaluation.score_trials(encoder, store, enrol, test)
-            speaker_of = np.array([number_of[name] for name in store.speakers], dtype=np.int32)[store.speaker_of]
-            scored[condition] = labels, scores, speaker_of[enrol], speaker_of[test]
+    config = Config(**vars(config or settings.present()) | encoder.settings)
+    for condition, data in conditions.items():
+        store = feature_store.open_store(data, config=config)
+        labels, enrol, test = all_pair_trials(store)
+        if labels.all() or not labels.any():
+            print(f"Left out: {condition}, which needs two speakers, one of them with two utterances.")
+            continue
+        if condition.endswith("clean"):
+            evaluation.warn_of_known_speakers(encoder, store)
+        scores = evaluation.score_trials(encoder, store, enrol, test, config)
+        speaker_of = np.array([number_of[name] for name in store.speakers], dtype=np.int32)[store.speaker_of]
+        scored[condition] = labels, scores, speaker_of[enrol], speaker_of[test]
     if not scored:
         raise ValueError("no condition has both target and non-target trials.")
     return scored
@@ -198,13 +203,13 @@ def pool(scored: dict[str, ScoredTrials]) -> ScoredTrials:
     return labels, scores, enrol, test
 
 
-def eer_with_interval(trials: ScoredTrials) -> str:
+def eer_with_interval(trials: ScoredTrials, seed: int) -> str:
     """The EER and its 95 % confidence interval as text, in %."""
     labels, scores, enrol, test = trials
     eer, _ = metrics.equal_error_rate(*metrics.error_rates(labels, scores))
     if len(np.union1d(enrol, test)) < 3:
         return f"{100 * eer:.1f}"
-    low, high = metrics.eer_interval(labels, scores, enrol, test, np.random.default_rng(myconfig.SEED))
+    low, high = metrics.eer_interval(labels, scores, enrol, test, np.random.default_rng(seed))
     return f"{100 * eer:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
@@ -223,10 +228,10 @@ def thresholds_in_words(trials: ScoredTrials) -> str:
 
 def calibrate(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], source: str) -> dict:
     """Measure thresholds over all conditions, and write them into the file that the encoder was loaded from."""
-    rng = np.random.default_rng(myconfig.SEED)
-    with settings.override(**encoder.settings):
-        stores = [feature_store.open_store(data) for data in conditions.values()]
-    measured = calibration.measure(calibration.embed_all(encoder, stores, rng), source, rng)
+    config = settings.present(**encoder.settings)
+    rng = np.random.default_rng(config.SEED)
+    stores = [feature_store.open_store(data, config=config) for data in conditions.values()]
+    measured = calibration.measure(calibration.embed_all(encoder, stores, rng, config), source, rng)
     calibration.save_calibration(encoder, measured)
     return measured
 
@@ -234,10 +239,11 @@ def calibrate(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], source:
 def main() -> None:
     """Print a Markdown table of a model's EER, and thresholds at the EER, FAR 1 % and 0.1 %, under every condition."""
     parallel.prepare_process()
-    encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
+    config = settings.present()
+    encoder = load_encoder(config.SAVED_MODEL_PATH, typed)
     settings.report_overruled(encoder.settings)
-    conditions = build_conditions(dataset.get_spk_to_utts("TEST"))
-    scored = score_conditions(encoder, conditions)
+    conditions = build_conditions(dataset.get_spk_to_utts("TEST", typed), config)
+    scored = score_conditions(encoder, conditions, config)
     scored["all of these"] = pool(scored)
     print(
         "| condition | speakers | trials: target, non-target | EER in % (95 % interval) | "
@@ -248,7 +254,7 @@ def main() -> None:
         labels, _, enrol, test = trials
         num_speakers, num_targets = len(np.union1d(enrol, test)), int(labels.sum())
         counts = f"{num_speakers} | {num_targets:,}, {len(labels) - num_targets:,}"
-        print(f"| {name} | {counts} | {eer_with_interval(trials)} | {thresholds_in_words(trials)} |")
+        print(f"| {name} | {counts} | {eer_with_interval(trials, config.SEED)} | {thresholds_in_words(trials)} |")
     if options.calibrate:
         measured = calibrate(encoder, conditions, options.calibrate)
         print(

@@ -5,9 +5,11 @@ corpus, runs the timeline on each, and prints the diarisation error rate (DER) a
 right. They stay in CONDITIONS_DIR, each with its turns as RTTM, so that other tools can be measured on them.
 """
 
-import sys
+from collections.abc import Collection, Sequence
 
 from foundation import script, settings
+
+typed: Collection[str] = ()
 
 if __name__ == "__main__":
     script.begin()
@@ -17,11 +19,9 @@ if __name__ == "__main__":
     options = parser.parse_intermixed_args()
     if options.number < 1:
         parser.error(f"--number {options.number} is less than 1")
-    sys.argv[1:] = options.settings
-    settings.read_command_line(__doc__)
+    typed = settings.read_command_line(__doc__, arguments=options.settings)
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +31,15 @@ from tqdm import tqdm
 import dataset
 import diarization_error
 import feature_extraction
-import myconfig
 import speech_levels
 from dataset import SpkToUtts
 from diarization_error import DiarizationErrors, Span
 from feature_extraction import SAMPLE_RATE
 from foundation import parallel, safe_files
+from foundation.settings import Config
 from speaker_encoder import SpeakerEncoder, load_encoder
 from voices import timeline as speaker_timeline
+from voices.turns import Turn, to_rttm
 
 SECONDS = 150
 NUM_SPEAKERS = (2, 4)
@@ -100,22 +101,22 @@ def build_conversation(spk_to_utts: SpkToUtts, rng: np.random.Generator) -> tupl
     return mixed / max(1, float(np.abs(mixed).max())), spans
 
 
-def build_conversations(spk_to_utts: SpkToUtts, number: int) -> dict[str, list[Span]]:
+def build_conversations(spk_to_utts: SpkToUtts, number: int, config: Config) -> dict[str, list[Span]]:
     """Write conversations of each corpus with two speakers or more, as FLAC and RTTM -> their paths and turns.
 
     SEED determines them. Raises OSError if the disk is full or read-only.
     """
-    folder = Path(myconfig.CONDITIONS_DIR) / "conversations"
+    folder = Path(config.CONDITIONS_DIR) / "conversations"
     built = {}
-    for corpus, data in dataset.split_by_corpus(spk_to_utts).items():
+    for corpus, data in dataset.split_by_corpus(spk_to_utts, config.CORPORA).items():
         for take in tqdm(range(number if len(data) > 1 else 0), desc="Mixing", disable=None):
             script.raise_if_interrupted()
-            samples, spans = build_conversation(data, np.random.default_rng([myconfig.SEED, take]))
+            samples, spans = build_conversation(data, np.random.default_rng([config.SEED, take]))
             path = folder / f"{corpus}{take}.flac"
             with safe_files.replace_when_whole(path) as file:
                 soundfile.write(file, samples, SAMPLE_RATE, format="FLAC")
-            turns = [speaker_timeline.Turn(*span, None) for span in spans]
-            safe_files.write_text(path.with_suffix(".rttm"), speaker_timeline.to_rttm(turns, str(path)))
+            turns = [Turn(*span, None) for span in spans]
+            safe_files.write_text(path.with_suffix(".rttm"), to_rttm(turns, str(path)))
             built[str(path)] = spans
     if not built:
         raise ValueError("a conversation needs two speakers or more of one corpus.")
@@ -133,13 +134,14 @@ def score_conversation(encoder: SpeakerEncoder, path: str, spans: Sequence[Span]
 def main() -> None:
     """Print a Markdown table of the errors, of each corpus and of all."""
     parallel.prepare_process()
-    encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
+    config = settings.present()
+    encoder = load_encoder(config.SAVED_MODEL_PATH, typed)
     settings.report_overruled(encoder.settings)
-    conversations = build_conversations(dataset.get_spk_to_utts("TEST"), options.number)
+    conversations = build_conversations(dataset.get_spk_to_utts("TEST", typed), options.number, config)
     of_corpus: dict[str, list[tuple[DiarizationErrors, bool]]] = {}
     for path, spans in conversations.items():
         result = score_conversation(encoder, path, spans)
-        corpus = dataset.get_corpus(Path(path).stem)
+        corpus = dataset.get_corpus(Path(path).stem, config.CORPORA)
         for name in [corpus, "all of these"] if corpus else ["all of these"]:
             of_corpus.setdefault(name, []).append(result)
     folder = Path(next(iter(conversations))).parent

@@ -7,7 +7,8 @@ import functools
 import multiprocessing
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import demo_data
 import myconfig
 from foundation import settings
 from foundation.recording_lists import find_audio_files, read_csv, same_letters
+from foundation.settings import Config
 
 SpkToUtts = dict[str, list[str]]
 
@@ -29,15 +31,16 @@ PART_NAME = re.compile(r"(train|dev|test|val|valid|validation|eval)([-_](clean|o
 LOOSE = "loose files"
 
 
-def get_spk_to_utts(part: str) -> SpkToUtts:
+def get_spk_to_utts(part: str, typed: Collection[str] = ()) -> SpkToUtts:
     """The training or test data that the settings name; `part` is "TRAIN" or "TEST". Raises ValueError.
 
-    The demonstration corpus is built first if the settings name it and it does not exist yet.
+    The demonstration corpus is built first if the settings name it and it does not exist yet. `typed` are the settings
+    of the command line.
     """
-    csv_path = getattr(myconfig, f"{part}_DATA_CSV")
-    data_dir = getattr(myconfig, f"{part}_DATA_DIR")
+    values = settings.all_settings()
+    csv_path, data_dir = values[f"{part}_DATA_CSV"], values[f"{part}_DATA_DIR"]
     if csv_path:
-        if f"{part}_DATA_DIR" in settings.typed_names and f"{part}_DATA_CSV" not in settings.typed_names:
+        if f"{part}_DATA_DIR" in typed and f"{part}_DATA_CSV" not in typed:
             raise ValueError(
                 f"{part}_DATA_CSV={csv_path} is used instead of the folder: add {part}_DATA_CSV= to use the folder."
             )
@@ -125,9 +128,10 @@ def get_groups(part: str) -> dict[str, str]:
 
     The group is the third column of a CSV file. For a part of LibriSpeech it is the sex, from SPEAKERS.TXT beside it.
     """
-    if csv_path := getattr(myconfig, f"{part}_DATA_CSV"):
+    values = settings.all_settings()
+    if csv_path := values[f"{part}_DATA_CSV"]:
         return {speaker: group for speaker, _, group in read_csv(csv_path) if group}
-    speakers_file = Path(getattr(myconfig, f"{part}_DATA_DIR")).parent / "SPEAKERS.TXT"
+    speakers_file = Path(values[f"{part}_DATA_DIR"]).parent / "SPEAKERS.TXT"
     if not speakers_file.is_file():
         return {}
     lines = speakers_file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -135,17 +139,39 @@ def get_groups(part: str) -> dict[str, str]:
     return {row[0]: row[1] for row in fields if len(row) > 2 and row[1]}
 
 
-def get_corpus(speaker: str) -> str:
-    """The corpus that a speaker belongs to: the name up to its first hyphen, "ls-" for "ls-1088"; "" without hyphen."""
-    return "".join(speaker.partition("-")[:2]) if "-" in speaker else ""
+def get_corpus(speaker: str, corpora: str) -> str:
+    """The one of the `corpora`, prefixes with commas between them, with which a name begins, or "".
+
+    Of the prefixes "ls-,so-", the corpus of "ls-1088" is "ls-".
+    """
+    return next((prefix for prefix in settings.split_list(corpora) if speaker.startswith(prefix)), "")
 
 
-def split_by_corpus(spk_to_utts: SpkToUtts) -> dict[str, SpkToUtts]:
-    """The data set of each corpus, by the corpus."""
-    corpora: dict[str, SpkToUtts] = {}
+def split_by_corpus(spk_to_utts: SpkToUtts, corpora: str) -> dict[str, SpkToUtts]:
+    """The data set of each corpus, by the corpus; those of none are one, too. Raises as `describe_corpora` does."""
+    describe_corpora(spk_to_utts, corpora)
+    data_of_corpus: dict[str, SpkToUtts] = {}
     for speaker, utts in spk_to_utts.items():
-        corpora.setdefault(get_corpus(speaker), {})[speaker] = utts
-    return corpora
+        data_of_corpus.setdefault(get_corpus(speaker, corpora), {})[speaker] = utts
+    return data_of_corpus
+
+
+def describe_corpora(speakers: Collection[str], corpora: str) -> None:
+    """Print how many speakers each of the corpora has, or which there may be. Raises ValueError if one has none.
+
+    Several speakers whose names are the same up to the first hyphen may be of one source.
+    """
+    counts = Counter(get_corpus(speaker, corpora) for speaker in speakers)
+    if missing := [prefix for prefix in settings.split_list(corpora) if not counts[prefix]]:
+        raise ValueError(f"CORPORA: no speaker's name begins with {missing[0]!r}.")
+    if corpora:
+        in_words = ", ".join(f"{counts[corpus]} in {corpus or 'none'}" for corpus in sorted(counts))
+        print(f"Speakers of each corpus: {in_words}.", flush=True)
+        return
+    prefixes = Counter(speaker[: speaker.index("-") + 1] for speaker in speakers if "-" in speaker)
+    if several := sorted(prefix for prefix, number in prefixes.items() if number > 1):
+        shown = ",".join(several[:5]) + (",..." if len(several) > 5 else "")
+        print(f"Many names begin alike: if that tells the source of recordings, set CORPORA={shown}", flush=True)
 
 
 @functools.cache
@@ -184,7 +210,7 @@ def draw_triplets(
 
 
 def draw_speaker_weights(
-    speech_seconds: np.ndarray, corpus_of_speaker: np.ndarray, rng: np.random.Generator
+    speech_seconds: np.ndarray, corpus_of_speaker: np.ndarray, rng: np.random.Generator, config: Config
 ) -> np.ndarray:
     """The weight of each speaker when a batch is drawn -> (speakers,).
 
@@ -193,11 +219,11 @@ def draw_speaker_weights(
     almost zero: they are drawn only if this corpus is too small.
     """
     weights = np.ones(len(speech_seconds))
-    if myconfig.MAX_SPEECH_SECONDS:
-        weights = speech_seconds.clip(max=myconfig.MAX_SPEECH_SECONDS)
+    if config.MAX_SPEECH_SECONDS:
+        weights = speech_seconds.clip(max=config.MAX_SPEECH_SECONDS)
     _, corpus = np.unique(corpus_of_speaker, return_inverse=True)
-    weights = weights / (np.bincount(corpus, weights) ** myconfig.CORPUS_BALANCE)[corpus]
-    if rng.random() < myconfig.ONE_CORPUS_BATCHES:
+    weights = weights / (np.bincount(corpus, weights) ** config.CORPUS_BALANCE)[corpus]
+    if rng.random() < config.ONE_CORPUS_BATCHES:
         speaker = rng.choice(len(weights), p=weights / weights.sum())
         weights = np.where(corpus_of_speaker == corpus_of_speaker[speaker], weights, 1e-9 * weights)
     return weights

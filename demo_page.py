@@ -5,23 +5,33 @@ needs no network and sends nothing anywhere.
 """
 
 import importlib.util
+import ipaddress
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from foundation import script, settings
+from foundation.paths import expand_home
 
 if __name__ == "__main__":
     script.begin()
     parser = script.OptionParser(description=__doc__)
-    parser.add_argument("--model", default="", help="a model (default: the best pretrained one)")
-    parser.add_argument("--db", default="", help="the database (default: that of speaker_id.py)")
+    parser.add_argument("--model", type=expand_home, default="", help="a model (default: the best pretrained one)")
+    parser.add_argument("--db", type=expand_home, default="", help="the database (default: that of speaker_id.py)")
     parser.add_argument("--port", type=int, default=7860, help="(default: 7860)")
     parser.add_argument("--address", default="127.0.0.1", help="others let other machines in (default: 127.0.0.1)")
     options = parser.parse_args()
     if importlib.util.find_spec("gradio") is None:
         script.fail("the page needs Gradio: pip3 install -r requirements-demo.txt.")
+    # The page has a folder of its own for uploads, which is deleted at its end, needs no display, and asks this machine
+    # whether it is there, not a proxy.
+    uploads_dir = tempfile.mkdtemp(prefix="speaker-page-")
+    os.environ |= {"GRADIO_TEMP_DIR": uploads_dir, "MPLBACKEND": "agg"}
+    no_proxy = ",".join({"localhost", "127.0.0.1", "::1", options.address, os.environ.get("NO_PROXY", "localhost")})
+    os.environ |= {"NO_PROXY": no_proxy, "no_proxy": no_proxy}
 
 # Before gradio is imported, because otherwise it checks for updates.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -42,7 +52,7 @@ from voices import database as speaker_database
 from voices import map as voice_map
 
 MAX_FILES = 20
-MAX_FILE_SIZE = "50mb"
+MAX_FILE_MEGABYTES = 50
 SECONDS_KEPT = 3600
 
 
@@ -230,7 +240,9 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
         return gradio.Textbox(label="Answer", elem_id=name)
 
     with gradio.Blocks(title="Speaker recognition", delete_cache=(SECONDS_KEPT, SECONDS_KEPT)) as page:
-        gradio.Markdown("# Who is speaking?\nEverything stays on this machine.")
+        gradio.Markdown(
+            f"# Who is speaking?\nEverything stays on this machine. Files may have up to {MAX_FILE_MEGABYTES} MB."
+        )
         with gradio.Tab("Compare"):
             gradio.Markdown("Did the same person say both? Drop two recordings, or use the microphone.")
             with gradio.Row():
@@ -261,9 +273,7 @@ def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
         with gradio.Tab("Who spoke when"):
             gradio.Markdown("Drop a conversation. Whoever is enrolled gets their name, the other voices a number.")
             conversation = recording("Conversation")
-            number = gradio.Number(
-                label="How many people speak? 0: find it out.", value=0, minimum=0, precision=0, maximum=20
-            )
+            number = gradio.Number(label="How many people speak? 0: find it out.", value=0, minimum=0, precision=0)
             button = gradio.Button("Find the turns", variant="primary")
             answer = textbox("turns")
             with gradio.Row():
@@ -315,11 +325,11 @@ def none() -> None:
 def launch(page: gradio.Blocks, address: str, port: int | None, **more: Any) -> tuple:
     """Serve the page; the size of uploads is limited, and no other file of the machine can be read through it."""
     return page.launch(
-        server_name=address,
+        server_name=f"[{address}]" if ":" in address else address,
         server_port=port,
         share=False,
         quiet=True,
-        max_file_size=MAX_FILE_SIZE,
+        max_file_size=f"{MAX_FILE_MEGABYTES}mb",
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
@@ -330,15 +340,35 @@ def launch(page: gradio.Blocks, address: str, port: int | None, **more: Any) -> 
     )
 
 
+def is_this_machine(address: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
 def main() -> None:
     """Serve the page until it is stopped."""
     parallel.prepare_process()
     settings.check_each(settings.all_settings())
     encoder = load_encoder(options.model or str(speaker_id.DEFAULT_MODEL))
     page = build_page(encoder, options.db or speaker_id.DEFAULT_DATABASE)
-    _, address, _ = launch(page, options.address, options.port, prevent_thread_lock=True)
-    print(f"The page is at {address} until you press Ctrl-C.", flush=True)
-    page.block_thread()
+    try:
+        _, address, _ = launch(page, options.address, options.port, prevent_thread_lock=True)
+        print(f"The page is at {address} until you press Ctrl-C.", flush=True)
+        if not is_this_machine(options.address):
+            print("Browsers of other machines give it no microphone, as it is no https page: record to a file there.")
+        page.block_thread()
+    except OSError as error:
+        if error.errno:  # The disk is full, for instance.
+            raise
+        raise ValueError(
+            f"port {options.port} of {options.address} cannot be used: another program may have it, or this machine "
+            "has no such address. Choose another --port or --address."
+        ) from None
+    finally:
+        shutil.rmtree(uploads_dir, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from foundation import safe_files, script
+from foundation.paths import expand_home
 
 # MD5 of <part>.tar.gz, from md5sum.txt in OpenSLR's folder of LibriSpeech (Panayotov et al. 2015, CC BY 4.0).
 PARTS = {
@@ -176,7 +177,7 @@ def main() -> None:
     """Fetch the parts that the command line names, and print the settings to use them."""
     parser = script.OptionParser(description=__doc__)
     parser.add_argument("parts", nargs="+", choices=PARTS, metavar="part", help=", ".join(PARTS))
-    parser.add_argument("--folder", default="data", help="where LibriSpeech/ is put (default: data)")
+    parser.add_argument("--folder", type=expand_home, default="data", help="where LibriSpeech/ is put (default: data)")
     parser.add_argument("--mirror", default="main", help=f"{', '.join(MIRRORS)}, or an address (default: main)")
     options = parser.parse_args()
     mirror = MIRRORS.get(options.mirror, options.mirror).rstrip("/")

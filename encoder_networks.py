@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 import feature_extraction
-import myconfig
-from foundation import setting_tables, settings
+from foundation import parallel, setting_tables, settings
+from foundation.settings import Config
 from tdnn import Tdnn
 
 # Steps of several rows, padded in a tensor (batch, steps, values), or packed without padding.
@@ -24,7 +25,7 @@ class SpeakerEncoder(nn.Module):
 
     The settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by
     `conditions.py`, in `calibration`, and the embeddings of some training speakers (speakers, dimensions), in `cohort`,
-    against which scores can be normalised. `path` is the file it was loaded from.
+    against which scores can be normalised. `path` is the file it was loaded from, and `file_digest` a hash of that.
     """
 
     feature_mean: torch.Tensor
@@ -38,7 +39,7 @@ class SpeakerEncoder(nn.Module):
         self.settings = {name: values[name] for name in setting_tables.MODEL_SETTINGS}
         self.train_speakers: list[str] = []
         self.calibration: dict = {}
-        self.path = ""
+        self.path = self.file_digest = ""
         self.register_buffer("feature_mean", torch.zeros(values["N_MFCC"]))
         self.register_buffer("feature_std", torch.ones(values["N_MFCC"]))
         self.build((2 if values["DELTAS"] else 1) * values["STACKED_FRAMES"] * values["N_MFCC"], values)
@@ -51,6 +52,12 @@ class SpeakerEncoder(nn.Module):
     def embed(self, steps: torch.Tensor, num_steps: torch.Tensor | None) -> torch.Tensor:
         """Embed what the network reads in each step (batch, steps, num_inputs) -> (batch, dimensions)."""
         raise NotImplementedError
+
+    def to(self, *args: Any, **options: Any) -> "SpeakerEncoder":
+        """As for every module, but DEVICE="auto", which PyTorch does not know, is also a device."""
+        if args and args[0] == "auto":
+            args = (parallel.get_device("auto"), *args[1:])
+        return super().to(*args, **options)
 
     @property
     def feature_settings(self) -> feature_extraction.FeatureSettings:
@@ -148,9 +155,9 @@ class LstmEncoder(SpeakerEncoder):
         return outputs[torch.arange(len(outputs)), num_steps - 1]
 
 
-def split_networks(embeddings: torch.Tensor) -> Sequence[torch.Tensor]:
-    """The parts of embeddings (..., dimensions) that are each network's, with the present settings."""
-    return embeddings.chunk(myconfig.ENSEMBLE_SIZE + bool(myconfig.TDNN_CHANNELS), dim=-1)
+def split_networks(embeddings: torch.Tensor, config: Config) -> Sequence[torch.Tensor]:
+    """The parts of embeddings (..., dimensions) that are each network's, of an encoder with these settings."""
+    return embeddings.chunk(config.ENSEMBLE_SIZE + bool(config.TDNN_CHANNELS), dim=-1)
 
 
 class NormalizedLstm(nn.Module):

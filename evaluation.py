@@ -8,7 +8,7 @@ from foundation import script, settings
 
 if __name__ == "__main__":
     script.begin()
-    settings.read_command_line(__doc__)
+    typed = settings.read_command_line(__doc__)
 
 import contextlib
 import csv
@@ -16,7 +16,7 @@ import io
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,9 @@ import dataset
 import feature_extraction
 import feature_store
 import metrics
-import myconfig
 from foundation import parallel, pictures, safe_files, setting_tables
 from foundation.recording_lists import Paths, as_paths
+from foundation.settings import Config
 from score_normalization import cohort_statistics, normalize_scores
 from speaker_encoder import SpeakerEncoder, embed_features, embed_store, load_encoder
 from trials import Trials, draw_triplet_trials, get_trials
@@ -46,7 +46,9 @@ def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
 
     The simple version of `speaker_encoder.embed_features`: the whole sequence, or the mean over its sliding windows.
     """
-    windows = [] if myconfig.USE_FULL_SEQUENCE_INFERENCE else feature_extraction.extract_sliding_windows(features)
+    config = settings.present()
+    is_whole = config.USE_FULL_SEQUENCE_INFERENCE
+    windows = [] if is_whole else feature_extraction.extract_sliding_windows(features, config)
     batch = torch.from_numpy(np.stack(windows or [features])).float().to(encoder.feature_mean.device)
     with torch.no_grad():
         return encoder(batch).mean(dim=0).cpu().numpy()
@@ -64,7 +66,8 @@ def embed_utterances(encoder: SpeakerEncoder, audio_files: Paths) -> np.ndarray:
         return feature_extraction.extract_features(file, encoder.feature_settings, doubts), doubts
 
     chunks = [np.zeros((0, encoder.dimensions), np.float32)]
-    paths, pool = as_paths(audio_files), parallel.thread_pool(myconfig.NUM_PROCESSES)
+    config = settings.present()
+    paths, pool = as_paths(audio_files), parallel.thread_pool(config.NUM_PROCESSES)
     for start in range(0, len(paths), CHUNK_FILES):
         chunk = paths[start : start + CHUNK_FILES]
         features = []
@@ -72,7 +75,7 @@ def embed_utterances(encoder: SpeakerEncoder, audio_files: Paths) -> np.ndarray:
             features.append(of_file)
             for words in doubts:
                 warnings.warn(f"{file}: {words}.", stacklevel=2)
-        chunks.append(embed_features(encoder, features))
+        chunks.append(embed_features(encoder, features, config))
     return np.concatenate(chunks)
 
 
@@ -85,25 +88,30 @@ def cosine_similarity(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def score_trials(
-    encoder: SpeakerEncoder, store: feature_store.FeatureStore, enrol: np.ndarray, test: np.ndarray
+    encoder: SpeakerEncoder,
+    store: feature_store.FeatureStore,
+    enrol: np.ndarray,
+    test: np.ndarray,
+    config: Config | None = None,
 ) -> np.ndarray:
     """Cosine similarity of each trial's two embeddings -> (trials,), normalised if AS_NORM is set.
 
     `enrol` (trials,) or, for means of several utterances, (trials, utterances), and `test` (trials,) are their numbers.
     Raises ValueError if AS_NORM is set and the model has no cohort.
     """
-    if myconfig.AS_NORM and not len(encoder.cohort):
+    config = config or settings.present()
+    if config.AS_NORM and not len(encoder.cohort):
         raise ValueError(
             f"{encoder.path} holds no cohort for AS_NORM. Training puts one in at its end; for an older model, repeat "
             "the command of its training, with its checkpoint beside it."
         )
-    embeddings = embed_store(encoder, store)
+    embeddings = embed_store(encoder, store, config=config)
     if enrol.ndim > 1:  # The mean of each group is one more embedding.
         groups, group = np.unique(enrol, axis=0, return_inverse=True)
         means = embeddings[groups].sum(axis=1)
         enrol = len(embeddings) + group.ravel()
         embeddings = np.concatenate([embeddings, means / np.linalg.norm(means, axis=1, keepdims=True)])
-    statistics = cohort_statistics(embeddings, encoder.cohort) if myconfig.AS_NORM else None
+    statistics = cohort_statistics(embeddings, encoder.cohort) if config.AS_NORM else None
     scores = np.empty(len(enrol), np.float32)
     for start in range(0, len(enrol), BLOCK_TRIALS):
         block = slice(start, start + BLOCK_TRIALS)
@@ -117,10 +125,10 @@ def compute_scores(
     encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_eval_triplets: int | None = None
 ) -> tuple[list[int], list[float]]:
     """Score random triplets, NUM_EVAL_TRIPLETS unless told -> labels [1, 0, 1, 0, ...] and scores, two each."""
-    with settings.override(**encoder.settings):
-        store = feature_store.open_store(spk_to_utts)
-        labels, enrol, test = draw_triplet_trials(store, num_eval_triplets or myconfig.NUM_EVAL_TRIPLETS)
-        return labels.tolist(), score_trials(encoder, store, enrol, test).tolist()
+    config = settings.present(**encoder.settings)
+    store = feature_store.open_store(spk_to_utts, config=config)
+    labels, enrol, test = draw_triplet_trials(store, num_eval_triplets or config.NUM_EVAL_TRIPLETS, config)
+    return labels.tolist(), score_trials(encoder, store, enrol, test, config).tolist()
 
 
 def compute_eer(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
@@ -129,7 +137,7 @@ def compute_eer(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
     Of thresholds that are equally good it is the lowest, which lies just above a score. Raises ValueError unless there
     are finite scores of both labels.
     """
-    return metrics.equal_error_rate(*metrics.error_rates(labels, scores, myconfig.EVAL_THRESHOLD_STEP))
+    return metrics.equal_error_rate(*metrics.error_rates(labels, scores, settings.present().EVAL_THRESHOLD_STEP))
 
 
 # ---------------------------------------- Report ---------------------------------------
@@ -141,20 +149,19 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
     `groups` can give each speaker's group, such as the sex; the EER within each group is reported too.
     """
     start = time.perf_counter()
-    results_dir = Path(myconfig.RESULTS_DIR)
-    with settings.override(**encoder.settings):
-        store = feature_store.open_store(spk_to_utts)
-        warn_of_known_speakers(encoder, store)
-        labels, enrol, test = get_trials(store)
-        scores = score_trials(encoder, store, enrol, test)
+    config = settings.present(**encoder.settings)
+    store = feature_store.open_store(spk_to_utts, config=config)
+    warn_of_known_speakers(encoder, store)
+    labels, enrol, test = get_trials(store, config)
+    scores = score_trials(encoder, store, enrol, test, config)
     first = enrol if enrol.ndim == 1 else enrol[:, 0]
     group_of = np.array([(groups or {}).get(speaker, "") for speaker in store.speakers])[store.speaker_of]
-    sweep = metrics.error_rates(labels, scores, myconfig.EVAL_THRESHOLD_STEP)
+    sweep = metrics.error_rates(labels, scores, config.EVAL_THRESHOLD_STEP)
     eer, eer_threshold = metrics.equal_error_rate(*sweep)
     interval = None
     if len(np.unique(store.speaker_of[[first, test]])) >= 3:
         interval = metrics.eer_interval(
-            labels, scores, store.speaker_of[first], store.speaker_of[test], np.random.default_rng(myconfig.SEED)
+            labels, scores, store.speaker_of[first], store.speaker_of[test], np.random.default_rng(config.SEED)
         )
     results = {
         "eer": eer,
@@ -164,14 +171,15 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         "min_dcf_0.05": metrics.min_dcf(*sweep[1:], p_target=0.05),
         "num_target_trials": int(labels.sum()),
         "num_nontarget_trials": int(len(labels) - labels.sum()),
-        "num_distinct_trials": count_distinct(enrol, test) if myconfig.EVAL_TRIALS == "triplets" else len(labels),
+        "num_distinct_trials": count_distinct(enrol, test) if config.EVAL_TRIALS == "triplets" else len(labels),
         "num_speakers": len(store.speakers),
         "num_utterances": len(store.files),
         "eer_within_groups": eer_by_group(labels, scores, group_of[first], group_of[test]),
         "seconds": time.perf_counter() - start,
-        "settings": {**evaluation_settings(), **encoder.settings},
+        "settings": evaluation_settings(config) | encoder.settings,
     }
     if parallel.rank() == 0:
+        results_dir = Path(config.RESULTS_DIR)
         safe_files.write_text(results_dir / "results.json", json.dumps(results, indent=2) + "\n")
         write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
         plot_evaluation(results_dir / "results.png", labels, scores, sweep, results)
@@ -185,12 +193,12 @@ def count_distinct(enrol: np.ndarray, test: np.ndarray) -> int:
     return len(np.unique(np.minimum(enrol, test) * (1 + max(enrol.max(), test.max())) + np.maximum(enrol, test)))
 
 
-def evaluation_settings() -> dict:
+def evaluation_settings(config: Config) -> dict:
     """The settings that can affect an evaluation; those that only affect training are left out."""
     only_training = {*setting_tables.TRAINING_SETTINGS, "TRAINING_STEPS", "SAVE_MODEL_FREQUENCY", "START_OVER"}
     only_training |= {"TRAIN_DATA_DIR", "TRAIN_DATA_CSV"}
     only_training -= {"SEED", "SEQ_LEN"}
-    values = {**settings.all_settings(), "DEVICE": str(myconfig.DEVICE)}  # Exercises give a `torch.device`.
+    values = vars(config) | {"DEVICE": str(config.DEVICE)}  # Exercises give a `torch.device`.
     return {name: value for name, value in values.items() if name not in only_training}
 
 
@@ -241,15 +249,14 @@ def plot_evaluation(
     path: Path, labels: np.ndarray, scores: np.ndarray, sweep: tuple[np.ndarray, np.ndarray, np.ndarray], results: dict
 ) -> None:
     """Draw a PNG with the score histograms, the DET curve and the threshold sweep; the EER is marked in each."""
-    import matplotlib.figure  # Slow, as scipy is, and only needed here.
-    from scipy.special import ndtri
+    from scipy.special import ndtri  # Slow, and only needed here.
 
     eer, eer_threshold = results["eer"], results["eer_threshold"]
-    score_name = "normalised score (AS-norm)" if myconfig.AS_NORM else "cosine similarity"
+    score_name = "normalised score (AS-norm)" if results["settings"]["AS_NORM"] else "cosine similarity"
     thresholds, false_accept, false_reject = sweep
     shown = np.unique(np.linspace(0, len(thresholds) - 1, PLOT_POINTS).astype(int))
     with pictures.style():
-        figure = matplotlib.figure.Figure(figsize=(12, 3.8))
+        figure = pictures.new_figure(figsize=(12, 3.8))
         histogram, det, rates = figure.subplots(1, 3)
 
         bins = np.linspace(scores.min() - 0.01, scores.max() + 0.01, 60)
@@ -280,21 +287,21 @@ def plot_evaluation(
         rates.plot(eer_threshold, 100 * eer, "o", markersize=7, color="0.3", label=f"EER at {eer_threshold:.3f}")
         rates.set(title="Threshold sweep", xlabel=f"threshold on the {score_name}", ylabel="error rate (%)")
         rates.legend(loc="center left")
-        pictures.save(path, figure)
+        pictures.save_or_warn(path, figure)
 
 
 def keep_thresholds(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> None:
     """Put decision thresholds for `speaker_id.py` into a model that has none, each corpus measured by itself."""
     if encoder.calibration or set(encoder.train_speakers) & set(spk_to_utts):
         return
-    rng = np.random.default_rng(myconfig.SEED)
-    source = f"{len(spk_to_utts)} speakers of {myconfig.TEST_DATA_CSV or myconfig.TEST_DATA_DIR}"
+    config = settings.present(**encoder.settings)
+    rng = np.random.default_rng(config.SEED)
+    source = f"{len(spk_to_utts)} speakers of {config.TEST_DATA_CSV or config.TEST_DATA_DIR}"
     try:
-        with settings.override(**encoder.settings):
-            stores = [feature_store.open_store(data) for data in dataset.split_by_corpus(spk_to_utts).values()]
-        measured = calibration.measure(calibration.embed_all(encoder, stores, rng), source, rng)
-        with safe_files.only_one_process(encoder.path):
-            calibration.save_calibration(encoder, measured)
+        corpora = dataset.split_by_corpus(spk_to_utts, config.CORPORA).values()
+        stores = [feature_store.open_store(data, config=config) for data in corpora]
+        measured = calibration.measure(calibration.embed_all(encoder, stores, rng, config), source, rng)
+        calibration.save_calibration(encoder, measured)
     except (ValueError, OSError) as error:
         print(f"The model gets no decision thresholds for speaker_id.py: {error}")
         return
@@ -319,19 +326,20 @@ def print_report(results: dict) -> None:
     for name, eer in results["eer_within_groups"].items():
         print(f"EER within {name}: {eer:.2%}.")
     print(f"minDCF: {results['min_dcf_0.01']:.3f} at P_target 0.01, {results['min_dcf_0.05']:.3f} at 0.05.")
-    print(f"Time: {results['seconds']:.1f} s. Scores, figures and plots are in {myconfig.RESULTS_DIR}.")
+    print(f"Time: {results['seconds']:.1f} s. Scores, figures and plots are in {results['settings']['RESULTS_DIR']}.")
     print(f"eer_threshold = {results['eer_threshold']:.6f} eer = {results['eer']:.6f}")
 
 
-def run_eval() -> None:
-    """Evaluate the saved model on the test data of the settings."""
+def run_eval(typed: Collection[str] = ()) -> None:
+    """Evaluate the saved model on the test data of the settings; `typed` are settings of the command line."""
     parallel.prepare_process()
-    with parallel.process_group(), contextlib.ExitStack() as locks:
+    config = settings.present()
+    with parallel.process_group(config.DEVICE), contextlib.ExitStack() as locks:
         if parallel.rank() == 0:
-            locks.enter_context(safe_files.only_one_process(Path(myconfig.RESULTS_DIR) / "results.json"))
-        encoder = load_encoder(myconfig.SAVED_MODEL_PATH)
+            locks.enter_context(safe_files.only_one_process(Path(config.RESULTS_DIR) / "results.json"))
+        encoder = load_encoder(config.SAVED_MODEL_PATH, typed)
         settings.report_overruled(encoder.settings)
-        spk_to_utts = dataset.get_spk_to_utts("TEST")
+        spk_to_utts = dataset.get_spk_to_utts("TEST", typed)
         results = evaluate(encoder, spk_to_utts, dataset.get_groups("TEST"))
         if parallel.world_size() == 1:
             keep_thresholds(encoder, spk_to_utts)
@@ -339,4 +347,4 @@ def run_eval() -> None:
 
 
 if __name__ == "__main__":
-    script.run(run_eval)
+    script.run(lambda: run_eval(typed))

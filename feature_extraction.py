@@ -1,7 +1,7 @@
 """From an audio file to MFCC features: mix to mono, resample, and compute MFCCs as librosa does, but faster."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +11,12 @@ import torch
 import dataset
 import myconfig
 import specaug
-from foundation import audio_decoder
-from speech_levels import SAMPLE_RATE, levels_of_pair, note_different_sounds, resample, to_mono
+from foundation import audio_decoder, settings
+from foundation.settings import Config
+from speech_levels import SAMPLE_RATE, levels_of_pair, note_different_sounds, to_mono
 
 BLOCK_FRAMES = 2**9
+WHOLE_BLOCK_SAMPLES = 2**22
 BANDS_IN_GROUP = 32
 
 # A recording is silent if its samples span less than this: two steps of 16-bit audio.
@@ -31,8 +33,8 @@ class FeatureSettings(NamedTuple):
     cepstral_mean_normalization: bool
 
 
-def feature_settings(values: dict | None = None) -> FeatureSettings:
-    """The present settings, or those of a model, by their names."""
+def feature_settings(values: Mapping | None = None) -> FeatureSettings:
+    """Those of the present settings, or of values by their names, such as a model's."""
     values = vars(myconfig) if values is None else values
     return FeatureSettings(*(values[name.upper()] for name in FeatureSettings._fields))
 
@@ -43,56 +45,58 @@ def feature_settings(values: dict | None = None) -> FeatureSettings:
 def read_audio(audio_file: str, doubts: list[str] | None = None) -> np.ndarray:
     """Decode a whole file -> float32 samples, mono, 16 kHz, without constant offset.
 
-    Full scale is 1; float files and resampling may go a little beyond. What is doubtful about the recording, such as
-    that half of it is missing, is put into `doubts`, in words. Raises ValueError for a file that cannot be decoded, or
-    is empty or silent.
+    Full scale is 1; resampling may go a little beyond. What is doubtful about the recording, such as that half of it
+    is missing, is put into `doubts`, in words. Raises ValueError for a file that cannot be decoded, or is empty or
+    silent.
     """
-    doubts = [] if doubts is None else doubts
-    streams: list[tuple[tuple[int, int, int], list[np.ndarray]]] = []  # More than one where files were joined.
-    for part, rate, block in audio_decoder.decode(audio_file, doubts):
-        kind = (part, rate, block.shape[1])
-        if not streams or streams[-1][0] != kind:
-            streams.append((kind, []))
-        streams[-1][1].append(block)
-    of_streams = []
-    for (_, rate, _), blocks in streams:
-        channels = np.concatenate(blocks)
-        note_different_sounds(levels_of_pair(channels, rate), doubts)
-        of_streams.append(resample(to_mono(channels, doubts), rate))
-    samples = np.concatenate(of_streams)
-    if samples.max() - samples.min() < SILENT_RANGE:
-        raise ValueError(f"{audio_file} is silent.")
+    samples = np.concatenate(list(read_blocks(audio_file, WHOLE_BLOCK_SAMPLES, doubts)))
+    check_sound(samples, audio_file)
     return samples
 
 
-def read_blocks(audio_file: str, block_samples: int, doubts: list[str] | None = None) -> Iterator[np.ndarray]:
+def check_sound(samples: np.ndarray, audio_file: str) -> None:
+    """Raise ValueError for silence."""
+    if not len(samples) or samples.max() - samples.min() < SILENT_RANGE:
+        raise ValueError(f"{audio_file} is silent.")
+
+
+def read_blocks(
+    audio_file: str, block_samples: int, doubts: list[str] | None = None, with_gaps: bool = False
+) -> Generator[np.ndarray, None, None]:
     """The same in blocks, for recordings of any length; the last block may be shorter.
 
-    The offset is taken off each minute or so by itself, so that long recordings may differ from those of `read_audio`
-    in the last digits. Raises ValueError for a file that cannot be decoded or is empty.
+    With `with_gaps`, there is silence where the recorder was paused, so that places in the samples are the recording's
+    times. Whoever takes only some blocks closes the iterator. Raises ValueError for a file that cannot be decoded or
+    is empty.
     """
     doubts = [] if doubts is None else doubts
     buffer, stream = np.zeros(0, np.float32), (-1, 0, 0)
     resampler: soxr.ResampleStream | None = None
     levels: list[np.ndarray] = []
 
-    def rest() -> np.ndarray:
+    def note_levels() -> None:
         note_different_sounds(np.concatenate(levels, axis=1) if levels else np.zeros((2, 0)), doubts)
         levels.clear()
+
+    def rest() -> np.ndarray:
         return resampler.resample_chunk(np.zeros(0, np.float32), last=True) if resampler else np.zeros(0, np.float32)
 
-    for part, rate, block in audio_decoder.decode(audio_file, doubts):
-        if stream != (part, rate, block.shape[1]):
-            buffer = np.concatenate([buffer, rest()])
-            resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1) if rate != SAMPLE_RATE else None
-            stream = (part, rate, block.shape[1])
-        levels.append(levels_of_pair(block, rate))
-        mono = to_mono(block, doubts)
-        buffer = np.concatenate([buffer, resampler.resample_chunk(mono) if resampler else mono])
-        while len(buffer) > block_samples:
-            yield buffer[:block_samples]
-            buffer = buffer[block_samples:]
-    yield np.concatenate([buffer, rest()])
+    try:
+        for part, rate, block in audio_decoder.decode(audio_file, doubts, with_gaps):
+            if stream != (part, rate, block.shape[1]):
+                note_levels()
+                buffer = np.concatenate([buffer, rest()])
+                resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1) if rate != SAMPLE_RATE else None
+                stream = (part, rate, block.shape[1])
+            levels.append(levels_of_pair(block, rate))
+            mono = to_mono(block, rate, doubts)
+            buffer = np.concatenate([buffer, resampler.resample_chunk(mono) if resampler else mono])
+            while len(buffer) > block_samples:
+                yield buffer[:block_samples]
+                buffer = buffer[block_samples:]
+        yield np.concatenate([buffer, rest()])
+    finally:
+        note_levels()
 
 
 # ----------------------------------------- MFCC ----------------------------------------
@@ -191,10 +195,11 @@ def check_length(samples: np.ndarray, audio_file: str, wanted: FeatureSettings) 
         raise ValueError(f"{audio_file} is shorter than one frame, {wanted.n_fft / SAMPLE_RATE:.3f} s.")
 
 
-def extract_sliding_windows(features: np.ndarray) -> list[np.ndarray]:
+def extract_sliding_windows(features: np.ndarray, config: Config | None = None) -> list[np.ndarray]:
     """Features (frames, N_MFCC) -> windows (SEQ_LEN, N_MFCC), SLIDING_WINDOW_STEP frames apart; none if too short."""
-    starts = range(0, len(features) - myconfig.SEQ_LEN + 1, myconfig.SLIDING_WINDOW_STEP)
-    return [features[start : start + myconfig.SEQ_LEN] for start in starts]
+    config = config or settings.present()
+    starts = range(0, len(features) - config.SEQ_LEN + 1, config.SLIDING_WINDOW_STEP)
+    return [features[start : start + config.SEQ_LEN] for start in starts]
 
 
 def get_triplet_features(

@@ -3,13 +3,13 @@
 A store is a folder with two files that only grow at their end. `features.f16` holds frame after frame, N_MFCC
 float16 values each (1,000 hours are 9 GB at each speed). `index.jsonl` has one line per audio file, written after its
 frames: path, size and time of change, then where its frames start at each speed, or why it was skipped. An interrupted
-build can leave frames without a line, or half a line; these are ignored, and the file is decoded again.
+build can leave frames without a line, or half a line; these are ignored, and the file is decoded again. `store.json`
+says which features these are.
 """
 
 import contextlib
 import csv
 import hashlib
-import inspect
 import io
 import json
 import os
@@ -26,10 +26,13 @@ from tqdm import tqdm
 import augmentation
 import dataset
 import feature_extraction
-import myconfig
-import speech_levels
 from dataset import SpkToUtts
-from foundation import audio_decoder, audio_headers, parallel, safe_files, script, setting_tables
+from feature_extraction import FeatureSettings, feature_settings
+from foundation import parallel, safe_files, script, settings
+from foundation.settings import Config
+
+# To be raised whenever the same recordings get other features than before; a test tells when.
+FEATURES_VERSION = 2
 
 CHUNK_FILES = 64
 DTYPE = np.dtype("<f2")
@@ -51,20 +54,37 @@ class Extracted(NamedTuple):
     doubts: list[str]
 
 
+class Features(NamedTuple):
+    """What the features in a store are: their settings and speeds, and how they were computed (FEATURES_VERSION)."""
+
+    settings: FeatureSettings
+    speeds: tuple[float, ...]
+    version: int = FEATURES_VERSION
+
+    @property
+    def frame_bytes(self) -> int:
+        """The size of a frame on disk."""
+        return self.settings.n_mfcc * DTYPE.itemsize
+
+    def describe(self) -> str:
+        """The same as JSON."""
+        return json.dumps({**self._asdict(), "settings": self.settings._asdict()})
+
+
 class FeatureStore:
     """Features of a data set at one or several speeds, opened for reading. Each speed has its own speakers.
 
     Utterances are numbered through all speeds: `files[number]`, `speaker_of[number]` (a number in `speakers`), and
     `num_frames[number]`; `utts_of_speaker` lists the utterance numbers of each speaker, `speech_seconds` their total
-    length, and `corpus_of_speaker` the speaker's corpus.
+    length, and `corpus_of_speaker` the speaker's corpus, of those that `corpora` names.
     """
 
-    def __init__(self, folder: Path, index: dict[str, list], spk_to_utts: SpkToUtts, speeds: Sequence[float]):
+    def __init__(self, folder: Path, index: dict[str, list], spk_to_utts: SpkToUtts, features: Features, corpora: str):
         self.speakers: list[str] = []
         self.files: list[str] = []
         self.utts_of_speaker: list[np.ndarray] = []
         starts, lengths = [], []
-        for number, speed in enumerate(speeds):
+        for number, speed in enumerate(features.speeds):
             for speaker, utts in spk_to_utts.items():
                 used = [utt for utt in utts if not isinstance(index[utt][2], str)]
                 if not used:
@@ -76,15 +96,15 @@ class FeatureStore:
                 lengths += [index[utt][2][number][1] for utt in used]
         self.start = np.array(starts, dtype=np.int64)
         self.num_frames = np.array(lengths, dtype=np.int64)
-        seconds_per_frame = myconfig.HOP_LENGTH / feature_extraction.SAMPLE_RATE
+        seconds_per_frame = features.settings.hop_length / feature_extraction.SAMPLE_RATE
         self.speech_seconds = (
             np.array([self.num_frames[utts].sum() for utts in self.utts_of_speaker]) * seconds_per_frame
         )
-        self.corpus_of_speaker = np.array([dataset.get_corpus(speaker) for speaker in self.speakers])
+        self.corpus_of_speaker = np.array([dataset.get_corpus(speaker, corpora) for speaker in self.speakers])
         self.speaker_of = np.repeat(np.arange(len(self.speakers)), [len(utts) for utts in self.utts_of_speaker])
         num_rows = int((self.start + self.num_frames).max())
         self.path = folder / "features.f16"
-        self.frames = np.memmap(self.path, dtype=DTYPE, mode="r", shape=(num_rows, myconfig.N_MFCC))
+        self.frames = np.memmap(self.path, dtype=DTYPE, mode="r", shape=(num_rows, features.settings.n_mfcc))
 
     def read(self, utt: int, max_frames: int | None = None) -> np.ndarray:
         """The features of an utterance, or its first `max_frames`, float32 (frames, N_MFCC).
@@ -92,7 +112,7 @@ class FeatureStore:
         They are read from the file and not from its memory map, which would keep everything that was read in memory.
         """
         num_frames = min(self.num_frames[utt], max_frames or self.num_frames[utt])
-        width = self.frames.shape[1]  # The setting may have changed since the store was opened.
+        width = self.frames.shape[1]
         values = np.fromfile(self.path, DTYPE, num_frames * width, offset=self.start[utt] * width * DTYPE.itemsize)
         return values.reshape(num_frames, width).astype(np.float32)
 
@@ -137,35 +157,36 @@ class FeatureStore:
         return np.resize(np.concatenate(joined), crop_frames)
 
 
-def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,)) -> FeatureStore:
+def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,), config: Config | None = None) -> FeatureStore:
     """Open the store of a data set; files that are not in it yet, or have changed, are decoded first.
 
-    Files that cannot be used are listed with the reason in the store's `skipped.csv`; their number is printed.
-    Raises ValueError if no file can be used, OSError if the disk is full or read-only.
+    The features are those that the settings ask for: the present ones, unless `config` is given. Files that cannot be
+    used are listed with the reason in the store's `skipped.csv`; their number is printed. Raises ValueError if no file
+    can be used, OSError if the disk is full or read-only.
     """
+    config = config or settings.present()
+    features = Features(feature_settings(vars(config)), tuple(speeds))
     files = [utt for utts in spk_to_utts.values() for utt in utts]
-    folder = store_folder(files, speeds)
+    folder = store_folder(files, features, config.FEATURE_STORE_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    index = build(folder, parallel.own_share(files), speeds, f"share-{parallel.rank()}")
+    num_threads = config.NUM_PROCESSES
+    index = build(folder, parallel.own_share(files), features, f"share-{parallel.rank()}", num_threads)
     if parallel.world_size() > 1:
         parallel.wait_for_all()
-        index = build(folder, files, speeds, "rest")  # Builds nothing, unless machines have separate disks.
+        # Builds nothing, unless machines have separate disks.
+        index = build(folder, files, features, "rest", num_threads)
     report_skipped(folder, files, index)
     report_duplicates(spk_to_utts, index)
-    return FeatureStore(folder, index, spk_to_utts, speeds)
+    return FeatureStore(folder, index, spk_to_utts, features, config.CORPORA)
 
 
-def store_folder(files: list[str], speeds: Sequence[float]) -> Path:
-    """The folder of a store, named after the data set's own folder and a hash of all that its features depend on."""
+def store_folder(files: list[str], features: Features, stores_dir: str) -> Path:
+    """The folder of a store, named after the data set's own folder and a hash of it and of what the features are."""
     absolute = [str(Path(file).absolute().parent) for file in files]
     # Windows has no common folder for files on two drives.
     common = os.path.commonpath(absolute) if len({Path(file).anchor for file in absolute}) == 1 else "several drives"
-    values = {name: getattr(myconfig, name) for name in setting_tables.FEATURE_SETTINGS}
-    # A change of the code that computes features gives a new store.
-    modules = (audio_decoder, audio_headers, speech_levels, feature_extraction)
-    code = "".join(map(inspect.getsource, modules)) + inspect.getsource(augmentation.change_speed)
-    key = json.dumps([common, values, list(speeds), code], sort_keys=True)
-    return Path(myconfig.FEATURE_STORE_DIR) / f"{Path(common).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    key = json.dumps([common, features.describe()])
+    return Path(stores_dir) / f"{Path(common).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def file_state(file: str) -> list[int]:
@@ -177,26 +198,12 @@ def file_state(file: str) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def file_digest(file: str) -> str:
-    """A hash of a file's bytes; "" if it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        if not Path(file).is_file():  # Reading a named pipe could block for ever.
-            return ""
-        with Path(file).open("rb") as content:
-            while block := content.read(2**20):
-                digest.update(block)
-    except OSError:
-        return ""
-    return digest.hexdigest()[:16]
-
-
 def missing_files(files: Sequence[str], index: dict[str, list]) -> list[str]:
     """The files that are not in the index, or have changed since."""
     return [file for file in files if file not in index or index[file][:2] != file_state(file)]
 
 
-def read_index(folder: Path) -> dict[str, list]:
+def read_index(folder: Path, frame_bytes: int) -> dict[str, list]:
     """File -> [size, time of change, [[start, frames] at each speed] or the reason for skipping, ...].
 
     The last three are a digest of the features, one of the file, and what is doubtful about it, a list of words.
@@ -204,7 +211,7 @@ def read_index(folder: Path) -> dict[str, list]:
     if not (folder / "index.jsonl").exists():
         return {}
     lines = (folder / "index.jsonl").read_bytes().splitlines()
-    num_frames = (folder / "features.f16").stat().st_size // (myconfig.N_MFCC * DTYPE.itemsize)
+    num_frames = (folder / "features.f16").stat().st_size // frame_bytes
     index = {}
     for line in lines:
         # A line that was cut off or damaged, or whose frames were lost, does not count: its file is decoded again.
@@ -216,22 +223,24 @@ def read_index(folder: Path) -> dict[str, list]:
     return index
 
 
-def build(folder: Path, files: Sequence[str], speeds: Sequence[float], share: str) -> dict[str, list]:
+def build(folder: Path, files: Sequence[str], features: Features, share: str, num_threads: int) -> dict[str, list]:
     """Decode the files that are missing, in parallel, and append them to the store; returns the whole index.
 
     One process at a time builds a share; those that build different shares take turns at appending.
     """
-    index = read_index(folder)
+    index = read_index(folder, features.frame_bytes)
     if not missing_files(files, index):
         return index
     appending = filelock.FileLock(folder / "append.lock")
     with filelock.FileLock(folder / f"{share}.lock"):
-        index = read_index(folder)  # Another process may have built them meanwhile.
-        for extracted in extract_all(missing_files(files, index), speeds, index):
+        index = read_index(folder, features.frame_bytes)  # Another process may have built them meanwhile.
+        if not (folder / "store.json").exists():
+            safe_files.write_text(folder / "store.json", features.describe() + "\n")
+        for extracted in extract_all(missing_files(files, index), features, index, num_threads):
             with appending:
-                append(folder, extracted)
+                append(folder, extracted, features.frame_bytes)
         with appending:
-            index = read_index(folder)
+            index = read_index(folder, features.frame_bytes)
             skipped = [[path, entry[2]] for path, entry in index.items() if isinstance(entry[2], str)]
             doubtful = [[path, "; ".join(entry[5])] for path, entry in index.items() if entry[5]]
             write_list(folder / "skipped.csv", skipped)
@@ -239,10 +248,9 @@ def build(folder: Path, files: Sequence[str], speeds: Sequence[float], share: st
     return index
 
 
-def append(folder: Path, extracted: list[Extracted]) -> None:
+def append(folder: Path, extracted: list[Extracted], frame_bytes: int) -> None:
     """Append features, and once they are safely on the disk, the index lines that say where they are."""
     lines = []
-    frame_bytes = myconfig.N_MFCC * DTYPE.itemsize
     with (folder / "features.f16").open("ab") as features_file:
         end = features_file.seek(0, os.SEEK_END)
         features_file.write(bytes(-end % frame_bytes))  # A process that was killed may have left part of a frame.
@@ -270,28 +278,30 @@ def write_list(path: Path, reasons: list[list[str]]) -> None:
         listing.detach()
 
 
-def extract_all(files: list[str], speeds: Sequence[float], index: dict[str, list]) -> Iterator[list[Extracted]]:
+def extract_all(
+    files: list[str], features: Features, index: dict[str, list], num_threads: int
+) -> Iterator[list[Extracted]]:
     """Groups of files, extracted. A file whose time of change alone is another than in the index is not decoded."""
 
     def extract(file: str) -> Extracted:
-        state, content = file_state(file), file_digest(file)
+        state, content = file_state(file), safe_files.digest_of(file)[:16]
         if file in index and index[file][4] == content != "" and not isinstance(index[file][2], str):
             _, _, result, digest, _, doubts = index[file]
             return Extracted(file, state, content, result, digest, doubts)
         doubts = []
         try:
-            result = [features.astype(DTYPE) for features in features_at_speeds(file, speeds, doubts)]
+            result = [at_speed.astype(DTYPE) for at_speed in features_at_speeds(file, features, doubts)]
         except ValueError as error:
             return Extracted(file, state, content, str(error), "", [])
         except OSError as error:  # It may pass: the file's state in the index is one that makes it be tried again.
-            return Extracted(file, [-1, -1], "", f"{file} cannot be read: {error.strerror}.", "", [])
+            return Extracted(file, [-1, -1], "", f"{file} cannot be read: {script.in_words(error)}.", "", [])
         return Extracted(file, state, content, result, hashlib.sha256(result[0].tobytes()).hexdigest()[:16], doubts)
 
     if not files:
         return
     if not sys.stderr.isatty():
         print(f"Extracting features of {len(files)} files.", flush=True)
-    pool = parallel.thread_pool(myconfig.NUM_PROCESSES)
+    pool = parallel.thread_pool(num_threads)
     is_silent = True if parallel.rank() else None  # None shows the bar on a terminal only.
     with tqdm(total=len(files), desc="Extracting features", unit="file", disable=is_silent) as progress:
         for start in range(0, len(files), CHUNK_FILES):
@@ -303,11 +313,12 @@ def extract_all(files: list[str], speeds: Sequence[float], index: dict[str, list
             yield chunk
 
 
-def features_at_speeds(file: str, speeds: Sequence[float], doubts: list[str]) -> list[np.ndarray]:
+def features_at_speeds(file: str, features: Features, doubts: list[str]) -> list[np.ndarray]:
     """Features of a file at each speed, the file decoded once. Raises ValueError for one that cannot be used."""
     samples = feature_extraction.read_audio(file, doubts)
-    feature_extraction.check_length(samples, file, feature_extraction.feature_settings())
-    return [feature_extraction.compute_mfcc(augmentation.change_speed(samples, speed)) for speed in speeds]
+    feature_extraction.check_length(samples, file, features.settings)
+    at_speeds = (augmentation.change_speed(samples, speed) for speed in features.speeds)
+    return [feature_extraction.compute_mfcc(changed, features.settings) for changed in at_speeds]
 
 
 def report_skipped(folder: Path, files: list[str], index: dict[str, list]) -> None:

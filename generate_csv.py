@@ -6,13 +6,14 @@ third column by which evaluation.py reports, such as the speaker's sex: `wav/{gr
 """
 
 from foundation import script
+from foundation.paths import expand_home
 
 if __name__ == "__main__":
     script.begin()
     parser = script.OptionParser(description=__doc__)
-    parser.add_argument("folder")
+    parser.add_argument("folder", type=expand_home)
     parser.add_argument("pattern")
-    parser.add_argument("csv_file")
+    parser.add_argument("csv_file", type=expand_home)
     options = parser.parse_args()
 
 import csv

@@ -5,9 +5,11 @@ under all conditions of `conditions.py`. If it is killed, the same command conti
 current settings, so the ladder also shows the effect of your own changes.
 """
 
-import sys
+from collections.abc import Collection
 
 from foundation import script, settings
+
+typed: Collection[str] = ()
 
 if __name__ == "__main__":
     script.begin()
@@ -17,8 +19,7 @@ if __name__ == "__main__":
     parser.add_argument("--condition", default="clean", help="condition with its own column, such as ls-clean")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
     options = parser.parse_intermixed_args()
-    sys.argv[1:] = options.settings
-    settings.read_command_line(__doc__)
+    typed = settings.read_command_line(__doc__, arguments=options.settings)
 
 import contextlib
 import io
@@ -33,13 +34,13 @@ import numpy as np
 import conditions
 import dataset
 import metrics
-import myconfig
 import neural_net
 from checkpoint import training_settings
 from dataset import SpkToUtts
 from foundation import parallel, safe_files
 from foundation.setting_tables import VALUES_BEFORE
-from speaker_encoder import SpeakerEncoder, get_speaker_encoder, load_encoder
+from foundation.settings import Config
+from speaker_encoder import SpeakerEncoder, load_encoder, new_encoder
 
 # The course's recipe, where it differs from the settings.
 COURSE = {
@@ -103,8 +104,8 @@ PROBE_SECONDS = 5
 PROBES = 4
 
 
-def steps_in(seconds: float, spk_to_utts: SpkToUtts) -> int:
-    """How many steps of training this machine does in `seconds`, with the current settings.
+def steps_in(seconds: float, spk_to_utts: SpkToUtts, config: Config) -> int:
+    """How many steps of training with these settings this machine does in `seconds`.
 
     A probe has as many steps as take PROBE_SECONDS, and is timed several times. The shortest time counts, because other
     programs can only lengthen it. The time of one step is subtracted: it is the start and the end of a training.
@@ -113,10 +114,10 @@ def steps_in(seconds: float, spk_to_utts: SpkToUtts) -> int:
     def time_training(num_steps: int) -> float:
         start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            neural_net.train_network(spk_to_utts, num_steps)
+            neural_net.train_network(spk_to_utts, num_steps, config=config)
         return time.perf_counter() - start
 
-    neural_net.train_network(spk_to_utts, 1)  # Extracts the features, if needed.
+    neural_net.train_network(spk_to_utts, 1, config=config)  # Extracts the features, if needed.
     num_steps = 10
     while time_training(num_steps) < PROBE_SECONDS:
         num_steps *= 2
@@ -124,12 +125,12 @@ def steps_in(seconds: float, spk_to_utts: SpkToUtts) -> int:
     return max(1, round(seconds * (num_steps - 1) / max(shortest - around_it, 1e-3)))
 
 
-def list_rows() -> dict[str, dict]:
-    """Row -> the settings that it still has from the course."""
+def list_rows(config: Config) -> dict[str, dict]:
+    """Row -> the settings that it still has from the course, on the way to those of `config`."""
     remaining = dict(COURSE)
     rows = {}
     for row, names in ROWS.items():
-        taken = [name for name in names if remaining[name] != getattr(myconfig, name)]
+        taken = [name for name in names if remaining[name] != getattr(config, name)]
         for name in names:
             del remaining[name]
         if taken or not names:
@@ -137,21 +138,23 @@ def list_rows() -> dict[str, dict]:
     return rows
 
 
-def row_path(row: str, ending: str) -> Path:
+def row_path(row: str, ending: str, config: Config) -> Path:
     """The path of a row's file with this ending."""
-    return Path(myconfig.RESULTS_DIR) / "ladder" / (re.sub("[^a-z0-9]+", "-", row) + ending)
+    return Path(config.RESULTS_DIR) / "ladder" / (re.sub("[^a-z0-9]+", "-", row) + ending)
 
 
-def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float) -> int:
-    """The number of steps of a row, measured once and kept. Raises ValueError if it was measured for another plan."""
-    path = row_path(row, ".json")
-    with settings.override(**list_rows()[row]):
-        plan = {"minutes": minutes, "utterances": sum(map(len, spk_to_utts.values())), **training_settings()}
-        plan = json.loads(json.dumps(plan))  # Tuples become lists.
-        if not path.exists():
-            print(f"Measuring the steps of a row: {row}.", flush=True)
-            steps = steps_in(60 * minutes, spk_to_utts)
-            safe_files.write_text(path, json.dumps({**plan, "steps": steps}))
+def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float, config: Config) -> int:
+    """The number of steps of a row with these settings, measured once and kept.
+
+    Raises ValueError if it was measured for another plan.
+    """
+    path = row_path(row, ".json", config)
+    plan = {"minutes": minutes, "utterances": sum(map(len, spk_to_utts.values())), **training_settings(config)}
+    plan = json.loads(json.dumps(plan))  # Tuples become lists.
+    if not path.exists():
+        print(f"Measuring the steps of a row: {row}.", flush=True)
+        steps = steps_in(60 * minutes, spk_to_utts, config)
+        safe_files.write_text(path, json.dumps({**plan, "steps": steps}))
     planned = {**VALUES_BEFORE, **json.loads(path.read_text())}
     if planned != {**plan, "steps": planned["steps"]}:
         raise ValueError(
@@ -160,20 +163,19 @@ def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float) -> int:
     return planned["steps"]
 
 
-def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int) -> SpeakerEncoder:
-    """Train the model of a row, or continue its training."""
-    path = str(row_path(row, f"-{seed}.pt"))
-    overridden = settings.override(**list_rows()[row], SEED=seed, SAVED_MODEL_PATH=path)
-    with overridden, safe_files.only_one_process(path):
-        neural_net.train_network(spk_to_utts, num_steps, path)
-        return load_encoder(path)
+def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int, config: Config) -> SpeakerEncoder:
+    """Train the model of a row with its settings and this seed, or continue its training."""
+    path = str(row_path(row, f"-{seed}.pt", config))
+    config = Config(**vars(config) | {"SEED": seed, "SAVED_MODEL_PATH": path})
+    neural_net.train_network(spk_to_utts, num_steps, path, config=config)
+    return load_encoder(path)
 
 
-def replicates(trials: conditions.ScoredTrials) -> np.ndarray:
+def replicates(trials: conditions.ScoredTrials, seed: int) -> np.ndarray:
     """The EER in %, then that of each bootstrap replicate; every row gets the same draws of the same speakers."""
     labels, scores, enrol, test = trials
     eer, _ = metrics.equal_error_rate(*metrics.error_rates(labels, scores))
-    rng = np.random.default_rng([myconfig.SEED, *np.union1d(enrol, test)])
+    rng = np.random.default_rng([seed, *np.union1d(enrol, test)])
     return 100 * np.append(eer, metrics.bootstrap_eers(labels, scores, enrol, test, rng))
 
 
@@ -183,38 +185,41 @@ def with_interval(eers: np.ndarray, sign: str = "") -> str:
     return f"{eers[0]:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 
-def score(encoder: SpeakerEncoder, tested: dict[str, SpkToUtts], condition: str) -> np.ndarray:
+def score(encoder: SpeakerEncoder, tested: dict[str, SpkToUtts], condition: str, config: Config) -> np.ndarray:
     """EERs in %, each followed by its replicates: of one condition, of all pooled, and the mean over all conditions."""
-    scored = conditions.score_conditions(encoder, tested)
+    scored = conditions.score_conditions(encoder, tested, config)
     if condition not in scored:
         raise ValueError(f"--condition {condition}: there are {', '.join(scored)}.")
-    each = {name: replicates(trials) for name, trials in scored.items()}
-    return np.array([each[condition], replicates(conditions.pool(scored)), np.mean(list(each.values()), axis=0)])
+    each = {name: replicates(trials, config.SEED) for name, trials in scored.items()}
+    pooled = replicates(conditions.pool(scored), config.SEED)
+    return np.array([each[condition], pooled, np.mean(list(each.values()), axis=0)])
 
 
 def climb(minutes: float, seeds: int, condition: str) -> list[str]:
     """Train and score row after row; returns the lines of the table. Raises ValueError for unusable options."""
-    if myconfig.INITIAL_MODELS:
+    config = settings.present()
+    if config.INITIAL_MODELS:
         raise ValueError("a ladder begins with new networks: leave INITIAL_MODELS empty.")
     if seeds < 1 or not 0 < minutes < math.inf:
         raise ValueError(f"--minutes {minutes:g} --seeds {seeds}: at least one training of some time is needed.")
-    train_data = dataset.get_spk_to_utts("TRAIN")
-    tested = conditions.build_conditions(dataset.get_spk_to_utts("TEST"))
-    with settings.override(AS_NORM=False):  # A scoring error is found before hours of training.
-        score(get_speaker_encoder(), tested, condition)
+    train_data = dataset.get_spk_to_utts("TRAIN", typed)
+    tested = conditions.build_conditions(dataset.get_spk_to_utts("TEST", typed), config)
+    # A scoring error is found before hours of training.
+    score(new_encoder().eval(), tested, condition, settings.present(AS_NORM=False))
     table = [
         f"| row | steps | EER in %, {condition} | all pooled | mean of all | its change | significant |",
         "|---|---|---|---|---|---|---|",
     ]
-    rows = list_rows()
+    rows = {row: settings.present(**values) for row, values in list_rows(config).items()}
     # All rows are measured before training, so that later load on the machine does not change the steps of a row.
-    num_steps = {row: plan_row(row, train_data, minutes) for row in rows}
+    num_steps = {row: plan_row(row, train_data, minutes, of_row) for row, of_row in rows.items()}
     above = None
-    for number, row in enumerate(rows):
+    for number, (row, of_row) in enumerate(rows.items()):
         eers = []
-        for seed in range(myconfig.SEED, myconfig.SEED + seeds):
+        for seed in range(config.SEED, config.SEED + seeds):
             print(f"Row {number + 1} of {len(rows)}: {row}, seed {seed}.", flush=True)
-            eers.append(score(train_row(row, seed, train_data, num_steps[row]), tested, condition))
+            trained = train_row(row, seed, train_data, num_steps[row], of_row)
+            eers.append(score(trained, tested, condition, of_row))
         *_, mean = eers_of_row = np.mean(eers, axis=0)
         change, significant = "", ""
         if above is not None:

@@ -124,9 +124,12 @@ UTTERANCES_PER_SPEAKER = 4
 # speakers equally often.
 MAX_SPEECH_SECONDS = 32.0
 
-# Share of the batches whose speakers are all of one corpus, so that speakers are not distinguished by differences
-# between corpora. A speaker's corpus is the name up to its first hyphen, as in "ls-1088";
-# without hyphens this setting has no effect. "random" does not use it.
+# What the names of speakers begin with that come from one source, with commas between several: "ls-,so-" for names
+# like ls-1088 and so-0012. "" for speakers that all come from one.
+CORPORA = ""
+
+# Share of the batches whose speakers are all of one of the CORPORA, so that speakers are not distinguished by
+# differences between these. "random" does not use it.
 ONE_CORPUS_BATCHES = 0.75
 
 # How far corpora of different size are balanced: at 0 each has its share of the speech, at 1 all have the same, and at
@@ -211,7 +214,8 @@ EVAL_ENROL_UTTS = 1
 # most similar training speakers, so that one threshold suits many kinds of recordings; if False, a cosine similarity.
 AS_NORM = False
 
-# Corpora whose speakers' embeddings no model keeps for AS_NORM, with commas between them: "cv-" for names like cv-0012.
+# What the names of speakers begin with whose embeddings no model keeps for AS_NORM, with commas between several: "cv-"
+# for names like cv-0012.
 NO_COHORT_CORPORA = ""
 
 # Embed each utterance in one piece; if False, as the mean over sliding windows of SEQ_LEN frames.

@@ -8,10 +8,11 @@ from foundation import script, settings
 
 if __name__ == "__main__":
     script.begin()
-    settings.read_command_line(__doc__, settings.check_training)
+    typed = settings.read_command_line(__doc__, settings.check_training)
 
 import contextlib
 import math
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -24,12 +25,18 @@ import myconfig
 from checkpoint import add_cohort, continue_from, find_origin, read_checkpoint, remove_models, save_models
 from encoder_networks import split_networks
 from foundation import parallel, safe_files
-from score_normalization import excluded_corpora
-from speaker_encoder import SpeakerEncoder, embed_features, get_speaker_encoder, join_encoders, load_encoder
+from foundation.settings import Config
+from score_normalization import kept_speakers
+from speaker_encoder import (
+    SpeakerEncoder,
+    embed_features,
+    get_speaker_encoder,  # noqa: F401 - a name of the lecture.
+    join_encoders,
+    load_encoder,
+    new_encoder,
+)
 from training_batches import disturb, draw_batches, open_stores, set_validation_speakers_aside
 from training_progress import TrainingProgress
-
-parallel.name_device()  # For `encoder.to(myconfig.DEVICE)`, a line of the lecture.
 
 WARMUP_FRACTION = 0.05
 MAX_GRADIENT_NORM = 3.0
@@ -43,14 +50,17 @@ NORMALISATION_UTTS, NORMALISATION_FRAMES = 2000, 500
 # ------------------------------------ Triplet losses -----------------------------------
 
 
-def get_triplet_loss(anchor: torch.Tensor, pos: torch.Tensor, neg: torch.Tensor) -> torch.Tensor:
-    """Hinge loss of each triplet of embeddings (..., dimensions) -> (...,).
+def get_triplet_loss(
+    anchor: torch.Tensor, pos: torch.Tensor, neg: torch.Tensor, config: Config | None = None
+) -> torch.Tensor:
+    """Hinge loss of each triplet of embeddings (..., dimensions) -> (...,); the margin is TRIPLET_ALPHA.
 
     max(0, cos(anchor, neg) - cos(anchor, pos) + TRIPLET_ALPHA); Schroff et al. 2015, "FaceNet", section 3.1, with the
     cosine similarity in place of the squared distance.
     """
     cosine = nn.functional.cosine_similarity
-    return torch.relu(cosine(anchor, neg, dim=-1) - cosine(anchor, pos, dim=-1) + myconfig.TRIPLET_ALPHA)
+    alpha = (config or myconfig).TRIPLET_ALPHA
+    return torch.relu(cosine(anchor, neg, dim=-1) - cosine(anchor, pos, dim=-1) + alpha)
 
 
 def get_triplet_loss_from_batch_output(batch_output: torch.Tensor, batch_size: int) -> torch.Tensor:
@@ -59,12 +69,13 @@ def get_triplet_loss_from_batch_output(batch_output: torch.Tensor, batch_size: i
     return get_triplet_loss(anchor, pos, neg).mean()
 
 
-def get_random_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
+def get_random_triplet_losses(embeddings: torch.Tensor, config: Config) -> torch.Tensor:
     """Loss of each triplet of embeddings (triplets, 3, dimensions) -> (triplets,)."""
-    return get_triplet_loss(*embeddings.unbind(dim=1))
+    anchor, pos, neg = embeddings.unbind(dim=1)
+    return get_triplet_loss(anchor, pos, neg, config)
 
 
-def get_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
+def get_batch_hard_losses(embeddings: torch.Tensor, config: Config) -> torch.Tensor:
     """Loss of each embedding (speakers, utterances, dimensions) as an anchor -> (speakers * utterances,).
 
     The positive is the least similar embedding of the anchor's speaker, the negative the most similar one of all
@@ -74,10 +85,10 @@ def get_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
     similarity, same_speaker = get_batch_similarities(embeddings)
     hardest_pos = similarity.masked_fill(~same_speaker, math.inf).amin(dim=1)
     hardest_neg = similarity.masked_fill(same_speaker, -math.inf).amax(dim=1)
-    return torch.relu(hardest_neg - hardest_pos + myconfig.TRIPLET_ALPHA)
+    return torch.relu(hardest_neg - hardest_pos + config.TRIPLET_ALPHA)
 
 
-def get_smooth_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
+def get_smooth_batch_hard_losses(embeddings: torch.Tensor, config: Config) -> torch.Tensor:
     """Like get_batch_hard_losses, but all pairs count, harder pairs more, and the hinge is soft -> the same shape.
 
     log-sum-exp with sharpness s replaces the maximum, softplus replaces the hinge; as s grows, the loss becomes
@@ -86,12 +97,12 @@ def get_smooth_batch_hard_losses(embeddings: torch.Tensor) -> torch.Tensor:
     Sources: Hermans et al. 2017, section 2 (soft margin); Oh Song et al. 2016, "Deep metric learning via lifted
     structured feature embedding" (smooth maximum).
     """
-    sharpness = myconfig.MINING_SHARPNESS
+    sharpness = config.MINING_SHARPNESS
     similarity, same_speaker = get_batch_similarities(embeddings)
     itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     hard_neg = smooth_maximum(sharpness * similarity, ~same_speaker)
     hard_pos = -smooth_maximum(-sharpness * similarity, same_speaker & ~itself)  # So this is a minimum.
-    return nn.functional.softplus(hard_neg - hard_pos + sharpness * myconfig.TRIPLET_ALPHA) / sharpness
+    return nn.functional.softplus(hard_neg - hard_pos + sharpness * config.TRIPLET_ALPHA) / sharpness
 
 
 def smooth_maximum(values: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
@@ -122,106 +133,123 @@ def TransformerSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:
 
 def encoder_of_kind(saved_model: str, use_transformer: bool) -> SpeakerEncoder:
     """A new or a saved encoder that is a transformer, or not one. Raises ValueError for a saved one of another kind."""
-    with settings.override(USE_TRANSFORMER=use_transformer):
-        settings.check(settings.all_settings())
-        encoder = get_speaker_encoder(saved_model)
-    if encoder.settings["USE_TRANSFORMER"] != use_transformer:
-        raise ValueError(f"{saved_model} is {'an LSTM' if use_transformer else 'a transformer'}.")
-    return encoder
+    if saved_model:
+        encoder = load_encoder(saved_model)
+        if encoder.settings["USE_TRANSFORMER"] != use_transformer:
+            raise ValueError(f"{saved_model} is {'an LSTM' if use_transformer else 'a transformer'}.")
+        return encoder
+    config = settings.present(USE_TRANSFORMER=use_transformer)
+    settings.check(vars(config))
+    return new_encoder(vars(config)).to(parallel.get_device(config.DEVICE))
 
 
 def train_network(
-    spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None = None, pool: object = None
+    spk_to_utts: dataset.SpkToUtts,
+    num_steps: int,
+    saved_model: str | None = None,
+    pool: object = None,
+    config: Config | None = None,
+    typed: Collection[str] = (),
 ) -> list[float]:
     """Train an encoder, new or made of INITIAL_MODELS, for `num_steps` steps; returns the loss of every step.
 
-    With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved.
-    Raises ValueError if the data cannot be trained on, a model cannot be used or has other settings, or the loss is
-    not finite.
+    With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved. The
+    settings are the present ones, unless `config` is given; no initial model may contradict those that were `typed` on
+    the command line. Raises ValueError if the data cannot be trained on, a model cannot be used or has other settings,
+    or the loss is not finite.
     """
     if pool is not None:
         print("A pool of processes is not needed: threads extract the features, once.", flush=True)
-    initial_models = [load_encoder(path) for path in settings.split_paths(myconfig.INITIAL_MODELS)]
-    encoder = join_encoders(initial_models) if initial_models else get_speaker_encoder()
-    with settings.override(**encoder.settings):
-        settings.check(settings.all_settings())
-        settings.check_training(settings.all_settings())
-        return train_encoder(encoder, spk_to_utts, num_steps, saved_model)
+    config = config or settings.present()
+    initial_models = [load_encoder(path, typed) for path in settings.split_list(config.INITIAL_MODELS)]
+    with torch.random.fork_rng(devices=[]):  # Whoever calls this keeps the state of PyTorch's generator.
+        torch.default_generator.manual_seed(config.SEED)
+        encoder = join_encoders(initial_models) if initial_models else new_encoder(vars(config))
+    encoder = encoder.to(parallel.get_device(config.DEVICE))
+    config = Config(**vars(config) | encoder.settings)
+    settings.check(vars(config))
+    settings.check_training(vars(config), typed)
+    with contextlib.ExitStack() as locks:
+        if saved_model and parallel.rank() == 0:
+            locks.enter_context(safe_files.only_one_process(saved_model))
+        return train_encoder(encoder, spk_to_utts, num_steps, saved_model, config)
 
 
 def train_encoder(
-    encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None
+    encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None, config: Config
 ) -> list[float]:
-    """Do what `train_network` does with this encoder, whose shape matches the settings."""
-    train_data, validation_data = set_validation_speakers_aside(spk_to_utts, encoder.train_speakers)
+    """Do what `train_network` does with this encoder, whose shape is that of the settings."""
+    train_data, validation_data = set_validation_speakers_aside(spk_to_utts, encoder.train_speakers, config)
+    dataset.describe_corpora(spk_to_utts, config.CORPORA)
     encoder.train_speakers = sorted({*encoder.train_speakers, *train_data})
-    excluded_corpora(encoder.train_speakers)  # A mistake in it would be found only at the end.
-    checkpoint = find_checkpoint(saved_model, encoder.train_speakers)
-    store, validation_store, noise_store = open_stores(train_data, validation_data)
-    if not myconfig.INITIAL_MODELS:
-        set_normalisation(encoder, store)
+    kept_speakers(encoder.train_speakers, config)  # A mistake in NO_COHORT_CORPORA would be found only at the end.
+    checkpoint = find_checkpoint(saved_model, encoder.train_speakers, config)
+    store, validation_store, noise_store = open_stores(train_data, validation_data, config)
+    if not config.INITIAL_MODELS:
+        set_normalisation(encoder, store, config.SEED)
     optimizer = torch.optim.Adam(encoder.parameters())
-    progress = TrainingProgress(num_steps)
-    origin = find_origin(encoder, store, noise_store)
+    progress = TrainingProgress(num_steps, config)
+    origin = find_origin(encoder, store, noise_store, bool(config.INITIAL_MODELS))
     if checkpoint and saved_model:
-        continue_from(checkpoint, saved_model, encoder, optimizer, progress, origin)
+        continue_from(checkpoint, saved_model, encoder, optimizer, progress, origin, config)
     elif saved_model:
         remove_models(saved_model)
     network = parallel.replicate(encoder)
 
-    batches = draw_batches(encoder, store, noise_store, range(len(progress.losses), num_steps))
+    batches = draw_batches(encoder, store, noise_store, range(len(progress.losses), num_steps), config)
     for step, crops in zip(progress.steps(), batches, strict=False):
-        embeddings = parallel.gather(embed_batch(network, crops))
-        losses = get_triplet_losses(embeddings)
+        embeddings = parallel.gather(embed_batch(network, crops, config))
+        losses = get_triplet_losses(embeddings, config)
         loss = losses.mean()
         optimizer.zero_grad()
         (loss * parallel.world_size()).backward()  # Several processes average their gradients, which should add up.
         nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT_NORM)
-        optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps, config)
         optimizer.step()
-        progress.update(loss.item(), active_share(losses), split_networks(embeddings.detach()))
-        if (step + 1) % myconfig.SAVE_MODEL_FREQUENCY == 0 or step + 1 == num_steps:
-            progress.validate(validation_eer(encoder, validation_store, noise_store))
+        progress.update(loss.item(), active_share(losses, config), split_networks(embeddings.detach(), config))
+        if (step + 1) % config.SAVE_MODEL_FREQUENCY == 0 or step + 1 == num_steps:
+            progress.validate(validation_eer(encoder, validation_store, noise_store, config))
             if saved_model:
-                save_models(saved_model, encoder, optimizer, progress, origin)
+                save_models(saved_model, encoder, optimizer, progress, origin, config)
     if saved_model:
-        add_cohort(saved_model, encoder, store)
+        add_cohort(saved_model, encoder, store, config)
         print(f"{saved_model} is {progress.describe_best()}.", flush=True)
     return progress.losses
 
 
-def find_checkpoint(saved_model: str | None, train_speakers: list[str]) -> dict | None:
+def find_checkpoint(saved_model: str | None, train_speakers: list[str], config: Config) -> dict | None:
     """The checkpoint of a training on these speakers, for all processes; None if there is none, or none is wanted."""
-    is_reader = not myconfig.START_OVER and parallel.rank() == 0
-    checkpoint = read_checkpoint(saved_model, train_speakers) if saved_model and is_reader else None
+    is_reader = not config.START_OVER and parallel.rank() == 0
+    checkpoint = read_checkpoint(saved_model, train_speakers, config) if saved_model and is_reader else None
     return parallel.gather_objects(checkpoint)[0]
 
 
-def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> None:
+def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore, seed: int) -> None:
     """Give the encoder the mean and deviation of each coefficient over a sample of the training utterances."""
-    rng = np.random.default_rng(myconfig.SEED)
+    rng = np.random.default_rng(seed)
     utts = rng.choice(len(store.files), min(NORMALISATION_UTTS, len(store.files)), replace=False)
     frames = torch.from_numpy(np.concatenate([store.read(utt, NORMALISATION_FRAMES) for utt in np.sort(utts)]))
     encoder.feature_mean.copy_(frames.mean(dim=0))
     encoder.feature_std.copy_(frames.std(dim=0).clamp(min=1e-3))
 
 
-def embed_batch(network: nn.Module, crops: torch.Tensor) -> torch.Tensor:
+def embed_batch(network: nn.Module, crops: torch.Tensor, config: Config) -> torch.Tensor:
     """Embed (speakers or triplets, utterances, frames, N_MFCC) -> float32 (..., utterances, dimensions)."""
+    use_bfloat16 = config.MIXED_PRECISION and parallel.has_bfloat16(crops.device)
 
     def embed(rows: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(crops.device.type, torch.bfloat16, enabled=parallel.use_bfloat16(crops.device)):
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=use_bfloat16):
             return network(rows).float()
 
     rows = crops.flatten(0, 1)
     if crops.device.type == "cpu" and parallel.world_size() == 1:
-        embeddings = parallel.embed_in_threads(embed, rows, list(network.parameters()))
+        embeddings = parallel.embed_in_threads(embed, rows, list(network.parameters()), config.NUM_PROCESSES)
     else:
         embeddings = embed(rows)
     return embeddings.unflatten(0, crops.shape[:2])
 
 
-def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
+def get_triplet_losses(embeddings: torch.Tensor, config: Config) -> torch.Tensor:
     """The losses that TRIPLET_MINING names, of embeddings (speakers or triplets, utterances, dimensions).
 
     Each network of an ensemble has its own losses, from its part of the dimensions; they are concatenated.
@@ -231,29 +259,31 @@ def get_triplet_losses(embeddings: torch.Tensor) -> torch.Tensor:
         "batch_hard": get_batch_hard_losses,
         "smooth_batch_hard": get_smooth_batch_hard_losses,
     }
-    return torch.cat([losses[myconfig.TRIPLET_MINING](own) for own in split_networks(embeddings)])
+    find_losses = losses[config.TRIPLET_MINING]
+    return torch.cat([find_losses(of_network, config) for of_network in split_networks(embeddings, config)])
 
 
-def active_share(losses: torch.Tensor) -> float:
+def active_share(losses: torch.Tensor, config: Config) -> float:
     """Share of the losses above the hinge: those whose positive is not yet nearer than the negative by the margin."""
-    at_hinge = math.log(2) / myconfig.MINING_SHARPNESS if myconfig.TRIPLET_MINING == "smooth_batch_hard" else 0.0
+    at_hinge = math.log(2) / config.MINING_SHARPNESS if config.TRIPLET_MINING == "smooth_batch_hard" else 0.0
     return float((losses > at_hinge).float().mean())
 
 
-def learning_rate(step: int, num_steps: int) -> float:
+def learning_rate(step: int, num_steps: int, config: Config) -> float:
     """Step size of the optimiser at a step: linear warm-up, then a cosine down to zero (Loshchilov and Hutter 2017)."""
-    if myconfig.LEARNING_RATE_SCHEDULE == "constant":
-        return myconfig.LEARNING_RATE
+    if config.LEARNING_RATE_SCHEDULE == "constant":
+        return config.LEARNING_RATE
     warmup_steps = math.ceil(WARMUP_FRACTION * num_steps)
     if step < warmup_steps:
-        return myconfig.LEARNING_RATE * (step + 1) / warmup_steps
-    return myconfig.LEARNING_RATE * (1 + math.cos(math.pi * (step - warmup_steps) / (num_steps - warmup_steps))) / 2
+        return config.LEARNING_RATE * (step + 1) / warmup_steps
+    return config.LEARNING_RATE * (1 + math.cos(math.pi * (step - warmup_steps) / (num_steps - warmup_steps))) / 2
 
 
 def validation_eer(
     encoder: SpeakerEncoder,
     store: feature_store.FeatureStore | None,
     noise_store: feature_store.FeatureStore | None,
+    config: Config,
 ) -> float:
     """EER over all pairs of crops of the validation utterances; NaN if there are not both kinds of pairs.
 
@@ -262,11 +292,11 @@ def validation_eer(
     """
     if store is None:
         return math.nan
-    rng = np.random.default_rng(myconfig.SEED)
-    crops = store.draw_crops(np.arange(len(store.files)), myconfig.SEQ_LEN, rng)
-    is_disturbed = choose_evenly(myconfig.DISTURBED_BATCHES, len(crops))
-    crops[is_disturbed] = disturb(crops[is_disturbed], noise_store, rng)
-    embeddings = embed_features(encoder, list(crops.numpy()))
+    rng = np.random.default_rng(config.SEED)
+    crops = store.draw_crops(np.arange(len(store.files)), config.SEQ_LEN, rng)
+    is_disturbed = choose_evenly(config.DISTURBED_BATCHES, len(crops))
+    crops[is_disturbed] = disturb(crops[is_disturbed], noise_store, rng, config)
+    embeddings = embed_features(encoder, list(crops.numpy()), config)
     first, second = np.triu_indices(len(embeddings), k=1)
     labels = store.speaker_of[first] == store.speaker_of[second]
     if labels.all() or not labels.any():
@@ -281,22 +311,21 @@ def choose_evenly(share: float, number: int) -> np.ndarray:
     return np.diff(chosen_so_far) > 0
 
 
-def run_training() -> None:
-    """Train on the training data of the settings and draw the curves beside the model."""
+def run_training(typed: Collection[str] = ()) -> None:
+    """Train on the training data of the settings and draw the curves; `typed` are settings of the command line."""
     parallel.prepare_process()
-    spk_to_utts = dataset.get_spk_to_utts("TRAIN")
+    config = settings.present()
+    spk_to_utts = dataset.get_spk_to_utts("TRAIN", typed)
     names = ", ".join(
         [*list(spk_to_utts)[:2], *(["..."] if len(spk_to_utts) > 2 else [])]
     )  # The names show whether it is the right folder.
     num_utts = sum(map(len, spk_to_utts.values()))
     print(f"Training data: {len(spk_to_utts)} speakers ({names}), {num_utts} utterances.", flush=True)
-    with parallel.process_group(), contextlib.ExitStack() as locks:
-        if parallel.rank() == 0:
-            locks.enter_context(safe_files.only_one_process(myconfig.SAVED_MODEL_PATH))
-        losses = train_network(spk_to_utts, myconfig.TRAINING_STEPS, myconfig.SAVED_MODEL_PATH)
-    if myconfig.TRIPLET_MINING == "random" and len(losses) < FEW_RANDOM_STEPS:
+    with parallel.process_group(config.DEVICE):
+        losses = train_network(spk_to_utts, config.TRAINING_STEPS, config.SAVED_MODEL_PATH, typed=typed)
+    if config.TRIPLET_MINING == "random" and len(losses) < FEW_RANDOM_STEPS:
         print(f"{len(losses)} steps of random triplets are too few to tell voices apart: the course takes 100,000.")
 
 
 if __name__ == "__main__":
-    script.run(run_training)
+    script.run(lambda: run_training(typed))

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-import dataset
-import myconfig
 from feature_store import FeatureStore
 from foundation import settings
+from foundation.settings import Config
 from speaker_encoder import SpeakerEncoder, embed_store
 
 # Utterances of each cohort speaker, and number of cohort speakers that count for a recording (all of a smaller cohort).
@@ -26,29 +25,30 @@ LEAST_DEVIATION = 1e-5
 BLOCK_UTTS = 4096
 
 
-def excluded_corpora(speakers: Sequence[str]) -> set[str]:
-    """The corpora that NO_COHORT_CORPORA names. Raises ValueError if none of the speakers is of one of them."""
-    excluded = {name.removesuffix("-") + "-" for name in settings.split_paths(myconfig.NO_COHORT_CORPORA)}
-    if unknown := excluded - {dataset.get_corpus(speaker) for speaker in speakers}:
-        raise ValueError(f"NO_COHORT_CORPORA: no training speaker is of {min(unknown)}")
-    return excluded
+def kept_speakers(speakers: Sequence[str], config: Config) -> set[str]:
+    """Those whom a cohort may have: whose names begin with none of NO_COHORT_CORPORA.
+
+    Raises ValueError if no name begins with one of these.
+    """
+    excluded = settings.split_list(config.NO_COHORT_CORPORA)
+    if unknown := [prefix for prefix in excluded if not any(name.startswith(prefix) for name in speakers)]:
+        raise ValueError(f"NO_COHORT_CORPORA: no training speaker's name begins with {unknown[0]!r}.")
+    return {name for name in speakers if not name.startswith(tuple(excluded))}
 
 
-def embed_cohort(encoder: SpeakerEncoder, store: FeatureStore) -> np.ndarray:
+def embed_cohort(encoder: SpeakerEncoder, store: FeatureStore, config: Config) -> np.ndarray:
     """The mean embedding of each training speaker at the speed of the recordings -> float32 (speakers, dimensions).
 
     The embeddings have length 1. SEED determines which utterances are drawn. Speakers of NO_COHORT_CORPORA are left
     out; if fewer than two are left, there is no cohort.
     """
-    rng = np.random.default_rng(myconfig.SEED)
-    excluded = excluded_corpora(encoder.train_speakers)
-    # Without speakers at other speeds, which have other names.
-    names = {name for name in encoder.train_speakers if dataset.get_corpus(name) not in excluded}
+    rng = np.random.default_rng(config.SEED)
+    names = kept_speakers(encoder.train_speakers, config)  # Without speakers at other speeds, which have other names.
     utts_of_speaker = [utts for name, utts in zip(store.speakers, store.utts_of_speaker, strict=True) if name in names]
     if len(utts_of_speaker) < 2:
         return np.zeros((0, encoder.dimensions), np.float32)
     utts = np.concatenate([rng.permutation(utts)[:COHORT_UTTS] for utts in utts_of_speaker])
-    embeddings = embed_store(encoder, store, utts)
+    embeddings = embed_store(encoder, store, utts, config)
     sums = np.add.reduceat(embeddings, np.flatnonzero(np.diff(store.speaker_of[utts], prepend=-1)))
     return sums / np.linalg.norm(sums, axis=1, keepdims=True)
 

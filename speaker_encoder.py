@@ -1,11 +1,12 @@
 """The speaker encoder at work: new encoders, embeddings of utterances, and encoders on disk."""
 
+import copy
 import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -13,11 +14,11 @@ from torch import nn
 
 import feature_extraction
 import feature_store
-import myconfig
 from encoder_networks import LstmEncoder, NormalizedLstm, SpeakerEncoder, new_encoder
-from foundation import parallel, setting_tables, settings
+from foundation import parallel, safe_files, setting_tables, settings
 from foundation.model_file import read_model, write_model
 from foundation.model_path import find_model
+from foundation.settings import Config
 from saved_encoder import check_calibration, check_cohort, check_shapes, complete_settings
 
 # Frames in a batch at inference, padding included.
@@ -31,42 +32,46 @@ CHUNK_FRAMES = 10**6
 
 
 def get_speaker_encoder(load_from: str = "") -> SpeakerEncoder:
-    """A new encoder of the settings' shape with weights drawn from SEED, or the saved one, on the device."""
-    if load_from:
-        return load_encoder(load_from)
-    torch.manual_seed(myconfig.SEED)
-    return new_encoder().to(parallel.get_device())
+    """A new encoder of the settings' shape with weights from PyTorch's generator, or the saved one, on the device."""
+    return load_encoder(load_from) if load_from else new_encoder().to(parallel.get_device(settings.present().DEVICE))
 
 
 def join_encoders(encoders: Sequence[SpeakerEncoder]) -> SpeakerEncoder:
-    """A new encoder to train: a copy of one, or one that takes over the LSTMs of several, which are of no use then.
+    """A new encoder to train: a copy of one, or one that has copies of the LSTMs of several.
 
     Raises ValueError if they differ in the settings that shape them, or are not of LSTMs alone.
     """
     paths = " and ".join(encoder.path for encoder in encoders)
     if len(encoders) == 1:
-        copy = new_encoder(encoders[0].settings).to(parallel.get_device())
-        copy.load_state_dict(encoders[0].state_dict())
-        copy.train_speakers = sorted(encoders[0].train_speakers)
-        return copy
-    of_lstms = [encoder for encoder in encoders if isinstance(encoder, LstmEncoder)]
-    if len(of_lstms) < len(encoders):
-        raise ValueError(f"{paths} cannot be joined: only LSTMs form an ensemble, and a transformer is among them.")
-    if any(encoder.tdnns for encoder in of_lstms):
-        raise ValueError(f"{paths} cannot be joined: only models of LSTMs alone can, and a TDNN is among them.")
-    lstms = [lstm for encoder in of_lstms for lstm in encoder.lstms]
-    shapes = [encoder.settings | {"ENSEMBLE_SIZE": len(lstms)} for encoder in encoders]
+        joined = new_encoder(encoders[0].settings)
+        joined.load_state_dict(encoders[0].state_dict())
+    else:
+        of_lstms = [encoder for encoder in encoders if isinstance(encoder, LstmEncoder)]
+        if len(of_lstms) < len(encoders):
+            raise ValueError(f"{paths} cannot be joined: only LSTMs form an ensemble, and a transformer is among them.")
+        if any(encoder.tdnns for encoder in of_lstms):
+            raise ValueError(f"{paths} cannot be joined: only models of LSTMs alone can, and a TDNN is among them.")
+        joined = join_lstms(of_lstms, paths)
+    joined.train_speakers = sorted({name for encoder in encoders for name in encoder.train_speakers})
+    return joined.train()
+
+
+def join_lstms(encoders: Sequence[LstmEncoder], paths: str) -> LstmEncoder:
+    """One encoder with copies of the LSTMs of several. Raises ValueError if they differ in shape."""
+    num_lstms = sum(len(encoder.lstms) for encoder in encoders)
+    shapes = [encoder.settings | {"ENSEMBLE_SIZE": num_lstms} for encoder in encoders]
     in_use = setting_tables.settings_in_use(shapes[0])
     if differing := [name for name in in_use if any(shape[name] != shapes[0][name] for shape in shapes)]:
         raise ValueError(f"{paths} differ in {', '.join(differing)}, so they cannot be joined.")
-    joined = LstmEncoder(shapes[0]).to(parallel.get_device())
+    joined = LstmEncoder(shapes[0])
     # All LSTMs of an ensemble read the same features, so all get the normalisation of the first encoder.
-    joined.feature_mean, joined.feature_std = encoders[0].feature_mean, encoders[0].feature_std
-    for encoder in of_lstms:
+    joined.feature_mean.copy_(encoders[0].feature_mean)
+    joined.feature_std.copy_(encoders[0].feature_std)
+    copies = [copy.deepcopy(encoder).cpu() for encoder in encoders]
+    for encoder in copies:
         renormalise(encoder, joined)
-    joined.lstms = nn.ModuleList(lstms)
-    joined.train_speakers = sorted({name for encoder in encoders for name in encoder.train_speakers})
-    return joined.train()
+    joined.lstms = nn.ModuleList(lstm for encoder in copies for lstm in encoder.lstms)
+    return joined
 
 
 @torch.no_grad()
@@ -89,22 +94,20 @@ def renormalise(encoder: LstmEncoder, other: SpeakerEncoder) -> None:
                 of_frames.mul_(other.feature_std / encoder.feature_std)
 
 
-def embed_features(
-    encoder: SpeakerEncoder, features: Sequence[np.ndarray], in_one_piece: bool | None = None
-) -> np.ndarray:
+def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray], config: Config | None = None) -> np.ndarray:
     """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), L2-normalised, in order.
 
-    Batches hold utterances of similar length. `in_one_piece` takes the place of USE_FULL_SEQUENCE_INFERENCE. An
-    utterance shorter than SEQ_LEN is embedded in one piece anyway, one longer than MOST_FRAMES in equal parts, so that
-    memory does not grow with its length.
+    Batches hold utterances of similar length. The settings are the present ones, unless `config` is given: with
+    USE_FULL_SEQUENCE_INFERENCE or not. An utterance shorter than SEQ_LEN is embedded in one piece anyway, one longer
+    than MOST_FRAMES in equal parts, so that memory does not grow with its length.
     """
-    in_one_piece = myconfig.USE_FULL_SEQUENCE_INFERENCE if in_one_piece is None else in_one_piece
+    config = config or settings.present()
     if not len(features):
         return np.zeros((0, encoder.dimensions), np.float32)
-    if in_one_piece:
+    if config.USE_FULL_SEQUENCE_INFERENCE:
         pieces_of_utt = [np.array_split(utt, max(1, math.ceil(len(utt) / MOST_FRAMES))) for utt in features]
     else:
-        pieces_of_utt = [feature_extraction.extract_sliding_windows(utt) or [utt] for utt in features]
+        pieces_of_utt = [feature_extraction.extract_sliding_windows(utt, config) or [utt] for utt in features]
     pieces = [torch.from_numpy(piece) for pieces in pieces_of_utt for piece in pieces]
     lengths = torch.tensor([len(piece) for piece in pieces])
     outputs = torch.empty(len(pieces), encoder.dimensions)
@@ -121,14 +124,17 @@ def embed_features(
         batch_size = max(1, INFERENCE_FRAMES // int(lengths[longest_first[0]]))
         batches.append(longest_first[:batch_size])
         longest_first = longest_first[batch_size:]
-    pool = parallel.thread_pool(myconfig.NUM_PROCESSES if device.type == "cpu" else 1)
+    pool = parallel.thread_pool(config.NUM_PROCESSES if device.type == "cpu" else 1)
     list(pool.map(embed, batches))  # The list raises the errors of the threads.
     of_utt = outputs.split([len(pieces) for pieces in pieces_of_utt])
     return nn.functional.normalize(torch.stack([outputs.mean(dim=0) for outputs in of_utt])).numpy()
 
 
 def embed_store(
-    encoder: SpeakerEncoder, store: feature_store.FeatureStore, utts: np.ndarray | None = None
+    encoder: SpeakerEncoder,
+    store: feature_store.FeatureStore,
+    utts: np.ndarray | None = None,
+    config: Config | None = None,
 ) -> np.ndarray:
     """Embed utterances of a feature store, by their numbers, or all -> float32 (utterances, dimensions), normalised.
 
@@ -138,7 +144,7 @@ def embed_store(
     own_utts = parallel.own_share(utts)
     chunk_of_utt = np.cumsum(store.num_frames[own_utts]) // CHUNK_FRAMES
     chunks = np.split(own_utts, np.flatnonzero(np.diff(chunk_of_utt)) + 1)
-    own = [embed_features(encoder, [store.read(utt) for utt in chunk]) for chunk in chunks]
+    own = [embed_features(encoder, [store.read(utt) for utt in chunk], config) for chunk in chunks]
     embeddings = np.empty((len(utts), encoder.dimensions), np.float32)
     for rank, share in enumerate(parallel.gather_objects(np.concatenate(own))):
         embeddings[rank :: parallel.world_size()] = share
@@ -175,13 +181,14 @@ def save_encoder(path: str, encoder: SpeakerEncoder, **more: object) -> None:
     write_model(path, model)
 
 
-def load_encoder(path: str | os.PathLike) -> SpeakerEncoder:
+def load_encoder(path: str | os.PathLike, typed: Collection[str] = ()) -> SpeakerEncoder:
     """Load a saved or classic model as an encoder on the device, shaped by the settings saved with it.
 
-    The pretrained models are found from any working directory. Raises ValueError if the file cannot be used, or if a
-    setting typed on the command line contradicts it.
+    The pretrained models are found from any working directory. Raises ValueError if the file cannot be used, or if one
+    of the settings that were `typed` on the command line contradicts it.
     """
     path = find_model(path)
+    digest = safe_files.digest_of(path)
     model = read_model(path)
     try:
         # Classic models have one LSTM, and no number in its name; a transformer has the same names as here.
@@ -211,10 +218,6 @@ def load_encoder(path: str | os.PathLike) -> SpeakerEncoder:
         raise ValueError(f"{path} has weights that are not finite numbers: its training went wrong.")
     if not (encoder.feature_std > 0).all():
         raise ValueError(f"{path} has deviations of features that are not positive: it is damaged.")
-    for name in settings.typed_names & set(setting_tables.settings_in_use(shape)):
-        if getattr(myconfig, name) != shape[name]:
-            raise ValueError(
-                f"{name}={getattr(myconfig, name)} contradicts {path}, which was trained with {shape[name]}."
-            )
-    encoder.path = path
-    return encoder.to(parallel.get_device()).eval()
+    settings.refuse_contradictions(shape, path, typed)
+    encoder.path, encoder.file_digest = path, digest
+    return encoder.to(parallel.get_device(settings.present().DEVICE)).eval()

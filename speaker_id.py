@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation import script, settings
+from foundation.paths import expand_home
 
 DEFAULT_MODEL = Path(__file__).with_name("saved_model") / "pretrained" / "lstm160-tdnn148.pt"
 DEFAULT_DATABASE = "speakers.db"
@@ -20,13 +21,17 @@ def build_parser() -> script.OptionParser:
     parser = script.OptionParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     common = script.OptionParser(add_help=False)
-    common.add_argument("--model", default=str(DEFAULT_MODEL), help="a model (default: the best pretrained one)")
+    common.add_argument(
+        "--model", type=expand_home, default=str(DEFAULT_MODEL), help="a model (default: the best pretrained one)"
+    )
     common.add_argument("--json", action="store_true", help="print JSON, for programs")
     decision = script.OptionParser(add_help=False)
     decision.add_argument("--far", type=float, default=0.01, help="false-accept rate of the threshold (default: 0.01)")
     decision.add_argument("--threshold", type=float, help="accept scores of this value or more, instead of --far")
     database = script.OptionParser(add_help=False)
-    database.add_argument("--db", default=DEFAULT_DATABASE, help=f"the database (default: {DEFAULT_DATABASE})")
+    database.add_argument(
+        "--db", type=expand_home, default=DEFAULT_DATABASE, help=f"the database (default: {DEFAULT_DATABASE})"
+    )
 
     def add(name: str, help: str, *parents: script.OptionParser) -> script.OptionParser:
         return commands.add_parser(name, help=help, description=help, parents=parents)
@@ -58,13 +63,17 @@ def build_parser() -> script.OptionParser:
         "--speakers", type=int, help="how many people speak at most, enrolled or not (default: it is found)"
     )
     command.add_argument("--rttm", action="store_true", help="print RTTM, which diarisation tools read")
-    command.add_argument("--out", default="timeline.png", help="the picture, numbered if there are several files")
+    command.add_argument(
+        "--out", type=expand_home, default="timeline.png", help="the picture, numbered if there are several files"
+    )
     command = add("embed", "Write the embeddings of recordings to a file.", common)
     command.add_argument("files", nargs="+", help=FILES_HELP)
-    command.add_argument("--out", default="embeddings.npz", help="an .npz or .csv file (default: embeddings.npz)")
+    command.add_argument(
+        "--out", type=expand_home, default="embeddings.npz", help="an .npz or .csv file (default: embeddings.npz)"
+    )
     command = add("map", "Draw recordings as points, similar voices near to each other.", common)
     command.add_argument("files", nargs="+", help=FILES_HELP)
-    command.add_argument("--out", default="map.png", help="the picture (default: map.png)")
+    command.add_argument("--out", type=expand_home, default="map.png", help="the picture (default: map.png)")
     return parser
 
 
@@ -140,8 +149,8 @@ def check_files() -> None:
         check_ending(options.out, ".png")
     elif options.command == "embed":
         check_ending(options.out, ".npz", ".csv")
-    if options.command == "timeline" and options.speakers is not None and not 1 <= options.speakers <= 20:
-        raise ValueError(f"--speakers {options.speakers} is not between 1 and 20.")
+    if options.command == "timeline" and options.speakers is not None and options.speakers < 1:
+        raise ValueError(f"--speakers {options.speakers} is less than 1.")
     if options.command == "identify" or (
         options.command == "timeline" and (speaker_database.is_there(options.db) or options.db != DEFAULT_DATABASE)
     ):

@@ -8,28 +8,28 @@ import numpy as np
 import torch
 
 import dataset
-import myconfig
+from foundation import settings
+from foundation.settings import Config
 
 
 def apply_specaug(features: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
     """Mask the features of one utterance (frames, N_MFCC) with their mean -> a copy of the same shape and type."""
     crops = torch.from_numpy(np.array(features)[None])
     fill = crops.mean().expand(crops.shape[2])
-    return mask_crops(crops, fill, rng or dataset.shared_generator(myconfig.SEED))[0].numpy()
+    config = settings.present()
+    return mask_crops(crops, fill, rng or dataset.shared_generator(config.SEED), config)[0].numpy()
 
 
-def mask_crops(crops: torch.Tensor, fill: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def mask_crops(crops: torch.Tensor, fill: torch.Tensor, rng: np.random.Generator, config: Config) -> torch.Tensor:
     """Mask a band of coefficients and a stretch of frames in some of the crops (batch, frames, N_MFCC).
 
     `fill` (N_MFCC,), the features' mean, is written into the masks, so that these add no other information.
     """
     batch, num_frames, num_coefficients = crops.shape
     frequency_mask = draw_masks(
-        batch, num_coefficients, myconfig.SPECAUG_FREQ_MASK_PROB, myconfig.SPECAUG_FREQ_MASK_MAX_WIDTH, rng
+        batch, num_coefficients, config.SPECAUG_FREQ_MASK_PROB, config.SPECAUG_FREQ_MASK_MAX_WIDTH, rng
     )
-    time_mask = draw_masks(
-        batch, num_frames, myconfig.SPECAUG_TIME_MASK_PROB, myconfig.SPECAUG_TIME_MASK_MAX_WIDTH, rng
-    )
+    time_mask = draw_masks(batch, num_frames, config.SPECAUG_TIME_MASK_PROB, config.SPECAUG_TIME_MASK_MAX_WIDTH, rng)
     return torch.where(frequency_mask[:, None, :] | time_mask[:, :, None], fill, crops)
 
 

@@ -3,15 +3,26 @@
 import numpy as np
 import soxr
 
+from foundation.audio_decoder import note
+
 SAMPLE_RATE = 16000
 SPEECH_FRAME_SAMPLES = 320
 
 # A window with less speech than this is silence.
 LEAST_SPEECH_SHARE = 0.3
 
+# Sound that may be quiet speech is at least so far above the noise, and so far from loud speech in time; below this
+# level, everything is noise.
+QUIET_ABOVE_NOISE_DB = 6
+QUIET_GAP_SECONDS = 0.3
+QUIETEST_DB = -80
+
 # The mean of the channels is not heard if it is so much quieter than the loudest of them, as channels of opposite
 # polarity make it; the mean of one voice and silence is 6 dB quieter.
 QUIETER_DB = 10
+
+# The stretches of a recording in which that is decided.
+MONO_SECONDS = 0.5
 
 # Two channels hold different sounds if the difference of their levels deviates by more than this: of one sound it
 # deviates by less than 1 dB, of two people with microphones on one table by 4.5 to 10 dB.
@@ -32,12 +43,35 @@ def find_speech(level_db: np.ndarray) -> np.ndarray:
     """
     if not len(level_db):
         return np.zeros(0, bool)
-    is_loud = level_db > max(np.percentile(level_db, 95) - 30, -60)
+    return fill_pauses(level_db > max(np.percentile(level_db, 95) - 30, -60))
+
+
+def fill_pauses(is_sound: np.ndarray) -> np.ndarray:
+    """The same stretches (stretches,), and pauses up to 0.2 s between them."""
+    filled, sound = is_sound.copy(), np.flatnonzero(is_sound)
     pause = round(0.2 * SAMPLE_RATE / SPEECH_FRAME_SAMPLES)
-    loud = np.flatnonzero(is_loud)
-    for gap in np.flatnonzero((np.diff(loud) > 1) & (np.diff(loud) <= pause + 1)):
-        is_loud[loud[gap] : loud[gap + 1]] = True
-    return is_loud
+    for gap in np.flatnonzero((np.diff(sound) > 1) & (np.diff(sound) <= pause + 1)):
+        filled[sound[gap] : sound[gap + 1]] = True
+    return filled
+
+
+def find_quiet_speech(level_db: np.ndarray) -> tuple[float, float]:
+    """Seconds of sound that may be speech too quiet for `find_speech`, and how many decibels it is below the speech.
+
+    It is QUIET_ABOVE_NOISE_DB above the noise, and no end of a loud word, which decays in a room: QUIET_GAP_SECONDS
+    from speech.
+    """
+    speech = find_speech(level_db)
+    if not speech.any():
+        return 0.0, 0.0
+    gap = round(QUIET_GAP_SECONDS * SAMPLE_RATE / SPEECH_FRAME_SAMPLES)
+    near_speech = np.convolve(speech, np.ones(2 * gap + 1))[gap : gap + len(speech)] > 0.5
+    noise_db = max(np.percentile(level_db, 5), QUIETEST_DB)
+    quiet = ~near_speech & fill_pauses(level_db > noise_db + QUIET_ABOVE_NOISE_DB)
+    if not quiet.any():
+        return 0.0, 0.0
+    below_db = np.percentile(level_db[speech], 75) - np.percentile(level_db[quiet], 75)
+    return float(quiet.sum() * SPEECH_FRAME_SAMPLES / SAMPLE_RATE), float(below_db)
 
 
 def speech_seconds(level_db: np.ndarray) -> float:
@@ -59,21 +93,25 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     return samples if rate == SAMPLE_RATE else soxr.resample(samples, rate, SAMPLE_RATE)
 
 
-def to_mono(channels: np.ndarray, doubts: list[str]) -> np.ndarray:
+def to_mono(channels: np.ndarray, rate: int, doubts: list[str]) -> np.ndarray:
     """Samples (samples, channels) -> the mean of the channels (samples,), or the loudest one where they cancel.
 
-    A constant offset, as cheap microphones have, is taken off each channel.
+    A constant offset, as cheap microphones have, is taken off each channel. Whether channels cancel is seen in each
+    stretch of MONO_SECONDS, as it may change where recordings were joined.
     """
     channels = channels - channels.mean(axis=0, dtype=np.float64).astype(np.float32)
     if channels.shape[1] == 1:
         return channels[:, 0]
-    mean = channels.mean(axis=1)
-    power = np.square(channels).mean(axis=0)
-    loudest = int(np.argmax(power))
-    if np.square(mean).mean() < power[loudest] * 10 ** (-QUIETER_DB / 10):
+    mono = channels.mean(axis=1)
+    starts = np.arange(0, len(mono), max(1, round(MONO_SECONDS * rate)))
+    power = np.add.reduceat(np.square(channels), starts, axis=0)
+    cancels = np.add.reduceat(np.square(mono), starts) < power.max(axis=1) * 10 ** (-QUIETER_DB / 10)
+    if cancels.any():
+        loudest = int(power[cancels].sum(axis=0).argmax())
         note(f"the mean of its channels is far quieter than number {loudest + 1}, which is heard alone", doubts)
-        return channels[:, loudest]
-    return mean
+        is_replaced = np.repeat(cancels, np.diff(starts, append=len(mono)))
+        mono[is_replaced] = channels[is_replaced, loudest]
+    return mono
 
 
 def levels_of_pair(channels: np.ndarray, rate: int) -> np.ndarray:
@@ -95,9 +133,3 @@ def note_different_sounds(levels: np.ndarray, doubts: list[str]) -> None:
     is_loud = loudest > max(np.percentile(loudest, 95) - 15, -50)
     if np.std((levels[0] - levels[1])[is_loud]) > LEVELS_DEVIATION_DB:
         note("its channels hold different sounds, perhaps a person each: make a file of each channel", doubts)
-
-
-def note(words: str, doubts: list[str]) -> None:
-    """Add a doubt, once."""
-    if words not in doubts:
-        doubts.append(words)

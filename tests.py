@@ -28,7 +28,9 @@ def main() -> None:
     try:
         import unit_tests.shared  # noqa: F401 - it needs all packages.
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is not installed: pip3 install -r requirements.txt.") from None
+        if not (name := script.missing_package(error)):
+            raise
+        raise ValueError(f"{name} is not installed: pip3 install -r requirements.txt.") from None
     modules = [f"unit_tests.test_{chapter}" for chapter in chosen or chapters]
     patterns = [part for name in options.k for part in ("-k", name)]
     verbosity = 2 if options.v else 1

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import myconfig
 from foundation import parallel, pictures, script
+from foundation.settings import Config
 
 # The last steps over which the loss is averaged and judged.
 WINDOW_STEPS = 100
@@ -20,13 +20,19 @@ COLLAPSE_REMEDY = "Lower LEARNING_RATE, or set TRIPLET_MINING=smooth_batch_hard,
 class TrainingProgress:
     """The history of a training: the loss of every step, the validation EERs, and the seconds it took."""
 
-    def __init__(self, num_steps: int) -> None:
-        self.num_steps = num_steps
+    def __init__(self, num_steps: int, config: Config) -> None:
+        self.num_steps, self.config = num_steps, config
         self.losses: list[float] = []
         self.validation: list[tuple[int, float]] = []
-        self.seconds = 0.0
+        self.seconds_before = 0.0  # In the processes that were stopped.
+        self.start = time.perf_counter()
         self.active = math.nan
         self.has_warned = False
+
+    @property
+    def seconds(self) -> float:
+        """How long the training has taken so far, from the first step on, with validation and saving."""
+        return self.seconds_before + time.perf_counter() - self.start
 
     def state(self) -> dict:
         """The history as plain values, to be saved in a model."""
@@ -35,7 +41,7 @@ class TrainingProgress:
     def load_state(self, model: dict) -> None:
         """Take over the history of a saved model."""
         self.losses, self.validation = list(model["losses"]), list(model["validation_eers"])
-        self.seconds = float(model["training_time"])
+        self.seconds_before = float(model["training_time"])
 
     def steps(self) -> Iterator[int]:
         """The numbers of the remaining steps, with a progress bar on a terminal."""
@@ -47,11 +53,10 @@ class TrainingProgress:
             print(f"Continuing after step {first}.", flush=True)
         is_silent = True if parallel.rank() else None  # None shows the bar on a terminal only.
         with tqdm(initial=first, total=self.num_steps, desc="Training", unit="step", disable=is_silent) as self.bar:
+            self.start = time.perf_counter()
             for step in range(first, self.num_steps):
                 script.raise_if_interrupted()
-                start = time.perf_counter()
                 yield step
-                self.seconds += time.perf_counter() - start
                 self.bar.update()
 
     def update(self, loss: float, active: float, embeddings: Sequence[torch.Tensor]) -> None:
@@ -72,10 +77,10 @@ class TrainingProgress:
         of_networks = [torch.nn.functional.normalize(own) for own in embeddings]
         mean_similarity = max(float(own.mean(dim=0).square().sum()) for own in of_networks)
         recent = torch.tensor(self.losses[-WINDOW_STEPS:])
-        is_at_margin = (recent - myconfig.TRIPLET_ALPHA).abs().max() < 0.01 * myconfig.TRIPLET_ALPHA
+        is_at_margin = (recent - self.config.TRIPLET_ALPHA).abs().max() < 0.01 * self.config.TRIPLET_ALPHA
         if mean_similarity > 0.999:
             symptom = "all embeddings are nearly equal"
-        elif is_at_margin and myconfig.TRIPLET_MINING != "smooth_batch_hard":
+        elif is_at_margin and self.config.TRIPLET_MINING != "smooth_batch_hard":
             symptom = f"the loss has stood at the margin for {WINDOW_STEPS} steps"
         else:
             return
@@ -112,18 +117,16 @@ class TrainingProgress:
 
     def plot(self, path: Path) -> None:
         """Draw loss and validation EER against the step into a PNG."""
-        import matplotlib.figure  # Slow to import, and only needed here.
-
         with pictures.style():
-            figure = matplotlib.figure.Figure(figsize=(7, 4))
+            figure = pictures.new_figure(figsize=(7, 4))
             axes = figure.subplots()
             axes.plot(range(1, len(self.losses) + 1), self.losses, color="0.75", label="loss of the step")
             width = min(WINDOW_STEPS, math.ceil(len(self.losses) / 5))
             smooth = torch.tensor(self.losses).unfold(0, width, 1).mean(dim=1)
             steps = torch.arange(len(smooth)) + (width + 1) / 2
             axes.plot(steps, smooth, color="C0", label=f"mean of {width} steps")
-            if myconfig.TRIPLET_MINING != "smooth_batch_hard":
-                axes.axhline(myconfig.TRIPLET_ALPHA, color="0.5", linestyle=":", label="margin")
+            if self.config.TRIPLET_MINING != "smooth_batch_hard":
+                axes.axhline(self.config.TRIPLET_ALPHA, color="0.5", linestyle=":", label="margin")
             axes.set(xlabel="training step", ylabel="triplet loss", ylim=(0, None))
             handles, labels = axes.get_legend_handles_labels()
             if any(not math.isnan(eer) for _, eer in self.validation):
@@ -137,4 +140,4 @@ class TrainingProgress:
                 handles += right.get_legend_handles_labels()[0]
                 labels += right.get_legend_handles_labels()[1]
             figure.legend(handles, labels, loc="outside upper center", ncols=4)
-            pictures.save(path, figure)
+            pictures.save_or_warn(path, figure)

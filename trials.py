@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 import dataset
-import myconfig
 from feature_store import FeatureStore
+from foundation import settings
+from foundation.paths import expand_home
+from foundation.settings import Config
 
 MAX_TRIALS = 5 * 10**7
 
@@ -18,13 +20,13 @@ MAX_TRIALS = 5 * 10**7
 Trials = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def draw_triplet_trials(store: FeatureStore, num_triplets: int) -> Trials:
+def draw_triplet_trials(store: FeatureStore, num_triplets: int, config: Config) -> Trials:
     """Draw triplets from SEED; each makes a target trial, then a non-target trial, that share the anchor.
 
     With EVAL_ENROL_UTTS, so many utterances of a speaker are the anchor. Raises ValueError unless there are two
     speakers with an utterance more than the anchor has; others are not used.
     """
-    num_enrol = myconfig.EVAL_ENROL_UTTS
+    num_enrol = config.EVAL_ENROL_UTTS
     utts_of_speaker = [utts for utts in store.utts_of_speaker if len(utts) > num_enrol]
     if len(utts_of_speaker) < 2:
         raise ValueError(
@@ -34,7 +36,7 @@ def draw_triplet_trials(store: FeatureStore, num_triplets: int) -> Trials:
     if len(utts_of_speaker) < len(store.speakers):
         few = "a single utterance" if num_enrol == 1 else f"{num_enrol} utterances or fewer"
         print(f"Left out: {len(store.speakers) - len(utts_of_speaker)} speakers with {few}.")
-    rng = np.random.default_rng(myconfig.SEED)
+    rng = np.random.default_rng(config.SEED)
     triplets = dataset.draw_triplets(utts_of_speaker, num_triplets, rng, num_enrol)
     labels = np.tile([1, 0], num_triplets)
     anchors = triplets[:, 0] if num_enrol == 1 else triplets[:, :num_enrol]
@@ -63,14 +65,15 @@ def all_pair_trials(store: FeatureStore) -> Trials:
     return (store.speaker_of[enrol] == store.speaker_of[test]).astype(np.int64), enrol, test
 
 
-def read_trial_list(path: str, store: FeatureStore) -> Trials:
+def read_trial_list(path: str, store: FeatureStore, config: Config | None = None) -> Trials:
     """Read lines `label enrol_path test_path`, quoted where a path has spaces.
 
-    Paths are relative to the folder of the test data or of the list. Raises ValueError, with the line number, for a
-    line in another format, or a file that is not among the test data or cannot be used.
+    Paths are relative to the folder of the test data or of the list, and may go through links. Raises ValueError, with
+    the line number, for a line in another format, or a file that is not among the test data or cannot be used.
     """
-    number_of = {os.path.abspath(file): number for number, file in enumerate(store.files)}  # noqa: PTH100
-    data_dir = Path(myconfig.TEST_DATA_CSV).parent if myconfig.TEST_DATA_CSV else Path(myconfig.TEST_DATA_DIR)
+    config = config or settings.present()
+    number_of = {os.path.realpath(file): number for number, file in enumerate(store.files)}
+    data_dir = Path(config.TEST_DATA_CSV).parent if config.TEST_DATA_CSV else Path(config.TEST_DATA_DIR)
     folders = (data_dir, Path(path).parent)
     trials = []
     try:
@@ -96,17 +99,18 @@ def read_trial_list(path: str, store: FeatureStore) -> Trials:
 def find_utterance(name: str, folders: Sequence[Path], number_of: dict[str, int], place: str) -> int:
     """The number of the utterance that a trial list names, in the first of the folders that has it."""
     for folder in folders:
-        path = os.path.abspath(folder / name)  # noqa: PTH100 - unlike pathlib, it resolves `..`.
+        path = os.path.realpath(folder / expand_home(name))
         if path in number_of:
             return number_of[path]
     raise ValueError(f"{place}: {name} is not among the test data that can be used.")
 
 
-def get_trials(store: FeatureStore) -> Trials:
-    """The trials that EVAL_TRIALS names."""
-    if myconfig.EVAL_TRIALS == "triplets":
-        return draw_triplet_trials(store, myconfig.NUM_EVAL_TRIPLETS)
-    if myconfig.EVAL_TRIALS == "all_pairs":
-        num_enrol = myconfig.EVAL_ENROL_UTTS
+def get_trials(store: FeatureStore, config: Config | None = None) -> Trials:
+    """The trials that EVAL_TRIALS names, of the present settings, unless `config` is given."""
+    config = config or settings.present()
+    if config.EVAL_TRIALS == "triplets":
+        return draw_triplet_trials(store, config.NUM_EVAL_TRIPLETS, config)
+    if config.EVAL_TRIALS == "all_pairs":
+        num_enrol = config.EVAL_ENROL_UTTS
         return all_pair_trials(store) if num_enrol == 1 else group_trials(store, num_enrol)
-    return read_trial_list(myconfig.EVAL_TRIALS, store)
+    return read_trial_list(config.EVAL_TRIALS, store, config)

@@ -6,20 +6,20 @@ own training is as good; extracting its features is included. `--growth growth.p
 as the training data are multiplied.
 """
 
-import sys
-
 from foundation import script, settings
+from foundation.paths import expand_home
 
 if __name__ == "__main__":
     script.begin()
     parser = script.OptionParser(prog="python3 -m benchmark", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     parser.add_argument("--minutes", type=float, default=0, help="minutes of straightforward training to compare with")
-    parser.add_argument("--growth", metavar="PNG", help="draw how the times grow with the data instead")
+    parser.add_argument(
+        "--growth", type=expand_home, metavar="PNG", help="draw how the times grow with the data instead"
+    )
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
     options = parser.parse_intermixed_args()
-    sys.argv[1:] = options.settings
-    settings.read_command_line(__doc__)
+    settings.read_command_line(__doc__, arguments=options.settings)
 
 import contextlib
 import io
@@ -113,10 +113,11 @@ def mfcc_rows(files: list[str]) -> list[Row]:
         lambda: feature_extraction.compute_mfcc(clip),
     )
     few = files[:8]
+    features = feature_store.Features(feature_extraction.feature_settings(), tuple(myconfig.SPEEDS))
     at_speeds = median_seconds(
         ROUNDS,
         lambda: [straightforward_speeds(file) for file in few],
-        lambda: [feature_store.features_at_speeds(file, myconfig.SPEEDS, []) for file in few],
+        lambda: [feature_store.features_at_speeds(file, features, []) for file in few],
     )
     return [
         compare(f"MFCC of {len(files)} files, decoded, on all cores", *of_files),

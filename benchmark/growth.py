@@ -71,8 +71,6 @@ def measure(spk_to_utts: dataset.SpkToUtts) -> dict[str, float]:
 
 def draw_growth(spk_to_utts: dataset.SpkToUtts, path: str) -> None:
     """Print and draw the times of each task, with recordings of so many speakers that all pairs fit into memory."""
-    import matplotlib.figure
-
     total = np.cumsum([len(utts) for utts in spk_to_utts.values()])
     spk_to_utts = dict(list(spk_to_utts.items())[: np.count_nonzero(total * TIMES[-1] <= MOST_RECORDINGS)])
     columns = []
@@ -87,7 +85,7 @@ def draw_growth(spk_to_utts: dataset.SpkToUtts, path: str) -> None:
     for task in columns[0]:
         print(f"| {task} | {' | '.join(show_seconds(column[task]) for column in columns)} |")
     with pictures.style():
-        figure = matplotlib.figure.Figure(figsize=(6.4, 4.2))
+        figure = pictures.new_figure(figsize=(6.4, 4.2))
         axes = figure.subplots()
         for task, marker in zip(columns[0], "osD^", strict=True):
             axes.loglog(num_utts, [column[task] for column in columns], marker=marker, label=task)

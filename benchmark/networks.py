@@ -22,15 +22,14 @@ def network_step(crops: torch.Tensor) -> Callable[[], None]:
     encoder = neural_net.get_speaker_encoder()
     optimizer = torch.optim.Adam(encoder.parameters())
     crops = crops.to(encoder.feature_mean.device)
-    mixed_precision = myconfig.MIXED_PRECISION
+    config = settings.present()
 
     def step() -> None:
-        with settings.override(MIXED_PRECISION=mixed_precision):
-            loss = neural_net.get_triplet_losses(neural_net.embed_batch(encoder, crops)).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(encoder.parameters(), neural_net.MAX_GRADIENT_NORM)
-            optimizer.step()
+        loss = neural_net.get_triplet_losses(neural_net.embed_batch(encoder, crops, config), config).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(encoder.parameters(), neural_net.MAX_GRADIENT_NORM)
+        optimizer.step()
         if crops.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -69,7 +68,7 @@ def network_rows(rounds: int) -> list[Row]:
         what = f"step of an LSTM of 3 x {name} units"
         rows.append(compare(f"float32 {what}, against plain `nn.LSTM`", plain, float32))
         rows.append(share(f"matrix products in a float32 {what}", float32, roofline))
-        if parallel.use_bfloat16(torch.device("cpu")):
+        if myconfig.MIXED_PRECISION and parallel.has_bfloat16(torch.device("cpu")):
             rows.append(compare(f"bfloat16 {what}, against float32", float32, bfloat16))
     return rows
 

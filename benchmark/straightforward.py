@@ -44,7 +44,7 @@ def straightforward_step(encoder: SpeakerEncoder, optimizer: torch.optim.Optimiz
     """One step of training in float32 with PyTorch's own threads; crops (speakers, utterances, frames, N_MFCC)."""
     crops = crops.to(encoder.feature_mean.device)
     embeddings = encoder(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
-    loss = neural_net.get_triplet_losses(embeddings).mean()
+    loss = neural_net.get_triplet_losses(embeddings, settings.present()).mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -12,10 +12,11 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from foundation import script
 from foundation.audio_headers import (
     UNKNOWN_BYTES,
     find_parts,
@@ -59,6 +60,20 @@ ESTIMATING_READERS = ("mp3", "aac", "ac3", "amr", "dts", "eac3", "gsm", "mpeg", 
 # Of the claimed length, what may be missing without a word, in seconds: codecs round to their frames.
 TOLERANCE_SECONDS = 0.1
 
+# FFmpeg's readers of files whose pieces have times of their own: between two, a recorder may have been paused.
+TIMED_READERS = ("matroska", "mov", "avi", "flv", "asf", "mpegts", "mpeg", "nut", "ogg", "rm")
+
+# Less than this between two pieces is no gap, but rounded; more than this, in seconds, is damage.
+GAP_SECONDS, MOST_GAP_SECONDS = 0.2, 24 * 3600.0
+
+
+@functools.cache
+def reading_metadata() -> dict[str, Any]:
+    """The option of PyAV by which titles that are not UTF-8 are read; from version 19 on, they always are."""
+    import av
+
+    return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
 
 @functools.cache
 def audio_endings() -> frozenset[str]:
@@ -79,12 +94,16 @@ def audio_endings() -> frozenset[str]:
     return frozenset(endings - PICTURES_AND_TEXT)
 
 
-def decode(audio_file: str, doubts: list[str] | None = None) -> Iterator[tuple[int, int, np.ndarray]]:
+def decode(
+    audio_file: str, doubts: list[str] | None = None, with_gaps: bool = False
+) -> Iterator[tuple[int, int, np.ndarray]]:
     """Decode a file block after block -> part, sample rate, float32 samples (samples, channels), full scale 1.
 
-    The part counts the files that were joined into this one, from 0. What could not be read of them is put into
-    `doubts`, in words. Raises ValueError, with the reason, for a file that has no sound in a known format, is not
-    finite, or has an unusable rate, and OSError for one that the system cannot read.
+    The part counts the files that were joined into this one, from 0. With `with_gaps`, there is silence where the
+    recorder was paused, and before a film's sound that begins late, so that places in the samples are the times that a
+    player shows. What could not be read is put into `doubts`, in words. Raises ValueError, with the reason, for a file
+    that has no sound in a known format, is not finite, or has an unusable rate, and OSError for one that the system
+    cannot read.
     """
     doubts = [] if doubts is None else doubts
     if not Path(audio_file).is_file():  # Reading a named pipe could block for ever.
@@ -92,7 +111,7 @@ def decode(audio_file: str, doubts: list[str] | None = None) -> Iterator[tuple[i
     if not Path(audio_file).stat().st_size:
         raise ValueError(f"{audio_file} is empty.")
     is_empty = True
-    for part, rate, block in name_in_errors(decode_parts(audio_file, doubts), audio_file):
+    for part, rate, block in name_in_errors(decode_parts(audio_file, doubts, with_gaps), audio_file):
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise ValueError(f"{audio_file} has a sample rate of {rate} Hz; 4,000 to 192,000 can be used.")
         if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
@@ -108,29 +127,30 @@ def name_in_errors(blocks: Iterator, audio_file: str) -> Iterator:
     try:
         yield from blocks
     except OSError as error:
-        raise OSError(error.errno, error.strerror, error.filename or audio_file) from None
+        raise OSError(error.errno, script.in_words(error), error.filename or audio_file) from None
 
 
-def decode_parts(audio_file: str, doubts: list[str]) -> Iterator[tuple[int, int, np.ndarray]]:
+def decode_parts(audio_file: str, doubts: list[str], with_gaps: bool) -> Iterator[tuple[int, int, np.ndarray]]:
     """The same without the checks, by libsndfile where it reads all of a part, else by FFmpeg."""
     lengths: list[tuple[float, float]] = []  # Of each part the seconds that were read, and those that it claims.
     with Path(audio_file).open("rb") as file:
         starts = find_parts(file)
         if not starts:
-            yield from ((0, *block) for block in decode_with_ffmpeg(file, audio_file, lengths, doubts))
+            yield from ((0, *block) for block in decode_with_ffmpeg(file, audio_file, lengths, doubts, with_gaps))
         for part, (start, end) in enumerate(zip(starts, [*starts[1:], None], strict=True)):
             content: BinaryIO = file
             if len(starts) > 1:
                 file.seek(start)
                 content = io.BytesIO(file.read(-1 if end is None else end - start))
-            yield from ((part, *block) for block in decode_exactly(content, audio_file, lengths, doubts))
+            blocks = decode_exactly(content, audio_file, lengths, doubts, with_gaps)
+            yield from ((part, *block) for block in blocks)
     if any(is_cut(*length) for length in lengths):
         read, claimed = sum(length[0] for length in lengths), sum(map(max, lengths))
         doubts.append(f"only {read:.1f} of {claimed:.1f} s could be read")
 
 
 def decode_exactly(
-    file: BinaryIO, name: str, lengths: list[tuple[float, float]], doubts: list[str]
+    file: BinaryIO, name: str, lengths: list[tuple[float, float]], doubts: list[str], with_gaps: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode by libsndfile, which gives the samples as they are; by FFmpeg what libsndfile does not read."""
     import soundfile
@@ -144,7 +164,7 @@ def decode_exactly(
     # By its path, which is faster; soundfile cannot encode a name that is not UTF-8, so it gets the bytes.
     source = file if isinstance(file, io.BytesIO) else name if os.name == "nt" else os.fsencode(name)
     if is_readable:
-        with contextlib.suppress(soundfile.LibsndfileError, TypeError), soundfile.SoundFile(source) as sound:
+        with contextlib.suppress(soundfile.LibsndfileError), open_sound(source) as sound:
             if sound.format not in ("RAW", "MP3") or is_mp3:
                 scale = find_scale(sound, doubts)
                 while 0 < sound.frames < 2**62 and len(
@@ -159,10 +179,20 @@ def decode_exactly(
     elif start == b"RIFF" and find_wav_data(file)[1]:
         doubts.append("more follows its sound than its header tells, and was taken for sound, too")
     file.seek(0)
-    for rate, block in decode_with_ffmpeg(file, name, lengths, doubts):
+    for rate, block in decode_with_ffmpeg(file, name, lengths, doubts, with_gaps):
         if len(block) > read:
             yield rate, block[read:]
         read = max(0, read - len(block))
+
+
+def open_sound(source):
+    """A file as libsndfile reads it. Raises LibsndfileError, also for a format that soundfile itself does not open."""
+    import soundfile
+
+    try:
+        return soundfile.SoundFile(source)
+    except TypeError:  # As for raw samples, of which the file's name does not tell rate and channels.
+        raise soundfile.LibsndfileError(1) from None
 
 
 def claimed_frames(sound) -> int:
@@ -182,8 +212,8 @@ def note_left_over(sound, file: BinaryIO, doubts: list[str]) -> None:
             doubts.append(f"{rest:,} bytes behind its sound were not read")
 
 
-def find_scale(sound, doubts: list[str]) -> int:
-    """By what the samples of a floating-point file are divided: 1, or the scale of integers if they are on that."""
+def find_scale(sound, doubts: list[str]) -> float:
+    """By what the samples of a floating-point file are divided: its peak if that is above 1, or a scale of integers."""
     if sound.subtype not in ("FLOAT", "DOUBLE"):
         return 1
     blocks = sound.blocks(BLOCK_SAMPLES, dtype="float32")
@@ -195,17 +225,17 @@ def find_scale(sound, doubts: list[str]) -> int:
     return scale_of(peak, num_beyond / max(1, sound.frames), doubts)
 
 
-def scale_of(peak: float, share_beyond: float, doubts: list[str]) -> int:
+def scale_of(peak: float, share_beyond: float, doubts: list[str]) -> float:
     """The scale of samples with this peak, and this share beyond MAX_FLOAT_SAMPLE."""
     if share_beyond < 0.001 or not peak < MAX_SAMPLE:
-        return 1
+        return peak if 1 < peak < MAX_SAMPLE else 1
     scale = next((scale for scale in INTEGER_SCALES if peak <= scale), INTEGER_SCALES[-1])
     doubts.append(f"its samples, up to {peak:,.0f}, are on the scale of integers, and were divided by {scale:,}")
     return scale
 
 
 def decode_with_ffmpeg(
-    file: BinaryIO, name: str, lengths: list[tuple[float, float]], doubts: list[str]
+    file: BinaryIO, name: str, lengths: list[tuple[float, float]], doubts: list[str], with_gaps: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode the first sound of a file by FFmpeg; broken packets are left out, and what follows them is read.
 
@@ -213,14 +243,14 @@ def decode_with_ffmpeg(
     """
     import av
 
-    seconds, broken, num_packets, scale = 0.0, 0, 0, 0
+    broken, num_packets, scale = 0, 0, 0.0
     xing = read_xing_header(file)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     # The file is handed over open: FFmpeg itself opens nothing.
     options = {"format_whitelist": FFMPEG_READERS, "protocol_whitelist": "none", "ignore_length": "1"}
     try:
-        with av.open(file, "r", options=options, metadata_errors="replace") as container:
+        with av.open(file, "r", options=options, **reading_metadata()) as container:
             if not container.streams.audio:
                 raise ValueError(f"{name} has no sound in it.")
             if (number := len(container.streams.audio)) > 1:
@@ -240,8 +270,9 @@ def decode_with_ffmpeg(
                         except av.error.FFmpegError:
                             broken += 1
 
-            for rate, block in in_blocks(decode_packets()):
-                seconds += len(block) / rate
+            is_timed = container.format.name.split(",")[0] in TIMED_READERS
+            clock = Clock(is_timed, (container.start_time or 0) / 1e6)
+            for rate, block in in_blocks(clock.follow(decode_packets(), with_gaps, doubts)):
                 if not scale:
                     is_float = stream.codec_context.name.startswith(("pcm_f32", "pcm_f64"))
                     share_beyond = float(np.mean(np.abs(block) > MAX_FLOAT_SAMPLE)) if is_float else 0.0
@@ -249,28 +280,60 @@ def decode_with_ffmpeg(
                 yield rate, block if scale == 1 else block / np.float32(scale)
     except av.error.FFmpegError as error:
         raise ValueError(
-            f"{name} cannot be decoded: it is damaged, or no audio in a format known here (FFmpeg: {error.strerror})."
+            f"{name} cannot be decoded: it is damaged, or no audio in a format known here "
+            f"(FFmpeg: {script.in_words(error)})."
         ) from None
-    lengths.append((seconds, claimed))
-    if not is_cut(seconds, claimed) and broken > max(3, 0.02 * num_packets):
+    lengths.append((clock.now, claimed))
+    if not is_cut(clock.now, claimed) and broken > max(3, 0.02 * num_packets):
         doubts.append(f"{broken} of its {num_packets} pieces are broken and were left out")
 
 
-def in_blocks(frames: Iterator) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames of FFmpeg, joined -> sample rate, samples (samples, channels); a change of either begins a new block."""
-    pieces: list[np.ndarray] = []
-    rate, num_samples = 0, 0
-    for frame in frames:
-        block = to_float(frame)
-        is_other = pieces and (rate != frame.sample_rate or pieces[0].shape[1] != block.shape[1])
+class Clock:
+    """A recording's own time, in seconds, while its pieces are decoded: `now`, from 0 on."""
+
+    def __init__(self, is_timed: bool, start: float) -> None:
+        """`is_timed` says whether the pieces have times that can be trusted; the recording starts at `start`."""
+        self.is_timed, self.shift, self.now = is_timed, -start, 0.0
+
+    def follow(self, frames: Iterator, with_gaps: bool, doubts: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """Frames of FFmpeg -> sample rate, samples (samples, channels), with silence in the gaps if it is wanted."""
+        for frame in frames:
+            block, rate = to_float(frame), frame.sample_rate
+            gap = float(frame.time) + self.shift - self.now if self.is_timed and frame.time is not None else 0.0
+            if gap < -GAP_SECONDS or gap > MOST_GAP_SECONDS:
+                self.shift -= gap
+                note("the times of its pieces jump, so that times may be wrong", doubts)
+            elif gap > GAP_SECONDS:
+                self.now += gap
+                left = round(gap * rate) if with_gaps else 0
+                while left:
+                    silence = np.zeros((min(left, BLOCK_SAMPLES), block.shape[1]), np.float32)
+                    left -= len(silence)
+                    yield rate, silence
+            yield rate, block
+            self.now += len(block) / rate
+
+
+def in_blocks(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+    """Pieces, joined -> sample rate, samples (samples, channels); a change of either begins a new block."""
+    joined: list[np.ndarray] = []
+    block_rate = num_samples = 0
+    for rate, piece in pieces:
+        is_other = joined and (rate != block_rate or joined[0].shape[1] != piece.shape[1])
         if is_other or num_samples >= BLOCK_SAMPLES:
-            yield rate, np.concatenate(pieces)
-            pieces, num_samples = [], 0
-        rate = frame.sample_rate
-        pieces.append(block)
-        num_samples += len(block)
-    if pieces:
-        yield rate, np.concatenate(pieces)
+            yield block_rate, np.concatenate(joined)
+            joined, num_samples = [], 0
+        block_rate = rate
+        joined.append(piece)
+        num_samples += len(piece)
+    if joined:
+        yield block_rate, np.concatenate(joined)
+
+
+def note(words: str, doubts: list[str]) -> None:
+    """Add a doubt, once."""
+    if words not in doubts:
+        doubts.append(words)
 
 
 def claimed_seconds(container) -> float:

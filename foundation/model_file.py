@@ -26,6 +26,18 @@ def write_model(path: str, model: dict) -> None:
         file.write(content.getbuffer())
 
 
+def update_model(path: str, digest: str, **changes: object) -> str:
+    """Change parts of a model's file, unless it is no more the one with this digest; returns the new digest.
+
+    Raises ValueError if it has changed since it was read, or while another process writes it.
+    """
+    with safe_files.only_one_process(path):
+        if safe_files.digest_of(path) != digest:
+            raise ValueError(f"{path} has changed since it was read: run the same command again.")
+        write_model(path, read_model(path) | changes)
+        return safe_files.digest_of(path)
+
+
 def read_model(path: str) -> dict:
     """Read a model file without running code in it. Raises ValueError if it is missing, damaged or not a model.
 

@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
-import myconfig
-
 Items = TypeVar("Items", list, np.ndarray)
 
 # The fewest rows of a batch for which a thread of their own saves time.
@@ -56,15 +54,18 @@ if hasattr(os, "register_at_fork"):  # A forked process has the pools, but none 
 
 
 def embed_in_threads(
-    embed: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, parameters: list[nn.Parameter]
+    embed: Callable[[torch.Tensor], torch.Tensor],
+    batch: torch.Tensor,
+    parameters: list[nn.Parameter],
+    num_threads: int,
 ) -> torch.Tensor:
     """`embed(batch)` (rows, dimensions), computed in parts at the same time, forward and backward.
 
     When the gradient of the embeddings is known, each thread propagates it back through its own part. The gradients of
     the parameters are added in the order of the parts, so that the sum is the same each time.
     """
-    parts = batch.chunk(min(myconfig.NUM_PROCESSES, max(1, len(batch) // MIN_ROWS)))
-    pool = thread_pool(myconfig.NUM_PROCESSES)
+    parts = batch.chunk(min(num_threads, max(1, len(batch) // MIN_ROWS)))
+    pool = thread_pool(num_threads)
     of_parts = list(pool.map(embed, parts))
     embeddings = torch.cat([part.detach() for part in of_parts]).requires_grad_()
 
@@ -89,20 +90,12 @@ def available_devices() -> list[str]:
     return [name for name in is_there if is_there[name]]
 
 
-def name_device() -> None:
-    """Replace DEVICE="auto" by the name of the device: PyTorch knows no "auto", and exercises give it this setting."""
-    if myconfig.DEVICE == "auto":
-        myconfig.DEVICE = available_devices()[0]
-
-
-def get_device() -> torch.device:
-    """The device that DEVICE names; "auto" is an NVIDIA GPU, an Apple GPU or the CPU, the first available.
+def get_device(name: str | torch.device) -> torch.device:
+    """The device of this name; "auto" is an NVIDIA GPU, an Apple GPU or the CPU, the first available.
 
     With several processes, each uses its own NVIDIA GPU, or the CPU. Raises ValueError for an unavailable device.
     """
-    name = str(myconfig.DEVICE)
-    if name == "auto":
-        name = available_devices()[0]
+    name = available_devices()[0] if str(name) == "auto" else str(name)
     kind, _, number = name.partition(":")
     is_there = kind in available_devices() and (not number or (number.isdecimal() and int(number) < count_of(kind)))
     if not is_there or (number and "WORLD_SIZE" in os.environ):  # Each process has a GPU of its own.
@@ -115,11 +108,11 @@ def count_of(kind: str) -> int:
     return torch.cuda.device_count() if kind == "cuda" else 1
 
 
-def use_bfloat16(device: torch.device) -> bool:
-    """Whether to train in bfloat16: where MIXED_PRECISION allows it and the processor has instructions for it."""
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16."""
     if device.type == "cuda":
-        return myconfig.MIXED_PRECISION and torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not myconfig.MIXED_PRECISION:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
         return False
     if not hasattr(torch.cpu, "get_capabilities"):  # Older versions of PyTorch have only a private function for it.
         return torch.cpu._is_avx512_bf16_supported()
@@ -127,12 +120,12 @@ def use_bfloat16(device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[None]:
-    """Connect the processes that torchrun started, if any, for the length of a `with` block."""
+def process_group(device: str | torch.device) -> Iterator[None]:
+    """Connect the processes that torchrun started, if any, for the length of a `with` block, on this DEVICE."""
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    uses_gpu = get_device().type == "cuda"
+    uses_gpu = get_device(device).type == "cuda"
     if uses_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("cpu:gloo,cuda:nccl" if uses_gpu else "gloo")

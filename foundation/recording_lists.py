@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from foundation.audio_decoder import audio_endings
+from foundation.paths import expand_home
 
 HEADER = ["speaker", "path", "group"]
 
@@ -18,8 +19,9 @@ Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 def as_paths(files: Paths) -> list[str]:
-    """The paths of one recording or several."""
-    return [os.fspath(file) for file in ([files] if isinstance(files, (str, os.PathLike)) else files)]
+    """The paths of one recording or several; `~` is the home folder."""
+    several = [files] if isinstance(files, (str, os.PathLike)) else files
+    return [expand_home(os.fspath(file)) for file in several]
 
 
 def find_audio_files(folder: str | Path, go_deeper: bool = True, above: str | Path | None = None) -> list[str]:
@@ -38,10 +40,13 @@ def find_audio_files(folder: str | Path, go_deeper: bool = True, above: str | Pa
 
 
 def expand_files(names: Sequence[str]) -> list[str]:
-    """The audio files that names, folders and patterns stand for. Raises ValueError for one that stands for none."""
+    """The audio files that names, folders and patterns stand for. Raises ValueError for one that stands for none.
+
+    A bracket in a pattern stands for itself where nothing matches otherwise.
+    """
     files = []
-    for name in names:
-        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+    for name in map(expand_home, names):
+        matches = [name] if Path(name).exists() else find_matches(name) or find_matches(name.replace("[", "[[]"))
         found = []
         for match in matches:
             if Path(match).is_dir():
@@ -52,6 +57,11 @@ def expand_files(names: Sequence[str]) -> list[str]:
             raise ValueError(f"{name} has no audio files." if matches else f"{name} does not exist.")
         files += found
     return list(dict.fromkeys(files))
+
+
+def find_matches(pattern: str) -> list[str]:
+    """The files and folders that match a pattern, sorted."""
+    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
 
 
 def walk(folder: str | Path, go_deeper: bool, above_all: str | Path) -> Iterator[tuple[str, list[str]]]:
@@ -95,7 +105,7 @@ def read_csv(csv_path: str, check_files: bool = False) -> list[tuple[str, str, s
                     raise ValueError(f"{place}: the list is not in UTF-8.")
                 if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
                     raise ValueError(f"{place}: expected `speaker,path`, found {','.join(row)[:80]!r}.")
-                speaker, utt = same_letters(row[0].strip()), str(Path(csv_path).parent / row[1].strip())
+                speaker, utt = same_letters(row[0].strip()), str(Path(csv_path).parent / expand_home(row[1].strip()))
                 group = row[2].strip() if len(row) == 3 else ""
                 if check_files and not os.path.isfile(utt):  # noqa: PTH113 - pathlib raises OSError for long paths.
                     raise ValueError(f"{place}: there is no file {utt}.{hint_for(row[1], rows.line_num)}")

@@ -1,6 +1,7 @@
 """Files that are complete or missing, whatever happens while they are written."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,20 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, completely or not at all."""
     with replace_when_whole(path) as file:
         file.write(text.encode("utf-8", errors="surrogateescape"))
+
+
+def digest_of(path: str | Path) -> str:
+    """A hash of a file's bytes, read a piece at a time; "" if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        if not Path(path).is_file():  # Reading a named pipe could block for ever.
+            return ""
+        with Path(path).open("rb") as content:
+            while block := content.read(2**20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

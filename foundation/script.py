@@ -18,6 +18,14 @@ NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") i
 # Exit codes. Python's own 1 can be the answer "no".
 MISTAKE, INTERNAL_ERROR, STOPPED, OUTPUT_CLOSED = 2, 70, 130, 141
 
+PROJECT_DIR = Path(__file__).resolve().parents[1]
+
+# What the files of this project import of others.
+PACKAGES = {"torch", "numpy", "scipy", "soundfile", "soxr", "av", "matplotlib", "tqdm", "filelock", "sklearn"}
+PACKAGES |= {"librosa", "gradio"}
+
+JOINERS = "\u200c\u200d"
+
 STOPPED_WORDS = "\nStopped. The same command continues from what is saved, if anything is."
 
 is_interrupted = False
@@ -42,13 +50,13 @@ def begin() -> None:
         os._exit(STOPPED)
 
     def tell(kind: type[BaseException], error: BaseException, where: Any) -> None:
-        if isinstance(error, ModuleNotFoundError):
-            print(f"Error: {error.name} is not installed: pip3 install -r requirements.txt.", file=sys.stderr)
+        if isinstance(error, ModuleNotFoundError) and (name := missing_package(error)):
+            print(f"Error: {name} is not installed: pip3 install -r requirements.txt.", file=sys.stderr)
             os._exit(MISTAKE)
         if isinstance(error, BrokenPipeError):  # As of `--help | head`.
             os._exit(OUTPUT_CLOSED)
         if isinstance(error, OSError):
-            print(f"Error: {error.strerror}.", file=sys.stderr)
+            print(f"Error: {in_words(error)}.", file=sys.stderr)
             os._exit(MISTAKE)
         sys.__excepthook__(kind, error, where)
 
@@ -78,7 +86,7 @@ def run(main: Callable[[], None]) -> None:
             fail(f"there is no room on the disk ({error}): make some, and the same command goes on.")
         if isinstance(error, OSError) and error.filename and error.strerror:
             fail(f"{error.filename}: {error.strerror.lower()}.")
-        fail(error)
+        fail(str(error) or f"{in_words(error)}.")
     except KeyboardInterrupt:
         print(STOPPED_WORDS, file=sys.stderr)
         sys.exit(STOPPED)
@@ -132,7 +140,7 @@ def fail_in_settings(error: Exception) -> NoReturn:
     if isinstance(error, NameError):
         words += ": write True and False with capitals, and texts in quotes"
     message = f"myconfig.py, line {line}: {words}."
-    if Path(sys.argv[0]).absolute().parent in (Path(__file__).parents[1], *Path(__file__).parents[1].iterdir()):
+    if Path(sys.argv[0]).resolve().parent in (PROJECT_DIR, *PROJECT_DIR.iterdir()):
         fail(message)
     raise ValueError(message) from None
 
@@ -142,6 +150,29 @@ def show(as_json: bool, answer: object, text: str) -> None:
     print(json.dumps(answer, indent=2) if as_json else text)
 
 
+def is_printable(text: str) -> bool:
+    """Whether a text has no line ends and control characters; the joiners of Persian and Hindi letters are none."""
+    return all(letter.isprintable() or letter in JOINERS for letter in text)
+
+
 def printable(text: str) -> str:
     """The text with line ends and control characters, which file names may have, written as escapes."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return "".join(letter if is_printable(letter) else ascii(letter)[1:-1] for letter in text)
+
+
+def in_words(error: BaseException) -> str:
+    """What an error says, or at least of which kind it is, without a full stop at the end."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (words or f"an error of the kind {type(error).__name__}").removesuffix(".")
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """The name of the package that is not installed; None for a mistake in an import of this project's own files."""
+    name = (error.name or str(error)).partition(".")[0]
+    where = error.__traceback__
+    while where and where.tb_next:
+        where = where.tb_next
+    frames = [where.tb_frame.f_code.co_filename] if where else []
+    # The import system's own frames stand behind that of the file with the import.
+    is_ours = not frames or Path(frames[0]).absolute().is_relative_to(PROJECT_DIR)
+    return name if name in PACKAGES or not is_ours else None

@@ -1,7 +1,7 @@
 """How settings reach the scripts: `NAME=value` on the command line, checks of every value, and `--help`.
 
-A script calls `read_command_line` before its slow imports, so that help and errors appear at once. Everything else
-reads `myconfig.NAME` at the moment it needs the value.
+A script calls `read_command_line` before its slow imports, so that help and errors appear at once. What works with
+features or a model gets a `Config`: the settings as they are at its start, with those of the model.
 """
 
 import contextlib
@@ -10,10 +10,12 @@ import inspect
 import os
 import sys
 import threading
+import types
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from foundation import script
+from foundation.paths import expand_home
 
 try:
     import myconfig
@@ -21,47 +23,86 @@ except Exception as error:  # Users edit it, so it can raise anything.
     script.fail_in_settings(error)
 
 from foundation.model_path import find_model
-from foundation.setting_tables import CHOICES, LIMITS, LISTS, OPTIONAL_TEXTS, PATHS, settings_in_use
+from foundation.setting_tables import (
+    CHOICES,
+    LIMITS,
+    LISTS,
+    OPTIONAL_PATHS,
+    OPTIONAL_TEXTS,
+    PATHS,
+    settings_in_use,
+)
 
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
 
-# Names typed on the command line: if one contradicts a model, an error is raised instead of using the model's value.
-typed_names: set[str] = set()
+# What each override that holds at present puts back at its end.
+put_back: list[dict] = []
+changing = threading.Lock()
 
-# The overrides that hold at present, each with the settings that it puts back.
-entered: list[list[dict]] = []
-entering = threading.Lock()
+
+class Config(types.SimpleNamespace):
+    """A value for each setting, under its name: `config.N_MFCC`. It is made once, and nobody changes it."""
 
 
 def all_settings() -> dict:
-    """Every setting with its current value, in the order of `myconfig.py`."""
-    return {name: value for name, value in vars(myconfig).items() if name.isupper()}
+    """Every setting with its current value, in the order of `myconfig.py`; `~` in a path is the home folder."""
+    values = {name: value for name, value in vars(myconfig).items() if name.isupper()}
+    for name in {*PATHS, *OPTIONAL_PATHS} & values.keys():
+        if isinstance(values[name], str):
+            values[name] = ",".join(map(expand_home, values[name].split(",")))
+    return values
 
 
-def split_paths(paths: str) -> list[str]:
-    """The paths of a setting that may have several, with commas between them."""
-    return [path.strip() for path in paths.split(",") if path.strip()]
+def present(**changes: object) -> Config:
+    """The settings as they are now, but for these changes, such as the settings of a model.
+
+    Raises ValueError for unknown names.
+    """
+    return Config(**all_settings() | known(changes))
 
 
-def read_command_line(description: str, *more_checks: Callable[[dict], None]) -> None:
-    """Apply the `NAME=value` arguments to `myconfig`, answer `--help`, and check all settings; exits on a mistake.
+def in_one_piece(config: Config | None = None) -> Config:
+    """These settings, or the present ones, but with utterances embedded as a whole."""
+    return Config(**vars(config or present()) | {"USE_FULL_SEQUENCE_INFERENCE": True})
 
-    `more_checks`, such as `check_training`, come after `check`.
+
+def known(values: dict) -> dict:
+    """The same values. Raises ValueError if one is of no setting."""
+    for name in values:
+        if not hasattr(myconfig, name):
+            raise ValueError(f"there is no setting {name!r}.")
+    return values
+
+
+def split_list(text: str) -> list[str]:
+    """The parts of a setting that may have several, with commas between them."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def read_command_line(
+    description: str, *more_checks: Callable[[dict, Collection[str]], None], arguments: Collection[str] | None = None
+) -> frozenset[str]:
+    """Apply `NAME=value` arguments to `myconfig`, answer `--help`, and check all settings; exits on a mistake.
+
+    Returns the names that were typed: if one contradicts a model, that is an error. `more_checks`, such as
+    `check_training`, come after `check`, and get the values and these names. `arguments` are those of the process, if
+    none are given.
     """
     if int(os.environ.get("RANK", "0")) > 0:  # Of the processes that torchrun starts, only the first one prints.
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the script ends.
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
     if "-h" in arguments or "--help" in arguments:
         print(help_text(description), flush=True)
         sys.exit(0)
     try:
-        for argument in arguments:
-            apply_override(argument)
-        for check_values in (check, *more_checks):
-            check_values(all_settings())
+        typed = frozenset([apply_override(argument) for argument in arguments])
+        check(all_settings())
+        for check_values in more_checks:
+            check_values(all_settings(), typed)
     except (ValueError, OSError) as error:
         script.fail(error)
+    return typed
 
 
 def help_text(description: str) -> str:
@@ -87,21 +128,21 @@ def display(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def apply_override(argument: str) -> None:
-    """Set one setting from `NAME=value`. Raises ValueError."""
+def apply_override(argument: str) -> str:
+    """Set one setting from `NAME=value`, and return its name. Raises ValueError."""
     name, equals, text = argument.partition("=")
-    known = all_settings()
-    check_name(name, known)
+    values = all_settings()
+    check_name(name, values)
     if not equals:
-        raise ValueError(f"{name} needs a value: {name}={display(known[name])}, for example.")
+        raise ValueError(f"{name} needs a value: {name}={display(values[name])}, for example.")
     setattr(myconfig, name, parse_value(name, text))
-    typed_names.add(name)
+    return name
 
 
-def check_name(name: str, known: Collection[str]) -> None:
-    """Raise ValueError, with the most similar name of a setting, for an unknown name."""
-    if name not in known:
-        nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
+def check_name(name: str, names: Collection[str]) -> None:
+    """Raise ValueError, with the most similar one of the names of settings, for an unknown name."""
+    if name not in names:
+        nearest = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.5)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise ValueError(f"there is no setting {name!r}.{hint} --help lists all settings.")
 
@@ -131,14 +172,14 @@ def allowed_values(name: str) -> str:
 
 def check_each(values: dict) -> None:
     """Check that all settings and no others are there, then do the checks of `check_model`. Raises ValueError."""
-    known = (*LIMITS, *CHOICES, *PATHS, *OPTIONAL_TEXTS)
-    if missing := set(known) - values.keys():
+    names = (*LIMITS, *CHOICES, *PATHS, *OPTIONAL_TEXTS)
+    if missing := set(names) - values.keys():
         raise ValueError(f"{min(missing)} is missing in myconfig.py.")
     typed_by_mistake = {
         name for name, value in vars(myconfig).items() if not name.startswith("_") and not inspect.ismodule(value)
     }
     for name in (*values, *typed_by_mistake):
-        check_name(name, known)
+        check_name(name, names)
     check_model(values)
 
 
@@ -164,9 +205,9 @@ def check(values: dict) -> None:
     raise_first(refuse, values)
 
 
-def check_training(values: dict) -> None:
-    """Check the settings that matter only in training against each other. Raises ValueError."""
-    initial = split_paths(values["INITIAL_MODELS"])
+def check_training(values: dict, typed: Collection[str] = ()) -> None:
+    """Check the settings that matter only in training against each other, and those typed. Raises ValueError."""
+    initial = split_list(values["INITIAL_MODELS"])
     files = {os.path.realpath(path) for path in initial}
     missing = [path for path in initial or [values["INITIAL_MODELS"]] if not is_model(path)]
     saved = os.path.realpath(values["SAVED_MODEL_PATH"])
@@ -183,7 +224,7 @@ def check_training(values: dict) -> None:
         (len(files) < len(initial), "INITIAL_MODELS names one model twice."),
         (any(missing), "INITIAL_MODELS: there is no file {missing!r}; commas stand between paths."),
         (
-            bool(initial) and "ENSEMBLE_SIZE" in typed_names,
+            bool(initial) and "ENSEMBLE_SIZE" in typed,
             "INITIAL_MODELS bring an ENSEMBLE_SIZE with them: leave it out.",
         ),
         (
@@ -299,29 +340,33 @@ def is_within_limits(name: str, value: object) -> bool:
     )
 
 
+def refuse_contradictions(shape: dict, path: str, typed: Collection[str]) -> None:
+    """Raise ValueError if one of the typed settings has another value than in the model at this path."""
+    for name in set(settings_in_use(shape)) & set(typed):
+        if getattr(myconfig, name) != shape[name]:
+            raise ValueError(
+                f"{name}={getattr(myconfig, name)} contradicts {path}, which was trained with {shape[name]}."
+            )
+
+
 @contextlib.contextmanager
 def override(**values: object) -> Iterator[None]:
-    """Settings that apply inside a `with` block: those of a model or a test. Raises ValueError for unknown names.
+    """Change these settings in `myconfig` inside a `with` block: for notebooks and tests. Raises ValueError.
 
-    Settings are those of the process: of threads that overlap, each sees the values of the others. What they leave
-    behind at the end is right.
+    They are those of the process, so that all threads see them. Also if blocks of several threads overlap, all is as
+    before when the last has ended.
     """
-    with entering:
-        before = all_settings()
-        if unknown := set(values) - set(before):
-            raise ValueError(f"there is no setting {sorted(unknown)[0]!r}.")
-        own = [before]
-        entered.append(own)
-        for name, value in values.items():
-            setattr(myconfig, name, value)
+    with changing:
+        before = {name: getattr(myconfig, name) for name in known(values)}
+        put_back.append(before)
+        vars(myconfig).update(values)
     try:
         yield
     finally:
-        with entering:
-            place = next(number for number, other in enumerate(entered) if other is own)
-            del entered[place]
-            if place < len(entered):  # Another thread entered later, and is still inside: it puts all back.
-                entered[place][0] = own[0]
-            else:
-                for name, value in own[0].items():
-                    setattr(myconfig, name, value)
+        with changing:
+            place = next(number for number, other in enumerate(put_back) if other is before)
+            del put_back[place]
+            for name, value in before.items():
+                # Another thread may have entered later, and still be inside: then it puts this back.
+                later = next((other for other in put_back[place:] if name in other), vars(myconfig))
+                later[name] = value

@@ -15,7 +15,7 @@ import soundfile
 import dataset
 import demo_data
 import feature_store
-import myconfig
+from foundation import settings
 
 # Names of files and folders, with unusual characters that file systems allow.
 NAMES = (
@@ -150,7 +150,7 @@ def hear_broken_corpus(folder: Path, num_files: int, seed: int = 0) -> str:
     spk_to_utts = dataset.get_librispeech_spk_to_utts(str(folder))
     store = feature_store.open_store(spk_to_utts)
     listed = {utt for utts in spk_to_utts.values() for utt in utts}
-    reasons = feature_store.read_index(store.path.parent)
+    reasons = feature_store.read_index(store.path.parent, 2 * store.frames.shape[1])
     skipped = {utt for utt in listed if isinstance(reasons[utt][2], str)}
     assert skipped | set(store.files) == listed and not skipped & set(store.files)
     assert all(reasons[utt][2].startswith(utt) and "\n" not in reasons[utt][2][len(utt) :] for utt in skipped)
@@ -161,6 +161,6 @@ def hear_broken_corpus(folder: Path, num_files: int, seed: int = 0) -> str:
     assert set(good) <= set(store.files)
     assert np.isfinite(store.frames).all()
     whole = [number for number, utt in enumerate(store.files) if Path(utt).name.startswith(f"{WHOLE} ")]
-    seconds = store.num_frames[whole] * myconfig.HOP_LENGTH / demo_data.SAMPLE_RATE
+    seconds = store.num_frames[whole] * settings.present().HOP_LENGTH / demo_data.SAMPLE_RATE
     assert len(whole) == 3 * len(FORMATS) + 2 and np.abs(seconds - WHOLE_SECONDS).max() < 0.2, seconds
     return f"{len(listed)} files, {len(skipped)} of them refused with a reason, {len(good)} good ones unharmed."

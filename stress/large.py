@@ -19,6 +19,7 @@ import evaluation
 import feature_store
 import myconfig
 import neural_net
+from feature_extraction import feature_settings
 from foundation import parallel, settings
 from voices import timeline as speaker_timeline
 
@@ -82,7 +83,8 @@ def write_sparse_store(hours: float) -> dataset.SpkToUtts:
     num_utts = int(hours * 3600 / UTT_SECONDS)
     files = [f"/corpus/{utt // UTTS_PER_SPEAKER}/{utt}.flac" for utt in range(num_utts)]
     for speeds in (myconfig.SPEEDS, (1.0,)):
-        folder = feature_store.store_folder(files, speeds)
+        features = feature_store.Features(feature_settings(), speeds)
+        folder = feature_store.store_folder(files, features, myconfig.FEATURE_STORE_DIR)
         folder.mkdir(parents=True)
         frames = int(UTT_SECONDS * FRAMES_PER_SECOND)
         with (folder / "features.f16").open("wb") as file:

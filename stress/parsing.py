@@ -93,7 +93,9 @@ def write_samples(folder: Path) -> dict[str, Reader]:
         "list.csv": lambda path: dataset.get_csv_spk_to_utts(str(path)),
         "trials.txt": lambda path: read_trial_list(str(path), store),
         "model.pt": read_model,
-        "model.last.pt": lambda path: checkpoint.read_checkpoint(str(path).replace(".last", ""), ["ann", "bob"]),
+        "model.last.pt": lambda path: checkpoint.read_checkpoint(
+            str(path).replace(".last", ""), ["ann", "bob"], settings.present()
+        ),
         "speakers.db": read_database,
         "overrides.txt": read_overrides,
     }
@@ -101,14 +103,11 @@ def write_samples(folder: Path) -> dict[str, Reader]:
 
 def read_overrides(path: Path) -> None:
     """Apply each line like an assignment on the command line."""
-    try:
-        with settings.override():
-            for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-                settings.apply_override(line)
-            settings.check(settings.all_settings())
-            settings.check_training(settings.all_settings())
-    finally:
-        settings.typed_names.clear()
+    with settings.override(**settings.all_settings()):
+        for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            settings.apply_override(line)
+        settings.check(settings.all_settings())
+        settings.check_training(settings.all_settings())
 
 
 def parse_broken_files(folder: Path, num_files: int, seed: int = 0) -> str:

@@ -26,8 +26,7 @@ def embed_together(folder: Path, rounds: int) -> str:
         soundfile.write(file, demo_data.synthesise(demo_data.draw_voice(rng), 2, rng), demo_data.SAMPLE_RATE)
     models = []
     for number, values in enumerate(SETTINGS):
-        with settings.override(LSTM_HIDDEN_SIZE=16, **values):
-            save_encoder(str(folder / f"{number}.pt"), new_encoder())
+        save_encoder(str(folder / f"{number}.pt"), new_encoder(vars(settings.present(LSTM_HIDDEN_SIZE=16, **values))))
         models.append(load_encoder(folder / f"{number}.pt"))
     alone = [evaluation.embed_utterances(model, files) for model in models]
 

@@ -4,6 +4,8 @@ import atexit
 import contextlib
 import functools
 import io
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,19 +29,25 @@ from foundation import parallel, script, settings
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 RATE = feature_extraction.SAMPLE_RATE
 
+# Far more than a command takes, also on a busy machine.
+TIMEOUT_SECONDS = 900
+
 # Settings with which the network reads each frame by itself.
 NO_NEIGHBOURS = {"DELTAS": False, "STACKED_FRAMES": 1}
 
 
 @functools.cache
 def corpus() -> Path:
-    """A folder with 24 training and 12 test speakers, synthesised once; it goes away when the tests end."""
-    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    atexit.register(folder.cleanup)
+    """A folder with 24 training and 12 test speakers, synthesised once; it goes away when the tests end.
+
+    Processes that the tests fork end before, and from Python 3.13 on, they do what is registered for the end, too.
+    """
+    folder, owner = tempfile.mkdtemp(), os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
     for number in range(36):
         part = "train" if number < 24 else "test"
-        demo_data.write_speaker(Path(folder.name) / part / f"s{number:02}", np.random.default_rng([7, number]))
-    return Path(folder.name)
+        demo_data.write_speaker(Path(folder) / part / f"s{number:02}", np.random.default_rng([7, number]))
+    return Path(folder)
 
 
 def calibration(*thresholds: float, rates: Sequence[float] = (0.01,), counts: Sequence[int] = (0, 1)) -> dict:
@@ -70,6 +78,7 @@ class ProjectTest(unittest.TestCase):
         parallel.prepare_process()  # As scripts do, whose results are compared with those of this process.
 
     def setUp(self) -> None:
+        torch.manual_seed(0)  # New networks get their weights from PyTorch's generator.
         stack = contextlib.ExitStack()
         self.addCleanup(stack.close)
         self.dir = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
@@ -95,7 +104,7 @@ class ProjectTest(unittest.TestCase):
             "SPEEDS": (1.0,),
             "SEQ_LEN": 40,
         }
-        stack.enter_context(settings.override(**values))
+        stack.enter_context(settings.override(**settings.all_settings() | values))
         self.typed = [f"{name}={settings.display(value)}" for name, value in values.items()]
 
     def write_audio(self, name: str, seconds: float = 1.0, rate: int = RATE, seed: int = 0, **options) -> str:
@@ -119,7 +128,7 @@ class ProjectTest(unittest.TestCase):
             cwd=self.dir,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=TIMEOUT_SECONDS,
             **options,
         )
 

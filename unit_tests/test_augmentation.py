@@ -23,7 +23,7 @@ class AugmentationTest(ProjectTest):
     def test_a_random_channel_shifts_all_frames_of_a_crop_alike(self) -> None:
         crops, deviation = torch.randn(500, 20, 40), torch.linspace(1, 50, 40)
         with settings.override(CHANNEL_AUGMENTATION=0.3, GAIN_AUGMENTATION_DB=0.0):
-            shift = augmentation.random_channel(crops, deviation, np.random.default_rng(0)) - crops
+            shift = augmentation.random_channel(crops, deviation, np.random.default_rng(0), settings.present()) - crops
         torch.testing.assert_close(shift, shift[:, :1].expand_as(shift), atol=1e-4, rtol=1e-3)
         relative = shift[:, 0].std(dim=0) / deviation
         np.testing.assert_allclose(relative, 0.3, rtol=0.15)
@@ -34,7 +34,9 @@ class AugmentationTest(ProjectTest):
         quiet, loud = (feature_extraction.compute_mfcc(voice * np.float32(gain)) for gain in (1, 10 ** (6 / 20)))
         six_db = torch.from_numpy((loud - quiet).mean(axis=0))
         with settings.override(CHANNEL_AUGMENTATION=0.0, GAIN_AUGMENTATION_DB=4.0):
-            shift = augmentation.random_channel(torch.zeros(2000, 5, 40), torch.ones(40), np.random.default_rng(0))
+            shift = augmentation.random_channel(
+                torch.zeros(2000, 5, 40), torch.ones(40), np.random.default_rng(0), settings.present()
+            )
         in_decibels = 6 * shift[:, :, :1] / six_db[0]
         torch.testing.assert_close(shift, in_decibels / 6 * six_db, atol=0.05, rtol=0)
         self.assertTrue((in_decibels == in_decibels[:, :1]).all())
@@ -51,7 +53,7 @@ class AugmentationTest(ProjectTest):
         cosines = feature_extraction.mfcc_matrices(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)[2]
         power, recordings = (10 ** ((crop @ cosines.T) / 10)[None].repeat(50, 1, 1) for crop in (clean, recording))
         with settings.override(NOISE_SNR_DB=(10.0, 10.0)):
-            noisy = augmentation.add_noise(power, power, recordings, np.random.default_rng(0))
+            noisy = augmentation.add_noise(power, power, recordings, np.random.default_rng(0), myconfig.NOISE_SNR_DB)
         errors = (10 * torch.log10(noisy) @ cosines - expected).abs().mean(dim=(1, 2))
         change = (clean - expected).abs().mean()
         self.assertLess(errors.min(), change / 3, "one of the crops has the recording")
@@ -59,7 +61,7 @@ class AugmentationTest(ProjectTest):
     def test_echoes_die_away_exponentially(self) -> None:
         power = torch.zeros(200, 30, 4)
         power[:, 5] = 1.0
-        heard = augmentation.add_echoes(power, np.random.default_rng(0))
+        heard = augmentation.add_echoes(power, np.random.default_rng(0), myconfig.HOP_LENGTH)
         self.assertEqual(heard[:, :5].abs().max(), 0)
         decibels = 10 * torch.log10(heard[:, 6:])
         slopes = decibels.diff(dim=1)
@@ -85,7 +87,7 @@ class AugmentationTest(ProjectTest):
         silence = {"ROOM_PROB": 0.0, "NOISE_PROB": 0.0, "NARROW_BAND_PROB": 0.0}
         for name in silence:
             with settings.override(**{**silence, name: 0.3}):
-                disturbed = augmentation.disturb(crops, None, np.random.default_rng(0))
+                disturbed = augmentation.disturb(crops, None, np.random.default_rng(0), settings.present())
             is_changed = (disturbed != crops).flatten(1).any(dim=1)
             self.assertAlmostEqual(is_changed.float().mean().item(), 0.3, delta=0.07)
 
@@ -101,7 +103,7 @@ class AugmentationTest(ProjectTest):
     def test_masked_values_are_filled(self) -> None:
         crops, fill = torch.randn(64, 50, 40), torch.full((40,), 9.0)
         with settings.override(SPECAUG_FREQ_MASK_PROB=1.0, SPECAUG_TIME_MASK_PROB=0.0):
-            masked = specaug.mask_crops(crops, fill, np.random.default_rng(0))
+            masked = specaug.mask_crops(crops, fill, np.random.default_rng(0), settings.present())
         changed = masked != crops
         self.assertTrue((masked[changed] == 9).all())
         self.assertTrue((changed.all(dim=1) | ~changed.any(dim=1)).all(), "a mask covers all frames of a coefficient")

@@ -97,7 +97,7 @@ class CalibrationTest(ProjectTest):
                 encoder = speaker_encoder.get_speaker_encoder()
                 store = feature_store.open_store(data)
                 expected = store.read(3)
-            [voices] = calibration.embed_all(encoder, [store], np.random.default_rng(0))
+            [voices] = calibration.embed_all(encoder, [store], np.random.default_rng(0), settings.present())
             self.assertEqual(expected.shape[1], number)
             self.assertEqual(len(voices[0]), len(store.files))
             np.testing.assert_array_equal(store.read(3), expected)
@@ -120,11 +120,13 @@ class CalibrationTest(ProjectTest):
         encoder = speaker_encoder.get_speaker_encoder().eval()
         files = sorted((corpus() / "test").rglob("*.flac"))
         store = feature_store.open_store({"a": list(map(str, files[:4])), "b": list(map(str, files[-4:]))})
-        whole, windows, speaker_of = calibration.embed_voices(encoder, store, np.random.default_rng(0))
+        whole, windows, speaker_of = calibration.embed_voices(
+            encoder, store, np.random.default_rng(0), settings.present()
+        )
         np.testing.assert_allclose(whole[speaker_of == 0], evaluation.embed_utterances(encoder, files[:4]), atol=2e-3)
         self.assertEqual(windows.shape, whole.shape)
         with unittest.mock.patch.object(calibration, "MAX_UTTS", 3):
-            _, _, speaker_of = calibration.embed_voices(encoder, store, np.random.default_rng(0))
+            _, _, speaker_of = calibration.embed_voices(encoder, store, np.random.default_rng(0), settings.present())
         self.assertEqual((len(speaker_of), len(set(speaker_of.tolist()))), (4, 1))
 
     def test_the_file_gets_what_belongs_to_its_model(self) -> None:
@@ -136,7 +138,7 @@ class CalibrationTest(ProjectTest):
         self.assertEqual(speaker_encoder.load_encoder(path).calibration, measured)
         with settings.override(SEED=1):
             speaker_encoder.save_encoder(path, speaker_encoder.get_speaker_encoder())
-        with self.assertRaisesRegex(ValueError, "has changed while it was measured"):
+        with self.assertRaisesRegex(ValueError, "has changed since it was read"):
             calibration.save_calibration(encoder, measured)
 
     def test_an_evaluated_model_has_thresholds_unless_it_knows_the_speakers(self) -> None:

@@ -13,6 +13,7 @@ import soundfile
 import conditions
 import dataset
 import ladder
+import myconfig
 import speaker_encoder
 from foundation import settings
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest, corpus
@@ -23,6 +24,7 @@ class ConditionsTest(ProjectTest):
         super().setUp()
         self.noise = self.write_audio("noise/hum/hum.wav", 3)
         folders = {"CONDITIONS_DIR": str(self.dir / "conditions"), "TEST_NOISE_DIR": str(self.dir / "noise")}
+        folders["CORPORA"] = ""
         override = settings.override(**folders)
         override.__enter__()
         self.addCleanup(override.__exit__, None, None, None)
@@ -66,7 +68,10 @@ class ConditionsTest(ProjectTest):
             name: [self.write_audio(f"{name}/{utt}.wav", seconds, seed=utt) for utt in range(2)]
             for name, seconds in (("a-1", 4), ("a-2", 4), ("b-1", 1), ("b-2", 1))
         }
-        built = conditions.build_conditions(spk_to_utts)
+        self.assertEqual(list(conditions.build_conditions(spk_to_utts, settings.present()))[0], "clean")
+        self.assertIn("set CORPORA=a-,b-", self.output.getvalue())
+        myconfig.CORPORA = "a-,b-"  # Put back with the folders.
+        built = conditions.build_conditions(spk_to_utts, settings.present())
         names = ["a-clean", "a-1.6s", "a-noise", "a-telephone", "b-clean", "b-noise", "b-telephone"]
         self.assertEqual(list(built), names)
         self.assertEqual(built["a-clean"], {name: spk_to_utts[name] for name in ("a-1", "a-2")})
@@ -75,20 +80,22 @@ class ConditionsTest(ProjectTest):
         self.assertEqual(soundfile.info(built["a-1.6s"]["a-1"][0]).duration, 1.6)
         changed_file = Path(built["a-noise"]["a-2"][1])
         before = changed_file.stat().st_mtime_ns
-        self.assertEqual(conditions.build_conditions(spk_to_utts), built)
+        self.assertEqual(conditions.build_conditions(spk_to_utts, settings.present()), built)
         self.assertEqual(changed_file.stat().st_mtime_ns, before)
         shutil.rmtree(self.dir / "conditions")
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            for again in pool.map(conditions.build_conditions, [spk_to_utts] * 4):
+            for again in pool.map(conditions.build_conditions, [spk_to_utts] * 4, [settings.present()] * 4):
                 self.assertEqual(again, built)
         self.write_audio("a-2/1.wav", 4, seed=9)
         (self.dir / "a-1/0.wav").write_text("broken")
-        changed = conditions.build_conditions(spk_to_utts)
+        changed = conditions.build_conditions(spk_to_utts, settings.present())
         self.assertNotEqual(changed["a-noise"]["a-2"][1], str(changed_file))
         self.assertEqual(len(changed["a-noise"]["a-1"]), 1)
         self.write_audio("noise/hum/hum.wav", 4)
-        self.assertNotEqual(conditions.build_conditions(spk_to_utts)["b-noise"], changed["b-noise"])
-        self.assertEqual(conditions.build_conditions(spk_to_utts)["b-telephone"], changed["b-telephone"])
+        self.assertNotEqual(conditions.build_conditions(spk_to_utts, settings.present())["b-noise"], changed["b-noise"])
+        self.assertEqual(
+            conditions.build_conditions(spk_to_utts, settings.present())["b-telephone"], changed["b-telephone"]
+        )
 
     def test_the_courses_command_line_is_the_ladders_first_row(self) -> None:
         page = (PROJECT_DIR / "COURSE.md").read_text(encoding="utf-8")
@@ -100,7 +107,7 @@ class ConditionsTest(ProjectTest):
 
     def test_ladder_has_rows_for_what_differs_from_the_course(self) -> None:
         with settings.override(LSTM_HIDDEN_SIZE=64, SPEEDS=(1.0,), BI_LSTM=True, ENSEMBLE_SIZE=2):
-            rows = ladder.list_rows()
+            rows = ladder.list_rows(settings.present())
         self.assertEqual(rows["the course's recipe"], ladder.COURSE)
         self.assertNotIn("wider layers", rows)
         self.assertNotIn("other speeds as new speakers", rows)
@@ -108,7 +115,7 @@ class ConditionsTest(ProjectTest):
         self.assertIn("ROOM_PROB", rows["both directions"])
         self.assertEqual(list(rows.values())[-1].keys(), {"USE_TRANSFORMER", "TDNN_CHANNELS", "SPECAUG_TRAINING"})
         with settings.override(LSTM_LAYER_NORM=True, TDNN_CHANNELS=64):
-            rows = ladder.list_rows()
+            rows = ladder.list_rows(settings.present())
         self.assertIn("LSTM_LAYER_NORM", rows["the course's recipe"])
         self.assertNotIn("LSTM_LAYER_NORM", rows["layers normalised"])
         self.assertNotIn("TDNN_CHANNELS", rows["a TDNN beside the LSTMs"])
@@ -152,7 +159,7 @@ class ConditionsTest(ProjectTest):
             self.assertEqual(course.settings["LSTM_HIDDEN_SIZE"], 64)
             self.assertFalse(course.settings["FRAME_AGGREGATION_MEAN"])
             self.assertEqual(ladder.climb(0.001, 1, "clean"), table)
-            tested = conditions.build_conditions(dataset.get_spk_to_utts("TEST"))
+            tested = conditions.build_conditions(dataset.get_spk_to_utts("TEST"), settings.present())
             scored = conditions.score_conditions(speaker_encoder.load_encoder(str(model)), tested)
             with self.assertRaisesRegex(ValueError, "a row of other minutes"):
                 ladder.climb(0.002, 1, "clean")

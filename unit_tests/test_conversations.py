@@ -91,7 +91,7 @@ class ConversationsTest(ProjectTest):
 
     def test_conversations_are_written_with_their_turns(self) -> None:
         with settings.override(CONDITIONS_DIR=str(self.dir)):
-            built = conversations.build_conversations(dataset.get_spk_to_utts("TEST"), 1)
+            built = conversations.build_conversations(dataset.get_spk_to_utts("TEST"), 1, settings.present())
         [(path, spans)] = built.items()
         rttm = (self.dir / "conversations" / "0.rttm").read_text().splitlines()
         self.assertEqual(len(rttm), len(spans))
@@ -99,4 +99,4 @@ class ConversationsTest(ProjectTest):
         self.assertTrue(path.endswith("0.flac"))
         one = {"a": ["x.wav"]}
         with self.assertRaisesRegex(ValueError, "two speakers or more"):
-            conversations.build_conversations(one, 1)
+            conversations.build_conversations(one, 1, settings.present())

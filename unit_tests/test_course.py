@@ -79,7 +79,7 @@ class CourseTest(ProjectTest):
             {"USE_TRANSFORMER": False, "BI_LSTM": True, "FRAME_AGGREGATION_MEAN": True},
             {"USE_TRANSFORMER": True},
         ):
-            with settings.override():
+            with settings.override(**settings.all_settings()):
                 for name, value in values.items():
                     setattr(myconfig, name, value)
                 with multiprocessing.pool.ThreadPool(2) as pool:
@@ -105,8 +105,11 @@ class CourseTest(ProjectTest):
                 neural_net.LstmSpeakerEncoder()
         answer = self.run_script("evaluation.py", "--help")
         self.assertIn("DEVICE=auto", answer.stdout)
-        line = "import neural_net, myconfig, torch; torch.zeros(1).to(myconfig.DEVICE)"
-        self.assertEqual(subprocess.run([sys.executable, "-c", line], cwd=PROJECT_DIR).returncode, 0)
+        line = (
+            "import neural_net, myconfig; neural_net.LstmSpeakerEncoder().to(myconfig.DEVICE); print(myconfig.DEVICE)"
+        )
+        answer = subprocess.run([sys.executable, "-c", line], cwd=PROJECT_DIR, capture_output=True, text=True)
+        self.assertEqual((answer.returncode, answer.stdout), (0, "auto\n"), answer.stderr)
 
     def test_scores_are_lists_and_the_threshold_is_the_lowest(self) -> None:
         encoder = neural_net.LstmSpeakerEncoder()
@@ -132,7 +135,7 @@ class CourseTest(ProjectTest):
 
     def test_every_chapter_reads_settings_when_it_is_called(self) -> None:
         """As in a notebook: a setting is changed between two cells."""
-        with settings.override():
+        with settings.override(**settings.all_settings()):
             myconfig.N_MFCC, myconfig.SEQ_LEN, myconfig.HOP_LENGTH, myconfig.LSTM_HIDDEN_SIZE = 20, 30, 256, 6
             rng = np.random.default_rng(0)
             file = next(iter(self.spk_to_utts.values()))[0]
@@ -144,15 +147,19 @@ class CourseTest(ProjectTest):
             store = feature_store.open_store(self.spk_to_utts)
             self.assertEqual(store.read(0).shape[1], 20)
             crops = store.draw_crops(np.arange(4), 30, rng)
-            self.assertEqual(augmentation.disturb(crops, None, rng).shape, (4, 30, 20))
-            self.assertEqual(specaug.mask_crops(crops, crops.mean(dim=(0, 1)), rng).shape, (4, 30, 20))
+            self.assertEqual(augmentation.disturb(crops, None, rng, settings.present()).shape, (4, 30, 20))
+            self.assertEqual(
+                specaug.mask_crops(crops, crops.mean(dim=(0, 1)), rng, settings.present()).shape, (4, 30, 20)
+            )
             encoder = speaker_encoder.get_speaker_encoder()
-            self.assertEqual(training_batches.draw_batch(encoder, store, None, 0).shape[-1], 20)
+            self.assertEqual(training_batches.draw_batch(encoder, store, None, 0, settings.present()).shape[-1], 20)
             embeddings = speaker_encoder.embed_store(encoder, store)
             self.assertEqual(embeddings.shape, (len(store.files), 6))
             self.assertEqual(len(trials.get_trials(store)[0]), 2 * myconfig.NUM_EVAL_TRIPLETS)
             encoder.train_speakers = store.speakers
-            self.assertEqual(score_normalization.embed_cohort(encoder, store).shape, (len(store.speakers), 6))
+            self.assertEqual(
+                score_normalization.embed_cohort(encoder, store, settings.present()).shape, (len(store.speakers), 6)
+            )
             scored = conditions.score_conditions(encoder, {"clean": self.spk_to_utts})["clean"]
             self.assertLess(metrics.equal_error_rate(*metrics.error_rates(*scored[:2]))[0], 0.6)
             myconfig.TRIPLET_ALPHA = 0.7

@@ -81,14 +81,12 @@ class DatasetTest(ProjectTest):
         self.assertRegex(errors.getvalue(), "again leads back")
 
     def test_a_typed_folder_is_not_silently_overruled_by_a_list(self) -> None:
-        self.addCleanup(settings.typed_names.clear)
-        with settings.override(TEST_DATA_CSV="list.csv"):
-            settings.apply_override(f"TEST_DATA_DIR={self.dir}")
+        with settings.override(TEST_DATA_CSV="list.csv", TEST_DATA_DIR=str(self.dir)):
             with self.assertRaisesRegex(ValueError, "TEST_DATA_CSV=list.csv is used instead"):
-                dataset.get_spk_to_utts("TEST")
-            settings.apply_override("TEST_DATA_CSV=typed.csv")
-            with self.assertRaisesRegex(ValueError, "no .*typed.csv|typed.csv .*not"):
-                dataset.get_spk_to_utts("TEST")
+                dataset.get_spk_to_utts("TEST", {"TEST_DATA_DIR"})
+            for typed in ((), {"TEST_DATA_DIR", "TEST_DATA_CSV"}):
+                with self.assertRaisesRegex(ValueError, "no .*list.csv|list.csv .*not"):
+                    dataset.get_spk_to_utts("TEST", typed)
 
     def read_csv(self, content: bytes) -> dict[str, list[str]]:
         (self.dir / "list.csv").write_bytes(content)
@@ -153,7 +151,7 @@ class DatasetTest(ProjectTest):
         with settings.override(ONE_CORPUS_BATCHES=1.0, MAX_SPEECH_SECONDS=32.0, CORPUS_BALANCE=0.0):
             for seed in range(300):
                 rng = np.random.default_rng(seed)
-                weights = dataset.draw_speaker_weights(seconds, corpus_of_speaker, rng)
+                weights = dataset.draw_speaker_weights(seconds, corpus_of_speaker, rng, settings.present())
                 batch = dataset.draw_speaker_batch(np.arange(14)[:, None], 4, 2, rng, weights)[:, 0]
                 drawn.append("".join(sorted(corpus_of_speaker[batch])))
         self.assertTrue({"aaaa", "bbbb"} <= set(drawn) <= {"aaaa", "bbbb", "aacc", "abcc", "bbcc"})
@@ -166,7 +164,9 @@ class DatasetTest(ProjectTest):
         seconds = np.array([20.0, 20.0, 20.0, 20.0, 5.0])  # 80 s and 5 s.
         for balance, share in ((0.0, 80 / 85), (0.5, 80**0.5 / (80**0.5 + 5**0.5)), (1.0, 0.5)):
             with settings.override(ONE_CORPUS_BATCHES=0.0, MAX_SPEECH_SECONDS=32.0, CORPUS_BALANCE=balance):
-                weights = dataset.draw_speaker_weights(seconds, corpus_of_speaker, np.random.default_rng(0))
+                weights = dataset.draw_speaker_weights(
+                    seconds, corpus_of_speaker, np.random.default_rng(0), settings.present()
+                )
             self.assertAlmostEqual(weights[:4].sum() / weights.sum(), share)
 
     def test_speaker_batch_has_distinct_speakers_and_repeats_only_what_it_must(self) -> None:

@@ -1,6 +1,5 @@
 """Tests of `feature_store.py`."""
 
-import inspect
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import librosa
 import numpy as np
+import soundfile
 import soxr
 
 import dataset
@@ -20,6 +20,14 @@ import feature_store
 import myconfig
 from foundation import settings
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest
+
+# Of four signals: frames at a speed of 0.9 and as they are, and the first four coefficients' means of both.
+KNOWN_FEATURES = {
+    "16 kHz.wav": [35, 32, -140.43, 103.33, 19.28, 41.5, -124.84, 87.85, 36.5, 20.61],
+    "stereo at 44.1 kHz.flac": [105, 94, -150.56, 127.99, -29.81, -8.09, -134.23, 109.32, -24.93, -30.15],
+    "8 kHz.ogg": [87, 79, -200.72, 186.16, -27.14, 53.59, -186.05, 177.12, -25.83, 62.55],
+    "float.wav": [35, 32, -11.66, 131.79, -7.04, 15.3, 4.24, 115.99, 1.37, -6.0],
+}
 
 
 class FeatureStoreTest(ProjectTest):
@@ -84,15 +92,30 @@ class FeatureStoreTest(ProjectTest):
             feature_store.open_store({"bad": spk_to_utts["bad"]})
 
     def test_another_computation_gives_another_store(self) -> None:
-        files = self.write_speakers(1, 1)["s0"]
-        before = feature_store.store_folder(files, (1.0,))
-        source = inspect.getsource
-
-        def changed(thing: object) -> str:
-            return source(thing).replace("27", "28") if thing is feature_extraction else source(thing)
-
-        with unittest.mock.patch.object(inspect, "getsource", changed):  # Of the mel scale, for instance.
-            self.assertNotEqual(feature_store.store_folder(files, (1.0,)), before)
+        """The features of these signals belong to FEATURES_VERSION: where they change, it must be raised."""
+        rng = np.random.default_rng(5)
+        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.2, 3 * 44100)))
+        signals = {
+            "16 kHz.wav": (0.3 * tone[:16000] + 0.01 * rng.normal(size=16000), 16000),
+            "stereo at 44.1 kHz.flac": (np.stack([0.2 * tone, -0.2 * tone + 0.05], axis=1), 44100),
+            "8 kHz.ogg": (0.5 * tone[:20000], 8000),
+            "float.wav": (3 * tone[:32000], 32000),
+        }
+        features = feature_store.Features(feature_extraction.feature_settings(), (0.9, 1.0))
+        self.assertEqual(feature_store.FEATURES_VERSION, 2, "then write the new features below, too")
+        for name, (samples, rate) in signals.items():
+            subtype = "FLOAT" if name == "float.wav" else None
+            soundfile.write(self.dir / name, samples, rate, subtype=subtype)
+            slow, usual = feature_store.features_at_speeds(str(self.dir / name), features, [])
+            found = [len(slow), len(usual), *slow.mean(axis=0)[:4], *usual.mean(axis=0)[:4]]
+            np.testing.assert_allclose(
+                found, KNOWN_FEATURES[name], atol=0.05, err_msg=f"{name}: raise FEATURES_VERSION"
+            )
+        folders = {
+            feature_store.store_folder(["a/b/c.wav"], described, "features")
+            for described in (features, features._replace(version=1), features._replace(speeds=(1.0,)))
+        }
+        self.assertEqual(len(folders), 3)
 
     def test_a_passing_error_is_tried_again(self) -> None:
         spk_to_utts = self.write_speakers(2, 2)

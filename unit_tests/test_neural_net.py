@@ -37,7 +37,7 @@ class TripletLossTest(ProjectTest):
             batch_output = torch.stack([anchor, pos, neg], dim=1).flatten(0, 1)
             loss = neural_net.get_triplet_loss_from_batch_output(batch_output, 5)
             self.assertAlmostEqual(float(loss), np.mean(expected))
-            losses = neural_net.get_random_triplet_losses(batch_output.unflatten(0, (5, 3)))
+            losses = neural_net.get_random_triplet_losses(batch_output.unflatten(0, (5, 3)), settings.present())
             np.testing.assert_allclose(losses, expected)
 
     def test_batch_losses_agree_with_a_loop(self) -> None:
@@ -54,17 +54,19 @@ class TripletLossTest(ProjectTest):
                 sums = [sum(math.exp(sharpness * x) for x in xs) for xs in (neg, [-x for x in pos])]
                 smooth.append(math.log1p(sums[0] * sums[1] * math.exp(sharpness * alpha)) / sharpness)
         with settings.override(TRIPLET_ALPHA=alpha):
-            np.testing.assert_allclose(neural_net.get_batch_hard_losses(embeddings), hard)
-            np.testing.assert_allclose(neural_net.get_smooth_batch_hard_losses(embeddings), smooth)
+            np.testing.assert_allclose(neural_net.get_batch_hard_losses(embeddings, settings.present()), hard)
+            np.testing.assert_allclose(neural_net.get_smooth_batch_hard_losses(embeddings, settings.present()), smooth)
 
     def test_each_network_of_an_ensemble_has_a_loss_of_its_own(self) -> None:
         embeddings = torch.randn(5, 3, 12)
         for mining in setting_tables.CHOICES["TRIPLET_MINING"]:
             with settings.override(TRIPLET_MINING=mining):
-                each = [neural_net.get_triplet_losses(embeddings[..., at : at + 4]) for at in (0, 4, 8)]
+                each = [
+                    neural_net.get_triplet_losses(embeddings[..., at : at + 4], settings.present()) for at in (0, 4, 8)
+                ]
                 for networks in ({"ENSEMBLE_SIZE": 3}, {"ENSEMBLE_SIZE": 2, "TDNN_CHANNELS": 32}):
                     with settings.override(**networks):
-                        together = neural_net.get_triplet_losses(embeddings)
+                        together = neural_net.get_triplet_losses(embeddings, settings.present())
                     torch.testing.assert_close(together, torch.cat(each))
 
 
@@ -154,17 +156,15 @@ class NeuralNetTest(TrainingTest):
             speaker_encoder.save_encoder(path, speaker_encoder.new_encoder())
         with self.assertRaisesRegex(ValueError, "CEPSTRAL_MEAN_NORMALIZATION takes away"):
             self.train(4, "b.pt", INITIAL_MODELS=path)
-        settings.typed_names.add("ENSEMBLE_SIZE")
-        self.addCleanup(settings.typed_names.clear)
         with self.assertRaisesRegex(ValueError, "bring an ENSEMBLE_SIZE"):
-            settings.check_training(settings.all_settings() | {"INITIAL_MODELS": path})
+            settings.check_training(settings.all_settings() | {"INITIAL_MODELS": path}, {"ENSEMBLE_SIZE"})
         settings.check(settings.all_settings() | {"INITIAL_MODELS": path, "SAVED_MODEL_PATH": path})
 
     def test_all_processes_draw_from_the_same_corpus(self) -> None:
         for number in range(12):
             self.write_audio(f"data/{'ab'[number % 2]}-{number}/0.wav", 2, seed=number)
         spk_to_utts = dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
-        store = feature_store.open_store(spk_to_utts, (1.0, 1.1))
+        store = feature_store.open_store(spk_to_utts, (1.0, 1.1), settings.present(CORPORA="a-,b-"))
         names = np.array(store.speakers)[store.speaker_of]
         drawn = []
         draw_crops = store.draw_crops
@@ -178,7 +178,9 @@ class NeuralNetTest(TrainingTest):
                             unittest.mock.patch.object(parallel, "rank", lambda rank=rank: rank),
                             unittest.mock.patch.object(parallel, "world_size", lambda: 2),
                         ):
-                            training_batches.draw_batch(speaker_encoder.new_encoder(), store, None, step)
+                            training_batches.draw_batch(
+                                speaker_encoder.new_encoder(), store, None, step, settings.present()
+                            )
             self.assertTrue(all(corpora in drawn for corpora in expected))
             self.assertTrue(all(corpora in expected for corpora in drawn))
             self.assertEqual(drawn[::2], drawn[1::2])
@@ -200,7 +202,7 @@ class NeuralNetTest(TrainingTest):
             disturbances = {"NOISE_PROB": 1.0, "NOISE_SNR_DB": (0.0, 0.0), "ROOM_PROB": 0.0, "NARROW_BAND_PROB": 0.0}
             in_one_batch = unittest.mock.patch.object(speaker_encoder, "INFERENCE_FRAMES", 10**6)
             with settings.override(DISTURBED_BATCHES=share, **disturbances), in_one_batch:
-                eer = neural_net.validation_eer(encoder, store, None)
+                eer = neural_net.validation_eer(encoder, store, None, settings.present())
         clean, half, again, disturbed = heard
         for crops, share in ((half, 0.5), (disturbed, 1.0)):
             self.assertEqual(((clean - crops).abs().amax(dim=(1, 2)) > 1).float().mean(), share)
@@ -215,26 +217,25 @@ class NeuralNetTest(TrainingTest):
         self.assertAlmostEqual(eer, (1 - true_accepts + false_accepts)[nearest] / 2, delta=0.02)
 
     def test_learning_rate_rises_then_falls_to_zero(self) -> None:
-        rates = [neural_net.learning_rate(step, 200) for step in range(200)]
+        rates = [neural_net.learning_rate(step, 200, settings.present()) for step in range(200)]
         self.assertEqual(rates.index(max(rates)), 9)
         self.assertEqual(max(rates), myconfig.LEARNING_RATE)
         self.assertAlmostEqual(rates[10 + 95], myconfig.LEARNING_RATE / 2)
         self.assertLess(rates[-1], 1e-3 * myconfig.LEARNING_RATE)
 
     def test_collapse_and_nan_are_put_in_words(self) -> None:
-        progress = TrainingProgress(300)
+        progress = TrainingProgress(300, settings.present())
         for step, _ in zip(progress.steps(), range(100), strict=False):
             embeddings = torch.ones(8, 5) + 1e-3 * torch.randn(8, 5)
             progress.update(0.5 / (step + 1), 1.0, [embeddings])
         self.assertIn("all embeddings are nearly equal", self.output.getvalue())
-        progress = TrainingProgress(300)
+        progress = TrainingProgress(300, settings.present())
         for _ in zip(progress.steps(), range(100), strict=False):  # One network of two has collapsed.
             progress.update(0.5, 1.0, [torch.randn(8, 5), embeddings])
         self.assertTrue(progress.has_warned)
-        progress = TrainingProgress(300)
-        with settings.override(TRIPLET_MINING="batch_hard"):
-            for _ in zip(progress.steps(), range(100), strict=False):
-                progress.update(myconfig.TRIPLET_ALPHA, 1.0, [torch.randn(8, 5)])
+        progress = TrainingProgress(300, settings.present(TRIPLET_MINING="batch_hard"))
+        for _ in zip(progress.steps(), range(100), strict=False):
+            progress.update(myconfig.TRIPLET_ALPHA, 1.0, [torch.randn(8, 5)])
         self.assertIn("stood at the margin", self.output.getvalue())
         with self.assertRaisesRegex(ValueError, "loss is nan.*LEARNING_RATE"):
             progress.update(math.nan, 1.0, [embeddings])

@@ -15,13 +15,15 @@ import myconfig
 import neural_net
 import speaker_encoder
 from foundation import settings
-from unit_tests.shared import PROJECT_DIR, ProjectTest, corpus
+from unit_tests.shared import PROJECT_DIR, TIMEOUT_SECONDS, ProjectTest, corpus
 
 
 class ParallelTest(ProjectTest):
     def gradients_of_one_process(self, encoder: neural_net.SpeakerEncoder, crops: torch.Tensor) -> list[torch.Tensor]:
         """Of the loss of a batch (speakers, utterances, frames, N_MFCC), without any threads of ours."""
-        losses = neural_net.get_triplet_losses(encoder(crops.flatten(0, 1)).unflatten(0, crops.shape[:2]))
+        losses = neural_net.get_triplet_losses(
+            encoder(crops.flatten(0, 1)).unflatten(0, crops.shape[:2]), settings.present()
+        )
         return list(torch.autograd.grad(losses.mean(), list(encoder.parameters())))
 
     def test_threads_give_the_gradient_of_the_whole_batch(self) -> None:
@@ -33,14 +35,16 @@ class ParallelTest(ProjectTest):
                 for num_threads in (1, 2, 5):
                     with settings.override(NUM_PROCESSES=num_threads):
                         encoder.zero_grad()
-                        neural_net.get_triplet_losses(neural_net.embed_batch(encoder, crops)).mean().backward()
+                        config = settings.present()
+                        embeddings = neural_net.embed_batch(encoder, crops, config)
+                        neural_net.get_triplet_losses(embeddings, config).mean().backward()
                     for parameter, gradient in zip(encoder.parameters(), expected, strict=True):
                         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=2e-6)
 
     def run_two_processes(self, *command: str) -> str:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *command, *self.typed]
         launcher += [f"FEATURE_STORE_DIR={self.dir / 'features'}"]
-        answer = subprocess.run(launcher, cwd=self.dir, capture_output=True, text=True, timeout=120)
+        answer = subprocess.run(launcher, cwd=self.dir, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
         self.assertEqual(answer.returncode, 0, answer.stderr)
         return answer.stdout
 
@@ -52,16 +56,17 @@ import sys; sys.path.insert(0, {str(PROJECT_DIR)!r})
 import os, torch, dataset, feature_store, myconfig, neural_net, speaker_encoder, training_batches
 from foundation import parallel, settings
 settings.read_command_line("A test.")
-with parallel.process_group():
+with parallel.process_group(myconfig.DEVICE):
     data = dataset.get_spk_to_utts("TRAIN")
     store = feature_store.open_store(data)
+    torch.manual_seed(0)
     encoder = neural_net.get_speaker_encoder()
     with torch.no_grad():
         encoder.lstms[0].bias_ih_l0 += parallel.rank()  # Rank 0's weights must come to hold.
     network = parallel.replicate(encoder)
-    crops = training_batches.draw_batch(encoder, store, None, 3)
-    with settings.override(MIXED_PRECISION=False):
-        losses = neural_net.get_triplet_losses(parallel.gather(neural_net.embed_batch(network, crops)))
+    config = settings.present(MIXED_PRECISION=False)
+    crops = training_batches.draw_batch(encoder, store, None, 3, config)
+    losses = neural_net.get_triplet_losses(parallel.gather(neural_net.embed_batch(network, crops, config)), config)
     (losses.mean() * parallel.world_size()).backward()
     gradients = [parameter.grad for parameter in encoder.parameters()]
     embeddings = torch.from_numpy(speaker_encoder.embed_store(encoder, store))
@@ -77,6 +82,7 @@ os._exit(0)  # As scripts do: see `script.run`.
         for line in ("Continuing after step 2.", "Step 4: loss", f"{myconfig.SAVED_MODEL_PATH} is the "):
             self.assertEqual(output.count(line), 1)
         with settings.override(MIXED_PRECISION=False, FEATURE_STORE_DIR=str(self.dir / "features")):
+            torch.manual_seed(0)
             encoder = neural_net.get_speaker_encoder()
             store = feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(corpus() / "train")))
             expected = self.gradients_of_one_process(encoder, torch.cat([crops for crops, *_ in ranks]))

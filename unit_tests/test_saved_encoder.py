@@ -57,12 +57,14 @@ class SavedEncoderTest(ProjectTest):
     def test_a_typed_setting_that_contradicts_the_model_is_an_error(self) -> None:
         path = str(self.dir / "model.pt")
         speaker_encoder.save_encoder(path, speaker_encoder.new_encoder())
-        self.addCleanup(settings.typed_names.clear)
-        settings.apply_override("LSTM_HIDDEN_SIZE=8")
-        neural_net.load_encoder(path)
-        settings.apply_override("LSTM_HIDDEN_SIZE=16")
-        with self.assertRaisesRegex(ValueError, "LSTM_HIDDEN_SIZE=16 contradicts .* 8"):
+        neural_net.load_encoder(path, {"LSTM_HIDDEN_SIZE"})
+        with settings.override(LSTM_HIDDEN_SIZE=16):
             neural_net.load_encoder(path)
+            with self.assertRaisesRegex(ValueError, "LSTM_HIDDEN_SIZE=16 contradicts .* 8"):
+                neural_net.load_encoder(path, {"SEED", "LSTM_HIDDEN_SIZE"})
+            answer = self.run_script("evaluation.py", *self.typed, "LSTM_HIDDEN_SIZE=16", f"SAVED_MODEL_PATH={path}")
+            self.assertEqual((answer.returncode, answer.stderr.count("\n")), (2, 1))
+            self.assertIn("LSTM_HIDDEN_SIZE=16 contradicts", answer.stderr)
 
     def test_a_classic_model_loads_by_the_shape_of_its_weights(self) -> None:
         class Classic(torch.nn.Module):

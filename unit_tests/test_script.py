@@ -8,7 +8,7 @@ import sys
 import time
 import unittest
 
-from unit_tests.shared import PROJECT_DIR, ProjectTest
+from unit_tests.shared import PROJECT_DIR, TIMEOUT_SECONDS, ProjectTest
 
 
 class ScriptTest(ProjectTest):
@@ -23,7 +23,7 @@ class ScriptTest(ProjectTest):
         config = (PROJECT_DIR / "myconfig.py").read_text(encoding="utf-8")
         (copy / "myconfig.py").write_text(f"{config}\n{change}\n", encoding="utf-8")
         command = [sys.executable, str(copy / name), *arguments]
-        return subprocess.run(command, cwd=self.dir, capture_output=True, text=True, timeout=120, **options)
+        return subprocess.run(command, cwd=self.dir, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, **options)
 
     def test_mistakes_in_myconfig_are_one_sentence_with_the_line(self) -> None:
         line = (PROJECT_DIR / "myconfig.py").read_text(encoding="utf-8").count("\n") + 2

@@ -18,9 +18,12 @@ class SetUpTest(unittest.TestCase):
     def test_requirements_are_installed(self) -> None:
         for line in (PROJECT_DIR / "requirements.txt").read_text().splitlines():
             if line and not line.startswith("#"):
-                name, lowest = line.split(">=")
-                installed = [int(number) for number in re.findall(r"\d+", importlib.metadata.version(name))]
-                self.assertGreaterEqual(installed, [int(number) for number in lowest.split(".")], line)
+                name, lowest, untried = re.split(">=|,<", line)
+                installed, *bounds = (
+                    [int(number) for number in re.findall(r"\d+", version)]
+                    for version in (importlib.metadata.version(name), lowest, untried)
+                )
+                self.assertTrue(bounds[0] <= installed < bounds[1], f"{line}, not {installed}")
 
     def test_configured_data_can_be_read(self) -> None:
         for part, demo_dir in (("TRAIN", demo_data.TRAIN_DIR), ("TEST", demo_data.TEST_DIR)):

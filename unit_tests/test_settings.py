@@ -22,14 +22,13 @@ class SettingsTest(ProjectTest):
             "RESULTS_DIR=a=b c": "a=b c",
         }
         for argument, expected in cases.items():
-            with self.subTest(argument), settings.override():
+            with self.subTest(argument), settings.override(**settings.all_settings()):
                 settings.apply_override(argument)
                 value = getattr(myconfig, argument.split("=")[0])
                 self.assertEqual((value, type(value)), (expected, type(expected)))
         with settings.override(GAIN_AUGMENTATION_DB=0):  # As it may be written in myconfig.py.
             settings.apply_override("GAIN_AUGMENTATION_DB=2.5")
             self.assertEqual(myconfig.GAIN_AUGMENTATION_DB, 2.5)
-        settings.typed_names.clear()
 
     def test_mistakes_are_named(self) -> None:
         cases = {

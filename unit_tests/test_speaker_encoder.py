@@ -84,7 +84,7 @@ class SpeakerEncoderTest(ProjectTest):
             parts = [encoder(torch.from_numpy(features[start:end])[None])[0] for start, end in ((0, 65), (65, 130))]
         expected = torch.nn.functional.normalize(parts[0] + parts[1], dim=0)
         with unittest.mock.patch.object(speaker_encoder, "MOST_FRAMES", 100):
-            [embedding] = speaker_encoder.embed_features(encoder, [features], in_one_piece=True)
+            [embedding] = speaker_encoder.embed_features(encoder, [features], settings.in_one_piece())
         np.testing.assert_allclose(embedding, expected, atol=1e-5)
 
     def test_two_models_in_many_threads_do_not_disturb_each_other(self) -> None:

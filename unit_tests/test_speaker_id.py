@@ -125,9 +125,7 @@ class SpeakerIdTest(ProjectTest):
         number = 1 + 4 * 450 // 50
         embedded = np.concatenate([two[:number], one[:number], one[:1]])
         embedded /= np.linalg.norm(embedded, axis=1, keepdims=True)
-        with unittest.mock.patch.object(
-            recordings, "embed_features", lambda _, windows, **__: embedded[: len(windows)]
-        ):
+        with unittest.mock.patch.object(recordings, "embed_features", lambda _, windows, __: embedded[: len(windows)]):
             loud = [np.zeros(900)] * 3
             self.assertEqual(recordings.have_several_voices(self.encoder, features, loud), [True, False, False])
             silent_end = [np.repeat([0.0, -90.0], [400, 500])] * 3  # What is left is of one voice.

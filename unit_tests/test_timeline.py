@@ -15,6 +15,7 @@ from foundation import settings
 from unit_tests.shared import RATE, ProjectTest
 from voices import clustering
 from voices import timeline as speaker_timeline
+from voices.turns import find_turns, to_rttm
 
 
 class TimelineTest(ProjectTest):
@@ -42,8 +43,8 @@ class TimelineTest(ProjectTest):
         times = np.array([turn[:2] for turn in timeline.turns])
         np.testing.assert_allclose(times, [[0, 10], [14, 24], [24, 34]], atol=0.5)
         self.assertTrue(np.isnan(timeline.margins[31]).all())
-        rttm = speaker_timeline.to_rttm(timeline.turns, "my talk.wav").splitlines()
-        self.assertRegex(rttm[0], r"^SPEAKER my_talk 1 0.000 \d+\.\d{3} <NA> <NA> low <NA> <NA>$")
+        rttm = to_rttm(timeline.turns, "my talk.wav").splitlines()
+        self.assertRegex(rttm[0], r"^SPEAKER my%20talk 1 0.000 \d+\.\d{3} <NA> <NA> low <NA> <NA>$")
         speaker_timeline.draw_timeline(timeline)
         nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], embeddings[:0], np.zeros((2, 0)))
         self.assertEqual({turn.speaker for turn in nobody.turns}, {"unknown"})
@@ -57,16 +58,17 @@ class TimelineTest(ProjectTest):
         embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
         is_heard = np.ones(100, bool)
         is_heard[45:50] = False
-        voice, similarities = speaker_timeline.tell_apart(embeddings, is_heard, None, 0.32)
+        voice, similarities = speaker_timeline.cluster_windows(embeddings, is_heard, None, 0.32)
         expected = np.repeat([0, 1, 0, 2], 25)
         np.testing.assert_array_equal(voice[is_heard], expected[is_heard])
         self.assertEqual(similarities.shape, (100, 3))
-        self.assertEqual(len(np.unique(speaker_timeline.tell_apart(embeddings, is_heard, 2, 0.32)[0])), 2)
+        self.assertEqual(len(np.unique(speaker_timeline.cluster_windows(embeddings, is_heard, 2, 0.32)[0])), 2)
         for alone in (embeddings[:25], embeddings[:1]):
             self.assertEqual(
-                speaker_timeline.tell_apart(alone, np.ones(len(alone), bool), None, 0.32)[0].tolist(), [0] * len(alone)
+                speaker_timeline.cluster_windows(alone, np.ones(len(alone), bool), None, 0.32)[0].tolist(),
+                [0] * len(alone),
             )
-        self.assertEqual(speaker_timeline.tell_apart(embeddings, is_heard & False, None, 0.32)[1].shape, (100, 0))
+        self.assertEqual(speaker_timeline.cluster_windows(embeddings, is_heard & False, None, 0.32)[1].shape, (100, 0))
 
     def test_candidates_are_those_above_their_own_thresholds(self) -> None:
         embeddings = np.tile([0.55, 0.60], (9, 1))  # Similarities to two people.
@@ -106,7 +108,7 @@ class TimelineTest(ProjectTest):
         is_speech[:50] = is_speech[100:120] = is_speech[300:400] = False  # 0 to 1 s, 2 to 2.4 s, 6 to 8 s.
         is_speech[340:345] = True  # 0.1 s in a pause.
         state = np.array([0, 0, 0, 0, 1, 1, 0, 0, 0, 0])
-        turns = speaker_timeline.find_turns(state, middles, is_speech, ["a"])
+        turns = find_turns(state, middles, is_speech, ["a"])
         self.assertEqual([turn.speaker for turn in turns], ["a", "unknown", "a"])
         np.testing.assert_allclose([turn[:2] for turn in turns], [[1, 4], [4, 6], [8, 10]], atol=0.021)
 
@@ -114,7 +116,7 @@ class TimelineTest(ProjectTest):
         is_speech = np.ones(250, bool)
         is_speech[100:125] = False  # 2 to 2.5 s, a pause, but for 0.1 s of another speaker.
         is_speech[110:115] = True
-        turns = speaker_timeline.find_turns(np.array([0, 1, 0]), np.array([1.76, 2.25, 2.74]), is_speech, ["a", "b"])
+        turns = find_turns(np.array([0, 1, 0]), np.array([1.76, 2.25, 2.74]), is_speech, ["a", "b"])
         self.assertEqual([turn.speaker for turn in turns], ["a"])
         np.testing.assert_allclose(turns[0][:2], [0, 5], atol=0.021)
 

@@ -1,5 +1,6 @@
 """How many voices are in a recording, and which windows are whose, with nobody enrolled."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,11 @@ from calibration import NEAR_STRANGERS
 # This part of the mean of all windows, which holds microphone and room, is subtracted before windows are compared.
 CENTRING = 0.8
 
-# Numbers of voices from 2 to MAX_VOICES are tried. Each leaves something unexplained (see `Voices`), the less, the more
-# voices there are. One voice more must lower it by VOICE_PRICE times the least that is left, and by PIECE_PRICE times
-# what each of the last NUM_PIECES voices does: other people do, pieces of one person do not. These were chosen for
-# the pretrained models.
-MAX_VOICES = 8
+# Numbers of voices from 2 to USUAL_MOST are tried, or more where that clearly pays (see `most_voices`). Each leaves
+# something unexplained (see `Voices`), the less, the more voices there are. One voice more must lower it by VOICE_PRICE
+# times the least that is left, and by PIECE_PRICE times what each of the last NUM_PIECES voices does: other people do,
+# pieces of one person do not. These were chosen for the pretrained models.
+USUAL_MOST = 8
 VOICE_PRICE = 0.12
 PIECE_PRICE = 0.75
 NUM_PIECES = 3
@@ -108,24 +109,41 @@ def find_voices(
     centred = centre(embeddings)
     if len(embeddings) < (2 if num_voices else 2 * LEAST_WINDOWS):
         return normalise(centred.mean(axis=0, keepdims=True))
-    from scipy.cluster.hierarchy import fcluster, linkage  # Slow, and only needed here.
+    from scipy.cluster.hierarchy import cut_tree, linkage  # Slow, and only needed here.
 
     some = np.linspace(0, len(embeddings) - 1, min(len(embeddings), MOST_WINDOWS)).astype(int)
     tree = linkage(centred[some], "ward")
 
     def means_of(number: int) -> np.ndarray:
-        parts = fcluster(tree, number, "maxclust")
+        parts = cut_tree(tree, min(number, len(some)))[:, 0]
         return normalise(np.stack([centred[some[parts == part]].mean(axis=0) for part in np.unique(parts)]))
 
     if num_voices:
         return means_of(num_voices)
-    if not are_unlike(embeddings[some], fcluster(tree, 2, "maxclust") == 1, near_strangers):
+    if not are_unlike(embeddings[some], cut_tree(tree, 2)[:, 0] == 0, near_strangers):
         return means_of(1)
-    found = [follow_voices(centred, means_of(number)) for number in range(2, min(MAX_VOICES, len(some)) + 1)]
+    most = min(most_voices(lambda number: unexplained_by(centred[some], means_of(number)), len(some)), len(some))
+    found = [follow_voices(centred, means_of(number)) for number in range(2, most + 1)]
     unexplained = [voices.unexplained for voices in found]
     of_pieces = (unexplained[-NUM_PIECES - 1] - unexplained[-1]) / NUM_PIECES
     price = VOICE_PRICE * min(unexplained) + PIECE_PRICE * max(0, of_pieces)
     return min(found, key=lambda voices: voices.unexplained + price * len(voices.means)).means
+
+
+def unexplained_by(centred: np.ndarray, means: np.ndarray) -> float:
+    """What voices with these means leave unexplained of windows (windows, dimensions), at any change of speaker."""
+    return float(len(centred) - (centred @ means.T).max(axis=1).sum())
+
+
+def most_voices(unexplained: Callable[[int], float], num_windows: int) -> int:
+    """How many voices are to be tried at most: twice as many as long as each of the further ones is worth its price."""
+    most = number = USUAL_MOST
+    before = unexplained(most)
+    while LEAST_WINDOWS * (number := 2 * number) <= num_windows:
+        left = unexplained(number)
+        if before - left > (number - most) * VOICE_PRICE * left:
+            most, before = number, left
+    return most
 
 
 def are_unlike(embeddings: np.ndarray, is_first: np.ndarray, near_strangers: float) -> bool:

@@ -16,6 +16,7 @@ from voices import timeline as speaker_timeline
 from voices.answers import decision_for, enrol, identify, model_of, verify
 from voices.database import clean_name
 from voices.recordings import hear, list_warnings, write_embeddings
+from voices.turns import Turn, to_rttm
 
 
 def run(options: argparse.Namespace) -> int:
@@ -93,19 +94,19 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         thresholds = decision.timeline_thresholds(counts)
         in_words = answers.decision_in_words(decision, len(names)) if names else in_words
     cluster = options.unknown == "cluster" or options.speakers is not None or not names
-    found: dict[str, list[speaker_timeline.Turn]] = {}
-    shown: dict[str, Path] = {}
+    found: dict[str, list[Turn]] = {}
+    shown: dict[str, str] = {}  # What is said of each picture.
     for number, file in enumerate(options.files, start=1):
         timeline = speaker_timeline.find_timeline(encoder, file, names, enrolled, thresholds, cluster, options.speakers)
         picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(options.files) > 1 else ""))
-        pictures.save(str(picture), speaker_timeline.draw_timeline(timeline))
         warn([(file, words) for words in timeline.faults])
-        found[file], shown[file] = timeline.turns, picture
+        found[file] = timeline.turns
+        if pictures.save_or_warn(picture, speaker_timeline.draw_timeline(timeline)):
+            shown[file] = f"The picture of {script.printable(file)} is {script.printable(str(picture))}."
     if options.rttm or options.json:  # Their output is for programs.
-        for file, picture in shown.items():
-            print(f"The picture of {script.printable(file)} is {script.printable(str(picture))}.", file=sys.stderr)
+        print("".join(f"{words}\n" for words in shown.values()), end="", file=sys.stderr)
     if options.rttm:
-        print("".join(speaker_timeline.to_rttm(turns, file) for file, turns in found.items()), end="")
+        print("".join(to_rttm(turns, file) for file, turns in found.items()), end="")
         return 0
     lines = []
     for file, turns in found.items():
@@ -113,7 +114,7 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         for turn in turns:
             score = "-" if turn.score is None else f"{turn.score:.3f}"
             lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {score}")
-        lines.append(f"The picture is {script.printable(str(shown[file]))}.")
+        lines += [shown[file]] if file in shown else []
     if names or any(found.values()):
         lines.append(in_words)
     if cluster and not options.speakers and any(found.values()):

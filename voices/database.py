@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from foundation.paths import expand_home
 from foundation.recording_lists import same_letters
+from foundation.script import is_printable
 
 # Marks the file as ours, in the header field that SQLite has for that.
 APPLICATION_ID = 0x53505249
@@ -59,6 +61,7 @@ class Recording(NamedTuple):
 
 def is_there(path: str) -> bool:
     """Whether there is a database; an empty file is none."""
+    path = expand_home(path)
     return Path(path).exists() and Path(path).stat().st_size > 0
 
 
@@ -69,6 +72,7 @@ def open_database(path: str, mode: str = "read") -> Iterator[sqlite3.Connection]
     All changes are made or none; other processes wait meanwhile. Raises ValueError if the database does not exist
     (unless it is to be created), or if the file is not such a database.
     """
+    path = expand_home(path)
     if not Path(path).exists():
         if mode != "create":
             raise ValueError(f"nobody is enrolled yet (there is no {path}): speaker_id.py enrol NAME FILES.")
@@ -128,7 +132,7 @@ def clean_name(name: str) -> str:
     cleaned = same_letters(name.strip())
     if cleaned.lower() == UNKNOWN:
         raise ValueError(f"{name!r} is what strangers are called: choose another name.")
-    if not cleaned or not cleaned.isprintable():
+    if not cleaned or not is_printable(cleaned):
         raise ValueError(f"{name!r} is not a name that can be given.")
     return cleaned
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foundation import pictures
+from foundation.recording_lists import same_letters
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -25,7 +26,7 @@ def name_speakers(files: Sequence[str]) -> list[str]:
 
     In LibriSpeech, it is the parent of the file's folder.
     """
-    paths = [Path(file).absolute() for file in files]
+    paths = [Path(same_letters(file)).absolute() for file in files]
     if all(path.stem.startswith(f"{path.parent.parent.name}-{path.parent.name}-") for path in paths):
         return [path.parent.parent.name for path in paths]
     if len({path.parent for path in paths}) > 1:
@@ -52,16 +53,14 @@ def lay_out(embeddings: np.ndarray) -> np.ndarray:
 
 def draw_map(embeddings: np.ndarray, speakers: Sequence[str], is_wide: bool = True) -> "matplotlib.figure.Figure":
     """Draw the map and the cosine similarities of embeddings (recordings, dimensions), side by side or not."""
-    import matplotlib.figure  # Slow, and only needed here.
-
     order = np.argsort(np.array(speakers), kind="stable")
     embeddings, speakers = embeddings[order], [speakers[number] for number in order]
     names, first, counts = np.unique(speakers, return_index=True, return_counts=True)
     places = lay_out(embeddings)
-    with pictures.style():
-        figure = matplotlib.figure.Figure(figsize=(12, 5.5) if is_wide else (5, 9))
+    with pictures.style(speakers):
+        figure = pictures.new_figure(figsize=(12, 5.5) if is_wide else (5, 9))
         points, matrix = figure.subplots(*((1, 2) if is_wide else (2, 1)))
-        colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
+        colours = pictures.load_matplotlib().colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
         for number, name in enumerate(names):
             own = places[first[number] : first[number] + counts[number]]
             points.scatter(*own.T, color=colours[number], marker="osD^vP"[number % 6], s=30)

@@ -1,20 +1,18 @@
 """The user's own recordings: find them, embed them, and report what is wrong with them."""
 
+import contextlib
 import csv
-import hashlib
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 import feature_extraction
-import myconfig
 import speech_levels
 from calibration import WINDOW_SECONDS, near_strangers
-from foundation import parallel, safe_files, script
+from foundation import parallel, safe_files, script, settings
 from foundation.recording_lists import Paths, as_paths
 from speaker_encoder import SpeakerEncoder, embed_features
 from voices.clustering import find_voices, seem_several
@@ -31,6 +29,9 @@ CLIPPED_SHARE = 0.001
 # Words of one second can be as similar as 0.6, so recordings below 1.5 s (at 32 ms a frame) are not compared.
 LEAST_FRAMES, COMPARED_FRAMES, COMPARED_COEFFICIENTS = 48, 1000, 13
 SAME_AUDIO = 0.6
+
+# What is heard of a long recording: more of it would hardly make an embedding surer.
+MOST_MINUTES = 30
 
 # Windows of a recording that are compared to find several voices in it: of longer ones, they lie farther apart.
 MOST_WINDOWS = 200
@@ -53,7 +54,8 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
     if not paths:
         raise ValueError("no recordings were given.")
     heard = []
-    pool = parallel.thread_pool(myconfig.NUM_PROCESSES)
+    config = settings.in_one_piece()
+    pool = parallel.thread_pool(config.NUM_PROCESSES)
     wanted = encoder.feature_settings
     with tqdm(total=len(paths), desc="Listening", disable=None) as progress:
         for start in range(0, len(paths), CHUNK_FILES):
@@ -63,7 +65,7 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
             seconds = map(speech_levels.speech_seconds, levels)
             for words, several in zip(faults, have_several_voices(encoder, features, levels), strict=True):
                 words += ["there seem to be two voices or more in it: `timeline` tells them apart"] if several else []
-            rows = zip(chunk, digests, seconds, embed_features(encoder, features, in_one_piece=True), strict=True)
+            rows = zip(chunk, digests, seconds, embed_features(encoder, features, config), strict=True)
             heard += [
                 Heard(Recording(*row), words, of_recording[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy())
                 for row, words, of_recording in zip(rows, faults, features, strict=True)
@@ -76,13 +78,26 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
 def listen(file: str, wanted: feature_extraction.FeatureSettings) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
     """Features (frames, N_MFCC), levels (stretches,), hash of the file, and warnings. Raises ValueError."""
     faults: list[str] = []
-    samples = feature_extraction.read_audio(file, faults)
+    samples = read_beginning(file, faults)
     feature_extraction.check_length(samples, file, wanted)
     levels = speech_levels.levels_db(samples)
     seconds = speech_levels.speech_seconds(levels)
-    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     faults += find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
-    return feature_extraction.compute_mfcc(samples, wanted), levels, digest, faults
+    return feature_extraction.compute_mfcc(samples, wanted), levels, safe_files.digest_of(file), faults
+
+
+def read_beginning(file: str, faults: list[str]) -> np.ndarray:
+    """The samples of a recording, of a long one its first MOST_MINUTES, so that memory does not grow with its length.
+
+    Raises ValueError as `feature_extraction.read_audio` does.
+    """
+    most_samples = MOST_MINUTES * 60 * feature_extraction.SAMPLE_RATE
+    with contextlib.closing(feature_extraction.read_blocks(file, most_samples, faults)) as blocks:
+        samples = next(blocks)
+        if next(blocks, None) is not None:
+            faults.append(f"only its first {MOST_MINUTES} minutes were heard")
+    feature_extraction.check_sound(samples, file)
+    return samples
 
 
 def have_several_voices(
@@ -103,7 +118,7 @@ def have_several_voices(
         starts = starts[share >= speech_levels.LEAST_SPEECH_SHARE]
         windows += [of_recording[start : start + frames] for start in starts]
         numbers.append(len(starts))
-    parts = np.split(embed_features(encoder, windows, in_one_piece=True), np.cumsum(numbers)[:-1])
+    parts = np.split(embed_features(encoder, windows, settings.in_one_piece()), np.cumsum(numbers)[:-1])
     near = near_strangers(encoder.calibration)
     return [seem_several(part, near) and len(find_voices(part, None, near)) > 1 for part in parts]
 

@@ -1,8 +1,7 @@
 """Who spoke when: embeddings of a sliding window are compared with enrolled ones, or with each other."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,11 +11,12 @@ import feature_extraction
 import speech_levels
 from calibration import WINDOW_SECONDS, near_strangers
 from feature_extraction import SAMPLE_RATE
-from foundation import pictures, script
+from foundation import pictures, script, settings
 from speaker_encoder import SpeakerEncoder, embed_features
-from voices.clustering import best_path, centre, find_voices, follow_voices, normalise
+from voices.clustering import CENTRING, best_path, centre, find_voices, follow_voices, normalise
 from voices.database import UNKNOWN
 from voices.recordings import count_clipped, find_faults
+from voices.turns import STRETCH_SECONDS, Turn, find_turns, mean_score
 
 STEP_SECONDS = 0.4
 
@@ -27,30 +27,14 @@ if TYPE_CHECKING:
 # A block is a multiple of the stretches in which speech is detected, so that no samples are lost between blocks.
 BLOCK_STEPS = speech_levels.SPEECH_FRAME_SAMPLES
 
-# Pauses within a turn, and the shortest turn.
-PAUSE_SECONDS = 0.6
-LEAST_TURN_SECONDS = 0.2
-
 # Speech in no window with enough of it is not compared, which is mentioned where it is more than this share.
 LOST_SHARE = 0.1
 
+# Quiet speech is mentioned from here on.
+LEAST_QUIET_SECONDS = 1.0
+
 # The name of unknown voices that are told apart, before their number.
 VOICE = "speaker"
-
-# At most this many enrolled people are looked for: those who are nearest in the most windows.
-MAX_CANDIDATES = 8
-
-
-class Turn(NamedTuple):
-    """Somebody speaks from `start` to `end`, in seconds; None or the `score` by which it is an enrolled person.
-
-    That is the mean similarity of the turn's windows, or the similarity of a whole voice that got its name by it.
-    """
-
-    start: float
-    end: float
-    speaker: str
-    score: float | None
 
 
 class Timeline(NamedTuple):
@@ -66,6 +50,21 @@ class Timeline(NamedTuple):
     margins: np.ndarray
     candidates: list[str]
     num_enrolled: int
+    faults: list[str]
+
+
+class Windows(NamedTuple):
+    """A recording heard through a sliding window of `length` seconds.
+
+    `embeddings` (windows, dimensions); `starts` (windows,) in seconds; `is_heard` (windows,) where there is enough
+    speech; `is_speech` (stretches,); `faults` say in words what may make the result wrong.
+    """
+
+    embeddings: np.ndarray
+    starts: np.ndarray
+    length: float
+    is_heard: np.ndarray
+    is_speech: np.ndarray
     faults: list[str]
 
 
@@ -86,46 +85,88 @@ def find_timeline(
     `cluster`, voices of nobody enrolled are "speaker 1", "speaker 2" ..., otherwise UNKNOWN. Needs memory for only one
     or two minutes of audio. Raises ValueError for a file that cannot be used.
     """
-    doubts: list[str] = []
-    blocks = list(embed_windows(encoder, recording, doubts))
-    step, window = whole_frames(STEP_SECONDS, encoder), whole_frames(WINDOW_SECONDS, encoder)
-    step_seconds, window_seconds = step / SAMPLE_RATE, window / SAMPLE_RATE
-    *arrays, num_clipped = zip(*blocks, strict=True)
-    embeddings, levels_db = map(np.concatenate, arrays)
-    starts = step_seconds * np.arange(len(embeddings))
-    is_speech = speech_levels.speech_share(levels_db, starts, window_seconds) >= speech_levels.LEAST_SPEECH_SHARE
-    candidates = find_candidates(embeddings[is_speech], enrolled, thresholds[0])
-    chosen = [names[number] for number in candidates]
-    scores = embeddings @ enrolled[candidates].T
-    margins = scores - thresholds[0, candidates]
-    # An unknown speaker stands for a margin of 0, so an enrolled one must be nearer than the threshold.
-    state = best_path(np.column_stack([margins, np.zeros(len(margins))]) * is_speech[:, None])
-    if num_voices:  # Who was below the threshold of a window now and then would be counted twice.
-        state = np.full(len(state), len(chosen))
-    unknown = state == len(chosen)
-    voice, similarities = tell_apart(embeddings, unknown & is_speech, num_voices, near_strangers(encoder.calibration))
+    windows = listen(encoder, recording)
+    embeddings, is_heard = windows.embeddings, windows.is_heard
+    candidates = find_candidates(embeddings[is_heard], enrolled, thresholds[0])
+    person_of = np.full(len(embeddings), -1)  # Whose each window is, a number of the enrolled, or -1.
+    if not num_voices:  # Who was below the threshold of a window now and then would be counted twice.
+        person_of = find_people(embeddings, is_heard, enrolled, thresholds[0], candidates)
+    is_unknown = person_of < 0
+    voice_of, similarities = cluster_windows(
+        embeddings, is_unknown & is_heard, num_voices, near_strangers(encoder.calibration)
+    )
     means = [
-        embeddings[unknown & is_speech & (voice == number)].mean(axis=0) for number in range(similarities.shape[1])
+        embeddings[is_unknown & is_heard & (voice_of == voice)].mean(axis=0) for voice in range(similarities.shape[1])
     ]
-    owners = find_owners(means, enrolled[candidates], thresholds[1, candidates])
+    owner_of = find_owners(means, enrolled, thresholds[1])
+
+    shown = people_to_show(person_of[is_heard], owner_of, candidates)
+    scores = embeddings @ enrolled[shown].T
+    margins = scores - thresholds[0, shown]
+    place_of = {person: place for place, person in enumerate(shown.tolist())}
+    # The place of each voice among the names: that of its owner, or after the enrolled.
+    strangers = [voice for voice, owner in enumerate(owner_of) if owner < 0]
+    places = np.array([place_of.get(owner, 0) for owner in owner_of], np.int64)
+    places[strangers] = len(shown) + np.arange(len(strangers))
+    state = np.array([place_of.get(person, len(shown)) for person in person_of.tolist()], np.int64)
     if means:
-        state = np.where(unknown, np.array(owners)[voice], state)
-        scores[unknown] = (normalise(np.stack(means)) @ enrolled[candidates].T)[voice[unknown]]
+        state[is_unknown] = places[voice_of[is_unknown]]
+        scores[is_unknown] = (normalise(np.stack(means)) @ enrolled[shown].T)[voice_of[is_unknown]]
+    found_names = [names[person] for person in shown]
     if cluster:
-        margins = np.column_stack([margins, similarities[:, [owner >= len(chosen) for owner in owners]]])
+        margins = np.column_stack([margins, similarities[:, strangers]])
         free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in names)
-        chosen += itertools.islice(free, margins.shape[1] - len(candidates))
-    margins[~is_speech] = scores[~is_speech] = np.nan
-    middles = starts + window_seconds / 2
-    speech = speech_levels.find_speech(levels_db)
-    stretch_seconds = speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
-    faults = doubts + find_faults(len(speech) * stretch_seconds, speech.sum() * stretch_seconds, sum(num_clipped))
-    num_lost = count_lost(speech, starts[is_speech], window_seconds)
-    if num_lost > LOST_SHARE * np.count_nonzero(speech):
-        faults.append(f"{num_lost * stretch_seconds:.1f} s of speech are in pieces too short to be compared")
-    turns = find_turns(state, middles, speech, chosen)
-    turns = [turn._replace(score=mean_score(turn, middles, scores, chosen)) for turn in turns]
-    return Timeline(turns, middles, margins, chosen, len(candidates), faults)
+        found_names += itertools.islice(free, len(strangers))
+    margins[~is_heard] = scores[~is_heard] = np.nan
+    middles = windows.starts + windows.length / 2
+    turns = find_turns(state, middles, windows.is_speech, found_names)
+    turns = [turn._replace(score=mean_score(turn, middles, scores, found_names)) for turn in turns]
+    return Timeline(turns, middles, margins, found_names, len(shown), windows.faults)
+
+
+def listen(encoder: SpeakerEncoder, recording: str) -> Windows:
+    """Embed the windows of a recording, and find its speech. Raises ValueError for a file that cannot be used."""
+    faults: list[str] = []
+    *arrays, num_clipped = zip(*embed_windows(encoder, recording, faults), strict=True)
+    embeddings, levels_db = map(np.concatenate, arrays)
+    length = whole_frames(WINDOW_SECONDS, encoder) / SAMPLE_RATE
+    starts = whole_frames(STEP_SECONDS, encoder) / SAMPLE_RATE * np.arange(len(embeddings))
+    is_heard = speech_levels.speech_share(levels_db, starts, length) >= speech_levels.LEAST_SPEECH_SHARE
+    is_speech = speech_levels.find_speech(levels_db)
+    seconds, speech_seconds = len(is_speech) * STRETCH_SECONDS, is_speech.sum() * STRETCH_SECONDS
+    faults += find_faults(seconds, speech_seconds, sum(num_clipped))
+    lost_seconds = count_lost(is_speech, starts[is_heard], length) * STRETCH_SECONDS
+    if lost_seconds > LOST_SHARE * speech_seconds:
+        faults.append(f"{lost_seconds:.1f} s of speech are in pieces too short to be compared")
+    quiet_seconds, below_db = speech_levels.find_quiet_speech(levels_db)
+    if quiet_seconds >= LEAST_QUIET_SECONDS:
+        faults.append(f"{quiet_seconds:.0f} s of quiet speech ({below_db:.0f} dB below the rest) are not assigned")
+    return Windows(embeddings, starts, length, is_heard, is_speech, faults)
+
+
+def find_people(
+    embeddings: np.ndarray, is_heard: np.ndarray, enrolled: np.ndarray, thresholds: np.ndarray, candidates: np.ndarray
+) -> np.ndarray:
+    """Whose each window is (windows,), of the candidates, by their numbers among the enrolled; -1 for nobody enrolled.
+
+    Nobody enrolled has a margin of 0, so that an enrolled person must be nearer than the threshold. Which of them it is
+    shows without what all windows have in common.
+    """
+    margins = (embeddings @ enrolled[candidates].T - thresholds[candidates]) * is_heard[:, None]
+    is_known = best_path(np.column_stack([margins, np.zeros(len(margins))])) < len(candidates)
+    if not is_known.any():
+        return np.full(len(embeddings), -1)
+    common = CENTRING * embeddings[is_heard].mean(axis=0)
+    similarities = normalise(embeddings - common) @ normalise(enrolled[candidates] - common).T
+    path = best_path(similarities * (is_known & is_heard)[:, None])
+    return np.where(is_known, candidates[path], -1)
+
+
+def people_to_show(person_of: np.ndarray, owner_of: Sequence[int], candidates: np.ndarray) -> np.ndarray:
+    """The enrolled people who speak, in ascending order; the first candidate if there is nobody, to show how near."""
+    speaking = np.unique([*person_of.tolist(), *owner_of])
+    speaking = speaking[speaking >= 0].astype(np.int64)
+    return speaking if len(speaking) else candidates[:1]
 
 
 def count_lost(speech: np.ndarray, starts: np.ndarray, window_seconds: float) -> int:
@@ -136,22 +177,17 @@ def count_lost(speech: np.ndarray, starts: np.ndarray, window_seconds: float) ->
 
 
 def find_owners(means: Sequence[np.ndarray], enrolled: np.ndarray, thresholds: np.ndarray) -> list[int]:
-    """Of each voice with these mean embeddings, the number of the enrolled speaker that it is.
+    """Of each voice with these mean embeddings, the number of the enrolled speaker that it is, or -1.
 
-    Enrolled are (speakers, dimensions), thresholds (speakers,). Voices of nobody enrolled get the numbers after these.
+    Enrolled are (speakers, dimensions), thresholds (speakers,).
     """
-    owners, num_strangers = [], 0
-    for mean in means:
-        above = enrolled @ normalise(mean) - thresholds
-        if len(above) and above.max() >= 0:
-            owners.append(int(above.argmax()))
-        else:
-            owners.append(len(enrolled) + num_strangers)
-            num_strangers += 1
-    return owners
+    if not len(enrolled):
+        return [-1] * len(means)
+    above = [enrolled @ normalise(mean) - thresholds for mean in means]
+    return [int(of_voice.argmax()) if of_voice.max() >= 0 else -1 for of_voice in above]
 
 
-def tell_apart(
+def cluster_windows(
     embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | None, distance: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whose each window is, of the voices that are heard in some windows, numbered in the order of their first words.
@@ -182,11 +218,11 @@ def embed_windows(
     A recording shorter than a window gives one window. What is doubtful about it is put into `doubts`, in words.
     """
     step, window = whole_frames(STEP_SECONDS, encoder), whole_frames(WINDOW_SECONDS, encoder)
-    wanted = encoder.feature_settings
+    wanted, config = encoder.feature_settings, settings.in_one_piece()
     window_frames = window // wanted.hop_length
     kept, is_first = np.zeros(0, np.float32), True
     with tqdm(desc="Listening", unit="s", disable=None) as progress:
-        for samples in feature_extraction.read_blocks(recording, BLOCK_STEPS * step, doubts):
+        for samples in feature_extraction.read_blocks(recording, BLOCK_STEPS * step, doubts, with_gaps=True):
             progress.update(round(len(samples) / SAMPLE_RATE))
             script.raise_if_interrupted()
             kept = np.concatenate([kept, samples])
@@ -197,93 +233,34 @@ def embed_windows(
                 features = feature_extraction.compute_mfcc(padded, wanted)
                 starts = np.arange(num_windows) * (step // wanted.hop_length)
                 windows = [features[start : start + window_frames] for start in starts]
-                embeddings = embed_features(encoder, windows, in_one_piece=True)
+                embeddings = embed_features(encoder, windows, config)
             yield embeddings, speech_levels.levels_db(samples), count_clipped(samples)
             kept, is_first = kept[num_windows * step :], False
 
 
 def find_candidates(embeddings: np.ndarray, enrolled: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The numbers of the enrolled speakers that are farthest above their thresholds in the most windows, ascending.
+    """The numbers of the enrolled who are farthest above their thresholds in some window, those in the most first.
 
-    They are at most MAX_CANDIDATES.
+    If none is above, the one who is the least below in the most windows.
     """
-    if not len(enrolled):
+    if not len(enrolled) or not len(embeddings):
         return np.zeros(0, np.int64)
     blocks = np.array_split(embeddings, len(embeddings) // BLOCK_STEPS + 1)
-    nearest = np.concatenate([np.argmax(block @ enrolled.T - thresholds, axis=1) for block in blocks])
-    found, counts = np.unique(nearest, return_counts=True)
-    return np.sort(found[np.argsort(-counts, kind="stable")[:MAX_CANDIDATES]])
-
-
-def find_turns(state: np.ndarray, middles: np.ndarray, is_speech: np.ndarray, names: Sequence[str]) -> list[Turn]:
-    """Turns from the states of windows (windows,) with these middles, and stretches of speech (stretches,).
-
-    A stretch of speech belongs to the window that is nearest; a state after the names is UNKNOWN. Pauses of up to
-    PAUSE_SECONDS within a turn belong to it, and what is shorter than LEAST_TURN_SECONDS is no turn, unless all are.
-    """
-    stretch = speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
-    nearest = np.searchsorted((middles[1:] + middles[:-1]) / 2, stretch * (np.arange(len(is_speech)) + 0.5))
-    of_stretch = np.where(is_speech, state[nearest], -1)
-    changes = np.flatnonzero(np.diff(of_stretch, prepend=-2, append=-2))
-    all_names = [*names, UNKNOWN]
-    turns = join_turns(
-        Turn(float(first * stretch), float(end * stretch), all_names[of_stretch[first]], None)
-        for first, end in zip(changes[:-1], changes[1:], strict=True)
-        if of_stretch[first] >= 0
-    )
-    return join_turns([turn for turn in turns if turn.end - turn.start >= LEAST_TURN_SECONDS] or turns)
-
-
-def join_turns(turns: Iterable[Turn]) -> list[Turn]:
-    """Turns in their order, in which those of one speaker with a pause of up to PAUSE_SECONDS are one."""
-    joined: list[Turn] = []
-    for turn in turns:
-        if joined and joined[-1].speaker == turn.speaker and turn.start - joined[-1].end <= PAUSE_SECONDS:
-            joined[-1] = joined[-1]._replace(end=turn.end)
-        else:
-            joined.append(turn)
-    return joined
-
-
-def mean_score(turn: Turn, middles: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> float | None:
-    """The mean score (windows, enrolled) of a turn's windows; None for others, or if no window is inside.
-
-    The names begin with those of the enrolled; scores in silence are NaN.
-    """
-    number = names.index(turn.speaker) if turn.speaker in names else len(names)
-    inside = (turn.start <= middles) & (middles < turn.end)
-    if number >= scores.shape[1] or not np.isfinite(scores[inside, number]).any():
-        return None
-    return float(np.nanmean(scores[inside, number]))
-
-
-def one_word(text: str) -> str:
-    """A name without spaces and line ends, which separate fields and lines."""
-    return "_".join(text.split())
-
-
-def to_rttm(turns: Sequence[Turn], recording: str) -> str:
-    """Turns as RTTM, the format of NIST's Rich Transcription evaluations: one line per turn."""
-    name = one_word(Path(recording).stem)
-    lines = (
-        f"SPEAKER {name} 1 {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> {one_word(turn.speaker)} <NA> <NA>\n"
-        for turn in turns
-    )
-    return "".join(lines)
+    margins = (block @ enrolled.T - thresholds for block in blocks)
+    nearest, above = map(np.concatenate, zip(*((of.argmax(axis=1), of.max(axis=1)) for of in margins), strict=True))
+    found, counts = np.unique(nearest[above >= 0] if (above >= 0).any() else nearest, return_counts=True)
+    return found[np.argsort(-counts, kind="stable")][: None if (above >= 0).any() else 1]
 
 
 def draw_timeline(timeline: Timeline, width: float = 12) -> "matplotlib.figure.Figure":
     """Draw the evidence for each voice over time, and the turns as bars below, so many inches wide."""
-    import matplotlib.colors  # Slow, and only needed here.
-    import matplotlib.figure
-
-    with pictures.style():
-        figure = matplotlib.figure.Figure(figsize=(width, 4.5))
+    with pictures.style(timeline.candidates):
+        figure = pictures.new_figure(figsize=(width, 4.5))
         curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1 + 0.15 * len(timeline.candidates)))
         rows = list(timeline.candidates)
         rows += [UNKNOWN] if any(turn.speaker == UNKNOWN for turn in timeline.turns) or not rows else []
         # Fixed now, because this style is no longer active when the lines are drawn.
-        colours = [matplotlib.colors.to_hex(f"C{number}") for number in range(4)]
+        colours = [pictures.load_matplotlib().colors.to_hex(f"C{number}") for number in range(4)]
         styles = [(colours[number % 4], ("-", ":", "--", "-.")[number // 4 % 4]) for number in range(len(rows))]
         for number, name in enumerate(timeline.candidates):
             colour, line = styles[number]

@@ -1,0 +1,90 @@
+"""Turns: who speaks from when to when, found from whose each window is, and written as RTTM."""
+
+import re
+import urllib.parse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import speech_levels
+from feature_extraction import SAMPLE_RATE
+from voices.database import UNKNOWN
+
+STRETCH_SECONDS = speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
+
+# Pauses within a turn, and the shortest turn.
+PAUSE_SECONDS = 0.6
+LEAST_TURN_SECONDS = 0.2
+
+
+class Turn(NamedTuple):
+    """Somebody speaks from `start` to `end`, in seconds; None or the `score` by which it is an enrolled person.
+
+    That is the mean similarity of the turn's windows, or the similarity of a whole voice that got its name by it.
+    """
+
+    start: float
+    end: float
+    speaker: str
+    score: float | None
+
+
+def find_turns(state: np.ndarray, middles: np.ndarray, is_speech: np.ndarray, names: Sequence[str]) -> list[Turn]:
+    """Turns from the states of windows (windows,) with these middles, and stretches of speech (stretches,).
+
+    A stretch of speech belongs to the window that is nearest; states after the names are each UNKNOWN. Pauses of up to
+    PAUSE_SECONDS within a turn belong to it, and what is shorter than LEAST_TURN_SECONDS is no turn, unless all are.
+    """
+    nearest = np.searchsorted((middles[1:] + middles[:-1]) / 2, STRETCH_SECONDS * (np.arange(len(is_speech)) + 0.5))
+    of_stretch = np.where(is_speech, state[nearest], -1)
+    changes = np.flatnonzero(np.diff(of_stretch, prepend=-2, append=-2))
+    spans = join_spans(
+        (float(first * STRETCH_SECONDS), float(end * STRETCH_SECONDS), int(of_stretch[first]))
+        for first, end in zip(changes[:-1], changes[1:], strict=True)
+        if of_stretch[first] >= 0
+    )
+    spans = join_spans([span for span in spans if span[1] - span[0] >= LEAST_TURN_SECONDS] or spans)
+    return [Turn(start, end, names[who] if who < len(names) else UNKNOWN, None) for start, end, who in spans]
+
+
+def join_spans(spans: Iterable[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
+    """Start, end and state in their order; those of one state with a pause of up to PAUSE_SECONDS are one."""
+    joined: list[tuple[float, float, int]] = []
+    for start, end, state in spans:
+        if joined and joined[-1][2] == state and start - joined[-1][1] <= PAUSE_SECONDS:
+            joined[-1] = (joined[-1][0], end, state)
+        else:
+            joined.append((start, end, state))
+    return joined
+
+
+def mean_score(turn: Turn, middles: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> float | None:
+    """The mean score (windows, enrolled) of a turn's windows; None for others, or if no window is inside.
+
+    The names begin with those of the enrolled; scores in silence are NaN.
+    """
+    number = names.index(turn.speaker) if turn.speaker in names else len(names)
+    inside = (turn.start <= middles) & (middles < turn.end)
+    if number >= scores.shape[1] or not np.isfinite(scores[inside, number]).any():
+        return None
+    return float(np.nanmean(scores[inside, number]))
+
+
+def one_word(text: str) -> str:
+    """A name without spaces and line ends, which separate fields and lines: "Ann%20Lee" for "Ann Lee".
+
+    Other names stay other names; `urllib.parse.unquote` gives the name back.
+    """
+    return re.sub(r"[%\s]", lambda found: urllib.parse.quote(found[0]), text)
+
+
+def to_rttm(turns: Sequence[Turn], recording: str) -> str:
+    """Turns as RTTM, the format of NIST's Rich Transcription evaluations: one line per turn."""
+    name = one_word(Path(recording).stem)
+    lines = (
+        f"SPEAKER {name} 1 {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> {one_word(turn.speaker)} <NA> <NA>\n"
+        for turn in turns
+    )
+    return "".join(lines)
