@@ -6,6 +6,7 @@
 
 import sys
 import unittest
+import warnings
 from pathlib import Path
 
 from foundation import script, settings
@@ -34,12 +35,24 @@ def main() -> None:
     modules = [f"unit_tests.test_{chapter}" for chapter in chosen or chapters]
     patterns = [part for name in options.k for part in ("-k", name)]
     verbosity = 2 if options.v else 1
-    program = unittest.main(module=None, argv=["tests.py", *modules, *patterns], verbosity=verbosity, exit=False)
+    refuse_deprecated_calls()
+    argv = ["tests.py", *modules, *patterns]
+    # An empty text keeps these filters; unittest would put its own before them.
+    program = unittest.main(module=None, argv=argv, verbosity=verbosity, exit=False, warnings="")
     for reason in sorted({reason for _, reason in program.result.skipped}):
         print(f"Skipped: {reason}", file=sys.stderr)
     if not program.result.testsRun:
         raise ValueError(f"no test has {' or '.join(options.k)} in its name.")
     sys.exit(not program.result.wasSuccessful())
+
+
+def refuse_deprecated_calls() -> None:
+    """Make it an error if a file of this project calls what a package will change or remove."""
+    warnings.simplefilter("default")
+    paths = [*PROJECT_DIR.glob("*.py"), *(path.parent for path in PROJECT_DIR.glob("*/__init__.py"))]
+    ours = "|".join(sorted({path.stem for path in paths}))
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.filterwarnings("error", category=category, module=rf"({ours})(\.|$)")
 
 
 if __name__ == "__main__":

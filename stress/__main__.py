@@ -1,6 +1,7 @@
 """Stress tests of the project: `python3 -m stress`, in an hour at most, on Linux or macOS.
 
-They use broken recordings, lists, models and databases, kills at any moment, and large inputs in a laptop's memory.
+They use broken recordings, lists, models and databases, kills at any moment, many threads, meetings of up to sixty
+people, and large inputs in a laptop's memory.
 `--quick` uses fewer files and kills, and leaves out the large inputs.
 """
 
@@ -16,12 +17,14 @@ import tempfile
 from pathlib import Path
 
 from foundation import parallel
-from stress import audio, kill, large, parsing, together
+from stress import audio, kill, large, meetings, parsing, threads, together
 
 NUM_BROKEN_FILES, NUM_BROKEN_FILES_QUICK = 1000, 150
 NUM_BROKEN_LISTS, NUM_BROKEN_LISTS_QUICK = 1000, 40
 NUM_KILLS, NUM_KILLS_QUICK = 100, 6
 NUM_ROUNDS, NUM_ROUNDS_QUICK = 50, 3
+NUM_MEETINGS, NUM_MEETINGS_QUICK = 200, 10
+NUM_CALLS, NUM_CALLS_QUICK = 200, 40
 
 
 def main() -> None:
@@ -43,6 +46,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         num_rounds = NUM_ROUNDS_QUICK if options.quick else NUM_ROUNDS
         print(f"Together: {together.embed_together(Path(folder), num_rounds)}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        num_calls = NUM_CALLS_QUICK if options.quick else NUM_CALLS
+        print(f"Threads: {threads.work_together(Path(folder), num_calls)}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        num_meetings = NUM_MEETINGS_QUICK if options.quick else NUM_MEETINGS
+        print(f"Meetings: {meetings.hold_meetings(Path(folder), num_meetings)}", flush=True)
     if not options.quick:
         large.withstand_large_inputs()
 

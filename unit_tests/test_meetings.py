@@ -1,0 +1,73 @@
+"""Meetings and threads of `stress/`, a few of them, and recordings that were heard wrongly."""
+
+import json
+import re
+import unittest
+
+import numpy as np
+
+import speaker_encoder
+import speaker_id
+from stress import meetings, threads
+from unit_tests.shared import PROJECT_DIR, ProjectTest
+from voices import timeline as speaker_timeline
+from voices.turns import Turn, to_rttm
+
+CASES = PROJECT_DIR.parent / "shared" / "cases"
+
+
+class MeetingsTest(ProjectTest):
+    def test_meetings_are_found_as_they_were(self) -> None:
+        self.assertIn("all as they were", meetings.hold_meetings(self.dir, 8))
+
+    def test_a_wrong_answer_is_noticed(self) -> None:
+        said = [meetings.Said(0, 2, "Ann"), meetings.Said(3, 5, "x"), meetings.Said(6, 8, "y")]
+        right = [said[0], said[1]._replace(who="speaker 1"), said[2]._replace(who="speaker 2")]
+        meetings.check_answer(right, said, {"Ann"}, "cluster")
+        for found in (
+            right[:2],
+            [right[0], right[1], right[2]._replace(who="speaker 1")],
+            [right[0], right[1], right[2]._replace(who="Ann")],
+            [right[0]._replace(end=2.6), *right[1:]],
+        ):
+            with self.assertRaises(AssertionError):
+                meetings.check_answer(found, said, {"Ann"}, "cluster")
+
+    def test_threads_work_as_one_does(self) -> None:
+        self.assertIn("all as in one", threads.work_together(self.dir, 40))
+
+    def test_names_stay_different_in_rttm(self) -> None:
+        turns = [Turn(0, 1, name, None) for name in ("Ann Lee", "Ann_Lee", "speaker 1", "speaker_1", "Ann%20Lee")]
+        rows = [line.split(" ") for line in to_rttm(turns, "a b.wav").splitlines()]
+        self.assertEqual({len(row) for row in rows}, {10})
+        self.assertEqual(len({row[7] for row in rows}), 5)
+        self.assertNotEqual(rows[0][1], to_rttm(turns, "a_b.wav").split(" ")[1])
+
+    def run_command(self, *arguments: str) -> str:
+        answer = self.run_script("speaker_id.py", *arguments)
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        return answer.stdout
+
+    @unittest.skipUnless(CASES.is_dir(), "there are no recordings beside the project that were heard wrongly")
+    def test_two_strangers_beside_somebody_enrolled(self) -> None:
+        self.run_command("enrol", "Vera", str(CASES / "13_vera.opus"), "--db", "x.db")
+        for more, names in (((), ["unknown", "unknown"]), (("--unknown", "cluster"), ["speaker 1", "speaker 2"])):
+            printed = self.run_command("timeline", str(CASES / "13_two_strangers.opus"), "--db", "x.db", *more)
+            self.assertEqual(re.findall(r"^[0-9.]+ [0-9.]+ (.+) -$", printed, re.MULTILINE), names)
+
+    @unittest.skipUnless(CASES.is_dir(), "there are no recordings beside the project that were heard wrongly")
+    def test_ten_people_have_ten_names_and_a_pause_has_its_time(self) -> None:
+        encoder = speaker_encoder.load_encoder(speaker_id.DEFAULT_MODEL)
+        for voice in (CASES / "14_ten").iterdir():
+            speaker_id.enrol(encoder, str(self.dir / "ten.db"), voice.stem, voice)
+        file = str(CASES / "14_meeting_of_the_ten.opus")
+        found = json.loads(self.run_command("timeline", file, "--db", "ten.db", "--json"))[file]
+        order = ["P2", "P3", "P4", "P5", "P6", "P7", "P9", "P10", "P11", "P12"]
+        self.assertEqual([turn["speaker"] for turn in found], order)
+        self.assertAlmostEqual(found[6]["start"], 52.9, delta=0.5)
+        paused = str(CASES / "15_paused_30s.webm")
+        empty = np.zeros((0, encoder.dimensions), np.float32)
+        nobody = speaker_timeline.find_timeline(encoder, paused, [], empty, np.zeros((2, 0)), True)
+        self.assertEqual(nobody.faults, [])
+        self.assertAlmostEqual(nobody.turns[-1].start, 39.1, delta=0.3)
+        self.assertAlmostEqual(nobody.turns[-1].end, 46.8, delta=0.3)
