@@ -205,7 +205,8 @@ def load_encoder(path: str | os.PathLike, typed: Collection[str] = ()) -> Speake
         with torch.device("meta"):  # Only shapes, which take no memory.
             expected = new_encoder(shape).state_dict()
         check_shapes(weights, expected, path)
-        encoder = new_encoder(shape)
+        with torch.random.fork_rng(devices=[]):  # The weights before count for nobody.
+            encoder = new_encoder(shape)
         encoder.load_state_dict(weights)
         encoder.train_speakers = list(model.get("train_speakers", []))
         encoder.calibration = check_calibration(model.get("calibration", {}))

@@ -22,7 +22,7 @@ QUIETEST_DB = -80
 QUIETER_DB = 10
 
 # The stretches of a recording in which that is decided.
-MONO_SECONDS = 0.5
+MONO_SECONDS = 0.1
 
 # Two channels hold different sounds if the difference of their levels deviates by more than this: of one sound it
 # deviates by less than 1 dB, of two people with microphones on one table by 4.5 to 10 dB.

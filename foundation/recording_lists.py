@@ -42,11 +42,11 @@ def find_audio_files(folder: str | Path, go_deeper: bool = True, above: str | Pa
 def expand_files(names: Sequence[str]) -> list[str]:
     """The audio files that names, folders and patterns stand for. Raises ValueError for one that stands for none.
 
-    A bracket in a pattern stands for itself where nothing matches otherwise.
+    Brackets in a pattern stand for themselves, or for one of several letters where nothing matches otherwise.
     """
     files = []
     for name in map(expand_home, names):
-        matches = [name] if Path(name).exists() else find_matches(name) or find_matches(name.replace("[", "[[]"))
+        matches = [name] if Path(name).exists() else find_matches(name.replace("[", "[[]")) or find_matches(name)
         found = []
         for match in matches:
             if Path(match).is_dir():

@@ -1,5 +1,6 @@
 """Tests of `foundation/audio_decoder.py`: all of a recording, or words for what is missing."""
 
+import fractions
 import io
 import unittest
 import unittest.mock
@@ -13,8 +14,10 @@ import demo_data
 import evaluation
 import feature_extraction
 import neural_net
+import speech_levels
 from foundation import audio_decoder
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest
+from voices import recordings
 
 CASES = PROJECT_DIR.parent / "shared" / "cases"
 
@@ -266,3 +269,78 @@ class AudioDecoderTest(ProjectTest):
         for name, whole in pairs.items():
             first, second = evaluation.embed_utterances(encoder, [CASES / name, CASES / whole])
             self.assertGreater(first @ second, 0.97, name)
+
+    def timed(self, name: str, codec: str, starts: tuple[float, float], **options: str) -> str:
+        """A file whose two voices begin at these times by their pieces' own times."""
+        path = self.dir / f"timed.{name}"
+        with av.open(str(path), "w", format=name, options=options) as container:
+            stream = container.add_stream(codec, rate=48000, layout="mono")
+            for voice, start in zip(self.voices, starts, strict=True):
+                frame = av.AudioFrame.from_ndarray((32767 * voice[None]).astype(np.int16), format="s16", layout="mono")
+                frame.sample_rate, frame.pts = RATE, 0
+                frames = av.AudioResampler(stream.format, "mono", 48000, stream.frame_size or 960).resample(frame)
+                for number, part in enumerate(frames):
+                    part.pts, part.time_base = round(start * 48000) + number * 960, fractions.Fraction(1, 48000)
+                    container.mux(stream.encode(part))
+            container.mux(stream.encode(None))
+        return str(path)
+
+    def test_times_are_those_of_the_recordings_own_clock(self) -> None:
+        seconds = [len(voice) / RATE for voice in self.voices]
+        for name, codec in (("webm", "libopus"), ("matroska", "libopus")):
+            path, doubts = self.timed(name, codec, (0, seconds[0] + 30)), []
+            samples = np.concatenate(list(feature_extraction.read_blocks(path, 2**20, doubts, with_gaps=True)))
+            self.assertAlmostEqual(len(samples) / RATE, sum(seconds) + 30, delta=0.2)
+            middle = samples[round((seconds[0] + 1) * RATE) : round((seconds[0] + 29) * RATE)]
+            self.assertLess(float(np.abs(middle).max()), 1e-4)
+            self.assertGreater(float(np.abs(samples[round((seconds[0] + 30.2) * RATE) :]).max()), 0.1)
+            heard = feature_extraction.read_audio(path, doubts)
+            self.assertAlmostEqual(len(heard) / RATE, sum(seconds), delta=0.2)
+            self.assertEqual(doubts, [])
+
+    def test_a_polarity_that_changes_loses_nothing(self) -> None:
+        voice = self.voices[0]
+        second = voice * np.where(np.arange(len(voice)) < len(voice) // 2, 1, -1)
+        soundfile.write(self.dir / "x.wav", np.stack([voice, second], axis=1), RATE, subtype="FLOAT")
+        heard = feature_extraction.read_audio(str(self.dir / "x.wav"))
+        blocks = np.concatenate(list(feature_extraction.read_blocks(str(self.dir / "x.wav"), RATE // 2)))
+        np.testing.assert_array_equal(heard, blocks)
+        for half in np.array_split(np.stack([heard, voice]), 2, axis=1):
+            self.assertGreater(np.sqrt(np.mean(half[0] ** 2) / np.mean(half[1] ** 2)), 0.9)
+
+    def test_float_samples_above_one_are_scaled_not_clipped(self) -> None:
+        soundfile.write(self.dir / "x.wav", 9 * self.voices[0], RATE, subtype="FLOAT")
+        heard, doubts = feature_extraction.read_audio(str(self.dir / "x.wav")), []
+        self.assertAlmostEqual(float(np.abs(heard).max()), 1, places=2)
+        listened = recordings.listen(str(self.dir / "x.wav"), feature_extraction.feature_settings())
+        self.assertEqual((listened[-1], doubts), ([], []))
+        soundfile.write(self.dir / "x.wav", np.clip(9 * self.voices[0], -1, 1), RATE)
+        listened = recordings.listen(str(self.dir / "x.wav"), feature_extraction.feature_settings())
+        self.assertIn("clipped", listened[-1][0])
+
+    def test_a_fault_of_the_program_is_no_unreadable_file(self) -> None:
+        path = self.write_audio("x.wav")
+        with (
+            unittest.mock.patch.object(audio_decoder, "find_scale", side_effect=TypeError("a typo")),
+            self.assertRaisesRegex(TypeError, "a typo"),
+        ):
+            feature_extraction.read_audio(path)
+
+    def test_of_long_recordings_the_beginning_is_heard(self) -> None:
+        path = self.write_audio("x.wav", 70)
+        with unittest.mock.patch.object(recordings, "MOST_MINUTES", 1):
+            features, *_, faults = recordings.listen(path, feature_extraction.feature_settings())
+        self.assertEqual(faults, ["only its first 1 minutes were heard"])
+        np.testing.assert_allclose(len(features), 60 * RATE / 512, atol=1)
+
+    def test_quiet_speech_is_told(self) -> None:
+        rng = np.random.default_rng(0)
+        voice = np.resize(self.voices[0], 10 * RATE) + rng.normal(0, 1e-5, 10 * RATE)
+        pause = rng.normal(0, 1e-5, RATE)
+        for below_db, least in ((26, 0), (36, 6)):
+            quiet = np.resize(self.voices[1], 10 * RATE) * 10 ** (-below_db / 20)
+            levels = speech_levels.levels_db(np.concatenate([voice, pause, quiet, pause]))
+            seconds, found_db = speech_levels.find_quiet_speech(levels)
+            self.assertGreaterEqual(seconds, least)
+        self.assertAlmostEqual(found_db, 36, delta=6)
+        self.assertEqual(speech_levels.find_quiet_speech(speech_levels.levels_db(voice))[0], 0)

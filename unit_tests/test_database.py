@@ -158,3 +158,15 @@ class SpeakerDatabaseTest(ProjectTest):
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda seed: self.enrol(f"s{seed:02}", seed), range(32)))
         self.assertEqual(len(self.read()[0]), 32)
+
+    def test_names_with_joiners_and_in_two_spellings(self) -> None:
+        persian, hindi = "\u0646\u06cc\u200c\u0645\u0627", "\u0915\u094d\u200d\u0937"
+        for name in (persian, hindi):
+            self.assertEqual(speaker_database.clean_name(name), name)
+        self.assertEqual(speaker_database.clean_name("Zoe\u0308"), "Zo\u00eb")
+        for name in ("a\u202eb", "a\nb", "\x07"):
+            with self.assertRaisesRegex(ValueError, "not a name"):
+                speaker_database.clean_name(name)
+        from voices.map import name_speakers
+
+        self.assertEqual(len(set(name_speakers(["x/Zoe\u0308/1.wav", "x/Zo\u00eb/2.wav", "x/Bob/1.wav"]))), 2)

@@ -9,7 +9,7 @@ import unittest
 import numpy as np
 
 import dataset
-from foundation import settings
+from foundation import recording_lists, settings
 from unit_tests.shared import ProjectTest
 
 
@@ -176,3 +176,22 @@ class DatasetTest(ProjectTest):
         counts = sorted(tuple(sorted(np.unique(row, return_counts=True)[1])) for row in batch)
         self.assertEqual(counts, [(1, 1, 1, 1), (2, 2), (4,)])
         self.assertEqual(len({utt // 5 + utt // 7 for utt in batch[:, 0]}), 3)
+
+    def test_a_corpus_is_what_the_setting_says(self) -> None:
+        names = ["3f2a-11", "3f2a-12", "9c01-77", "Jean-Luc", "Jean-Marc", "Ann"]
+        data = {name: ["x"] for name in names}
+        self.assertEqual(list(dataset.split_by_corpus(data, "")), [""])
+        self.assertIn("if that tells the source of recordings, set CORPORA=3f2a-,Jean-", self.output.getvalue())
+        parts = dataset.split_by_corpus(data, "3f2a-,Jean-")
+        self.assertEqual({corpus: len(part) for corpus, part in parts.items()}, {"3f2a-": 2, "": 2, "Jean-": 2})
+        self.assertIn("2 in 3f2a-, 2 in Jean-", self.output.getvalue())
+        with self.assertRaisesRegex(ValueError, "no speaker's name begins with 'ls-'"):
+            dataset.split_by_corpus(data, "ls-")
+
+    def test_brackets_in_names_and_patterns(self) -> None:
+        for name in ("take [1]/a.wav", "take 1/b.wav"):
+            self.write_audio(name)
+        found = recording_lists.expand_files([str(self.dir / "take [1]" / "*.wav")])
+        self.assertEqual(found, [str(self.dir / "take [1]/a.wav")])
+        self.assertEqual(recording_lists.expand_files([str(self.dir / "take [1]/a.wav")]), found)
+        self.assertEqual(len(recording_lists.expand_files([str(self.dir / "take*")])), 2)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 import unittest
 import unittest.mock
 from pathlib import Path
@@ -251,3 +252,22 @@ class NeuralNetTest(TrainingTest):
     def test_a_device_that_is_not_there_is_an_error(self) -> None:
         with self.assertRaisesRegex(ValueError, "DEVICE=cuda is not available"):
             self.train(1, DEVICE="cuda")
+
+    def test_new_networks_leave_the_seed_of_others_alone(self) -> None:
+        torch.manual_seed(5)
+        expected = torch.rand(1)
+        torch.manual_seed(5)
+        self.train(1, SEED=3)
+        self.assertEqual(torch.rand(1), expected)
+        first, second = (neural_net.LstmSpeakerEncoder().state_dict() for _ in range(2))
+        self.assertFalse(torch.equal(first["lstms.0.weight_ih_l0"], second["lstms.0.weight_ih_l0"]))
+        self.assertEqual(self.train(2, "a.pt", SEED=3), self.train(2, "b.pt", SEED=3))
+
+    def test_the_time_of_training_is_that_of_all_steps(self) -> None:
+        progress = TrainingProgress(3, settings.present())
+        for _ in progress.steps():
+            time.sleep(0.05)
+            progress.update(0.5, 1.0, [torch.randn(8, 5)])
+            progress.validate(0.1)
+            saved = progress.state()["training_time"]
+        self.assertGreaterEqual(saved, 0.15)

@@ -1,9 +1,12 @@
-"""Tests of `foundation/safe_files.py`."""
+"""Tests of `foundation/safe_files.py`, of pictures and of what errors say."""
 
 import contextlib
+import os
+import subprocess
+import sys
 
-from foundation import safe_files
-from unit_tests.shared import ProjectTest
+from foundation import safe_files, script
+from unit_tests.shared import PROJECT_DIR, ProjectTest
 
 
 class SafeFilesTest(ProjectTest):
@@ -21,3 +24,25 @@ class SafeFilesTest(ProjectTest):
         (self.dir / "file").touch()
         with self.assertRaises(OSError), safe_files.replace_when_whole(self.dir / "file" / "model.pt"):
             pass
+
+    def test_pictures_need_no_backend_and_no_folder_to_answer(self) -> None:
+        code = (
+            "from foundation import pictures\n"
+            "with pictures.style(['\\u674e']):\n"
+            "    figure = pictures.new_figure(); figure.subplots().set_title('\\u674e')\n"
+            "    print(pictures.save_or_warn('x.png', figure), pictures.save_or_warn('x.png/y.png', figure))\n"
+        )
+        environment = {**os.environ, "MPLBACKEND": "module://no_such.backend", "PYTHONPATH": str(PROJECT_DIR)}
+        answer = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], cwd=self.dir, env=environment, capture_output=True, text=True
+        )
+        self.assertEqual((answer.returncode, answer.stdout), (0, "True False\n"), answer.stderr)
+        self.assertIn("there is no picture: x.png/y.png", answer.stderr)
+
+    def test_what_errors_say(self) -> None:
+        self.assertEqual(script.in_words(OSError()), "an error of the kind OSError")
+        self.assertEqual(script.in_words(OSError(28, "No space left")), "No space left")
+        with self.assertRaises(ModuleNotFoundError) as raised:
+            exec(compile("import feature_extration", str(PROJECT_DIR / "metrics.py"), "exec"))
+        self.assertIsNone(script.missing_package(raised.exception))
+        self.assertEqual(script.missing_package(ModuleNotFoundError("x", name="torch.nn")), "torch")

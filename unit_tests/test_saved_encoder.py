@@ -18,7 +18,7 @@ import torch
 import evaluation
 import neural_net
 import speaker_encoder
-from foundation import model_file, setting_tables, settings
+from foundation import model_file, safe_files, setting_tables, settings
 from unit_tests.shared import NO_NEIGHBOURS, RATE, ProjectTest
 
 
@@ -181,3 +181,15 @@ class SavedEncoderTest(ProjectTest):
     @staticmethod
     def refuse_memory(network: torch.nn.LSTM) -> None:
         assert all(weight.is_meta for weight in network.parameters()), "The network was built."
+
+    def test_only_the_file_that_was_read_is_changed_and_under_its_lock(self) -> None:
+        path = str(self.dir / "model.pt")
+        speaker_encoder.save_encoder(path, speaker_encoder.new_encoder())
+        digest = safe_files.digest_of(path)
+        with safe_files.only_one_process(path), self.assertRaisesRegex(ValueError, "is writing"):
+            model_file.update_model(path, digest, train_speakers=["x"])
+        newer = model_file.update_model(path, digest, train_speakers=["x"])
+        self.assertEqual(neural_net.load_encoder(path).train_speakers, ["x"])
+        with self.assertRaisesRegex(ValueError, "has changed since"):
+            model_file.update_model(path, digest, train_speakers=["y"])
+        self.assertEqual(safe_files.digest_of(path), newer)

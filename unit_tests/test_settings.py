@@ -7,7 +7,8 @@ import os
 import threading
 
 import myconfig
-from foundation import setting_tables, settings
+import speaker_id
+from foundation import recording_lists, setting_tables, settings
 from unit_tests.shared import ProjectTest
 
 
@@ -126,3 +127,26 @@ class SettingsTest(ProjectTest):
         self.assertEqual(settings.all_settings(), before)
         with self.assertRaises(ValueError), settings.override(NO_SUCH_SETTING=3):
             pass
+
+    def test_override_keeps_what_was_changed_inside(self) -> None:
+        with settings.override(**settings.all_settings()), settings.override(N_MFCC=13):
+            myconfig.SEQ_LEN = 77
+        with settings.override(SEQ_LEN=40):
+            with settings.override(N_MFCC=13):
+                myconfig.SEQ_LEN = 78
+            self.assertEqual((myconfig.SEQ_LEN, myconfig.N_MFCC), (78, 40))
+
+    def test_home_is_found_in_every_path(self) -> None:
+        home = os.path.expanduser("~")  # noqa: PTH111
+        paths = {"SAVED_MODEL_PATH": "~/x/t.pt", "INITIAL_MODELS": "~/a.pt,b.pt", "RESULTS_DIR": "~", "SEED": 3}
+        with settings.override(**paths):
+            config = settings.present()
+        self.assertEqual(config.SAVED_MODEL_PATH, f"{home}/x/t.pt")
+        self.assertEqual((config.INITIAL_MODELS, config.RESULTS_DIR), (f"{home}/a.pt,b.pt", home))
+        self.assertEqual(recording_lists.as_paths(["~/a.wav", "b~/c.wav"]), [f"{home}/a.wav", "b~/c.wav"])
+        options = speaker_id.build_parser().parse_args(["enrol", "Ann", "x.wav", "--db=~/v.db"])
+        self.assertEqual(options.db, f"{home}/v.db")
+        (self.dir / "list.csv").write_text("ann,~/a.wav\n")
+        self.assertEqual(recording_lists.read_csv(str(self.dir / "list.csv")), [("ann", f"{home}/a.wav", "")])
+        with self.assertRaisesRegex(ValueError, "there is no setting 'N_MFC'"):
+            settings.present(N_MFC=3)

@@ -126,3 +126,15 @@ class SpeakerEncoderTest(ProjectTest):
         process.join(60)
         self.assertEqual(process.exitcode, 0)
         np.testing.assert_allclose(np.load(self.dir / "child.npy"), expected, atol=1e-6)
+
+    def test_encoders_that_are_joined_stay_as_they_are(self) -> None:
+        encoders = [speaker_encoder.new_encoder().eval() for _ in range(2)]
+        encoders[1].feature_mean += 1
+        features = torch.randn(2, 20, 40)
+        before = [encoder(features).detach() for encoder in encoders]
+        joined = speaker_encoder.join_encoders(encoders)
+        with torch.no_grad():
+            for weights in joined.parameters():
+                weights.zero_()
+        for encoder, expected in zip(encoders, before, strict=True):
+            torch.testing.assert_close(encoder(features), expected)
