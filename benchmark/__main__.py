@@ -43,7 +43,7 @@ import neural_net
 from benchmark.growth import draw_growth
 from benchmark.networks import gpu_rows, network_rows, network_step
 from benchmark.peers import peer_rows
-from benchmark.start_up import measure_start_up
+from benchmark.start_up import enrol_gigabytes, measure_start_up
 from benchmark.straightforward import (
     straightforward_crops,
     straightforward_features,
@@ -190,11 +190,15 @@ def evaluation_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
 
 
 def start_up_rows(files: list[str]) -> list[Row]:
-    """The processor time of commands, against that of loading PyTorch."""
+    """The processor time of commands, against that of loading PyTorch, and the memory of a long recording."""
     measured = measure_start_up(files, 1 if options.quick else 5)
+    hours = 1 if options.quick else 3
     return [
-        share(f"processor time of {name}, against `import torch`", torch_alone, here)
-        for name, (torch_alone, here) in measured.items()
+        (f"peak memory of enrolling a recording of {hours} h", "-", f"{enrol_gigabytes(hours):.2f} GB", "-"),
+        *(
+            share(f"processor time of {name}, against `import torch`", torch_alone, here)
+            for name, (torch_alone, here) in measured.items()
+        ),
     ]
 
 

@@ -9,6 +9,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import soundfile
+
+import demo_data
+
 PROJECT_DIR = Path(__file__).parents[1]
 
 
@@ -39,3 +44,21 @@ def measure_start_up(files: Sequence[str], rounds: int) -> dict[str, tuple[float
             times[name].append(processor_seconds(arguments))
     medians = {name: statistics.median(of_name) for name, of_name in times.items()}
     return {name: (medians["torch"], medians[name]) for name in commands}
+
+
+def enrol_gigabytes(hours: int) -> float:
+    """The peak memory of enrolling one recording of so many hours; NaN where the system does not tell it."""
+    if os.name == "nt":
+        return float("nan")
+    rng = np.random.default_rng(0)
+    voice = demo_data.synthesise(demo_data.draw_voice(rng), 60, rng)
+    tell_peak = "import atexit, resource, runpy, sys; sys.argv = sys.argv[1:]; "
+    tell_peak += "atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)); "
+    tell_peak += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    with tempfile.TemporaryDirectory() as folder:
+        with soundfile.SoundFile(f"{folder}/long.flac", "w", demo_data.SAMPLE_RATE, 1) as file:
+            for _ in range(60 * hours):
+                file.write(voice)
+        command = [sys.executable, "-c", tell_peak, str(PROJECT_DIR / "speaker_id.py"), "enrol", "Ann", "long.flac"]
+        output = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    return int(output.split()[-1]) / (2**30 if sys.platform == "darwin" else 2**20)
