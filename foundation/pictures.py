@@ -68,10 +68,11 @@ def find_fonts(letters: frozenset[str]) -> tuple[dict[str, Any], str]:
 
 @functools.cache
 def system_fonts() -> list[tuple[str, str]]:
-    """Path and name of each upright font that matplotlib knows."""
+    """Path and name of each upright font that matplotlib knows, but for those that draw a box for every letter."""
     from matplotlib.font_manager import fontManager
 
-    return sorted({(font.fname, font.name) for font in fontManager.ttflist if font.style == "normal"})
+    fonts = {(font.fname, font.name) for font in fontManager.ttflist if font.style == "normal"}
+    return sorted(font for font in fonts if "lastresort" not in font[1].lower().replace(" ", ""))
 
 
 @functools.cache

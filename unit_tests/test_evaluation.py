@@ -18,6 +18,7 @@ import feature_store
 import neural_net
 import score_normalization
 import speaker_encoder
+import trials
 from foundation import settings
 from unit_tests.shared import PROJECT_DIR, ProjectTest, corpus
 
@@ -212,6 +213,16 @@ class EvaluationTest(ProjectTest):
             embeddings = evaluation.embed_utterances(encoder, [str(self.dir / row[0]) for row in rows])
             expected = np.array([row[1:] for row in rows], float)
             np.testing.assert_allclose(embeddings, expected, atol=1e-4, err_msg=path.name)
+
+    @unittest.skipIf(os.name == "nt", "Windows makes links only for administrators.")
+    def test_trial_lists_may_go_through_links(self) -> None:
+        spk_to_utts = self.write_speakers(2, 2)
+        (self.dir / "linked").symlink_to(self.dir / "data")
+        store = feature_store.open_store(spk_to_utts)
+        (self.dir / "trials.txt").write_text("1 linked/s0/u0.wav data/s0/u1.wav\n0 data/s0/u0.wav linked/s1/u0.wav\n")
+        labels, enrol, test = trials.read_trial_list(str(self.dir / "trials.txt"), store)
+        names = [Path(store.files[number]).relative_to(self.dir / "data").as_posix() for number in (*enrol, *test)]
+        self.assertEqual((labels.tolist(), names), ([1, 0], ["s0/u0.wav", "s0/u0.wav", "s0/u1.wav", "s1/u0.wav"]))
 
     def test_the_last_line_is_the_courses(self) -> None:
         speaker_encoder.save_encoder(str(self.dir / "model.pt"), self.encoder)

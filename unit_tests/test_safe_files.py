@@ -1,11 +1,13 @@
 """Tests of `foundation/safe_files.py`, of pictures and of what errors say."""
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
+import unittest.mock
 
-from foundation import safe_files, script
+from foundation import pictures, safe_files, script
 from unit_tests.shared import PROJECT_DIR, ProjectTest
 
 
@@ -38,6 +40,16 @@ class SafeFilesTest(ProjectTest):
         )
         self.assertEqual((answer.returncode, answer.stdout), (0, "True False\n"), answer.stderr)
         self.assertIn("there is no picture: x.png/y.png", answer.stderr)
+
+    def test_letters_that_no_font_has_are_told(self) -> None:
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            with unittest.mock.patch.object(pictures, "system_fonts", lambda: []), pictures.style(["Ann", "\u674e"]):
+                pass
+            with pictures.style(["Ann", "Zo\u00eb"]):
+                pass
+        self.assertEqual(errors.getvalue().count("\n"), 1)
+        self.assertIn("\u674e: install a font for them, such as Noto Sans CJK", errors.getvalue())
+        self.assertFalse([name for _, name in pictures.system_fonts() if "Last Resort" in name])
 
     def test_what_errors_say(self) -> None:
         self.assertEqual(script.in_words(OSError()), "an error of the kind OSError")
