@@ -45,11 +45,9 @@ def style(texts: Sequence[str] = ()) -> Iterator[None]:
     missing = frozenset(letter for letter in missing if not unicodedata.category(letter).startswith("C"))
     families, without = find_fonts(missing)
     if without:
-        kind = unicodedata.name(without[0], "Symbols").split()[0].title().replace("Cjk", "CJK SC")
-        print(
-            f"The picture shows boxes for {without}: install a font for them, such as Noto Sans {kind}.",
-            file=sys.stderr,
-        )
+        scripts = sorted({unicodedata.name(letter, "Symbols").split()[0].title() for letter in without})
+        fonts = ", ".join(f"Noto Sans {script}" for script in scripts).replace("Cjk", "CJK SC")
+        print(f"The picture shows boxes for {without}: install fonts for them, such as {fonts}.", file=sys.stderr)
     with matplotlib.style.context([str(Path(__file__).with_name("figures.mplstyle")), families]):
         yield
 

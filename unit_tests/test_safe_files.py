@@ -48,7 +48,7 @@ class SafeFilesTest(ProjectTest):
             with pictures.style(["Ann", "Zo\u00eb"]):
                 pass
         self.assertEqual(errors.getvalue().count("\n"), 1)
-        self.assertIn("\u674e: install a font for them, such as Noto Sans CJK", errors.getvalue())
+        self.assertIn("\u674e: install fonts for them, such as Noto Sans CJK", errors.getvalue())
         self.assertFalse([name for _, name in pictures.system_fonts() if "Last Resort" in name])
 
     def test_what_errors_say(self) -> None:
