@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -24,7 +25,7 @@ PROJECT_DIR = Path(__file__).resolve().parents[1]
 PACKAGES = {"torch", "numpy", "scipy", "soundfile", "soxr", "av", "matplotlib", "tqdm", "filelock", "sklearn"}
 PACKAGES |= {"librosa", "gradio"}
 
-JOINERS = "\u200c\u200d"
+JOINERS, LATIN, BLANKS = "\u200c\u200d", "A-Za-z\u00aa-\u024f", "\u115f\u1160\u2800\u3164\uffa0"
 
 STOPPED_WORDS = "\nStopped. The same command continues from what is saved, if anything is."
 
@@ -151,8 +152,12 @@ def show(as_json: bool, answer: object, text: str) -> None:
 
 
 def is_printable(text: str) -> bool:
-    """Whether a text has no line ends and control characters; the joiners of Persian and Hindi letters are none."""
-    return all(letter.isprintable() or letter in JOINERS for letter in text)
+    """Whether a text has no line ends, control characters and blanks that look like nothing.
+
+    The joiners between letters, of Persian and Hindi for instance, are none of these; Latin letters need no joiners.
+    """
+    joins = re.sub(rf"(?<=[^\W\d_{LATIN}]|[\u0900-\u0dff])[{JOINERS}](?=[^\W\d_{LATIN}])", "", text)
+    return all(letter.isprintable() and letter not in BLANKS for letter in joins)
 
 
 def printable(text: str) -> str:

@@ -164,7 +164,7 @@ class SpeakerDatabaseTest(ProjectTest):
         for name in (persian, hindi):
             self.assertEqual(speaker_database.clean_name(name), name)
         self.assertEqual(speaker_database.clean_name("Zoe\u0308"), "Zo\u00eb")
-        for name in ("a\u202eb", "a\nb", "\x07"):
+        for name in ("a\u202eb", "a\nb", "\x07", "An\u200dn", "Ann\u200d", "\u200d", "\u3164", "unknown\u200d"):
             with self.assertRaisesRegex(ValueError, "not a name"):
                 speaker_database.clean_name(name)
         from voices.map import name_speakers

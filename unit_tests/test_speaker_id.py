@@ -192,6 +192,7 @@ class SpeakerIdTest(ProjectTest):
             ("verify", self.ann, "DIR/text.wav"),
             ("verify", self.ann, "DIR/empty"),
             ("verify", self.ann, self.bob, "--far", "0.9"),
+            ("verify", self.ann, self.bob, "--far", "nan"),
             ("enrol", "Ann", self.bob),
             ("enrol", "Eve", self.ann),
             ("identify", self.ann, "--db", "DIR/gone.db"),

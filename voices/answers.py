@@ -93,7 +93,7 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
             "better ones; or give a --threshold."
         )
     lowest, highest = encoder.calibration["false_accept_rates"][0], encoder.calibration["false_accept_rates"][-1]
-    if far < lowest:
+    if not far >= lowest:  # NaN is neither.
         raise ValueError(f"--far {far:g}: the model's rates begin at {lowest:g}; lower ones take more test data.")
     if far > highest:
         raise ValueError(f"--far {far:g}: the model's rates end at {highest:g}; 0.01 is 1 %.")
