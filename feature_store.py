@@ -234,8 +234,9 @@ def build(folder: Path, files: Sequence[str], features: Features, share: str, nu
     appending = filelock.FileLock(folder / "append.lock")
     with filelock.FileLock(folder / f"{share}.lock"):
         index = read_index(folder, features.frame_bytes)  # Another process may have built them meanwhile.
-        if not (folder / "store.json").exists():
-            safe_files.write_text(folder / "store.json", features.describe() + "\n")
+        with appending:  # Those that build other shares write it, too.
+            if not (folder / "store.json").exists():
+                safe_files.write_text(folder / "store.json", features.describe() + "\n")
         for extracted in extract_all(missing_files(files, index), features, index, num_threads):
             with appending:
                 append(folder, extracted, features.frame_bytes)

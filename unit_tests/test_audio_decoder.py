@@ -263,7 +263,8 @@ class AudioDecoderTest(ProjectTest):
             "08_phone.m4a": 15.2,
         }
         for name, expected in seconds.items():
-            self.assertAlmostEqual(len(feature_extraction.read_audio(str(CASES / name))) / RATE, expected, delta=0.05)
+            # Newer FFmpegs leave out the 50 ms by which an MP3 begins late.
+            self.assertAlmostEqual(len(feature_extraction.read_audio(str(CASES / name))) / RATE, expected, delta=0.06)
         encoder = neural_net.load_encoder("saved_model/pretrained/lstm64-tdnn56.pt")
         pairs = {"04_dc.flac": "ann2.flac", "05_opposite.ogg": "ann2.flac", "12_quieter.flac": "ann1.flac"}
         for name, whole in pairs.items():
