@@ -140,11 +140,11 @@ def get_groups(part: str) -> dict[str, str]:
 
 
 def get_corpus(speaker: str, corpora: str) -> str:
-    """The one of the `corpora`, prefixes with commas between them, with which a name begins, or "".
+    """The longest of the `corpora`, prefixes with commas between them, with which a name begins, or "".
 
     Of the prefixes "ls-,so-", the corpus of "ls-1088" is "ls-".
     """
-    return next((prefix for prefix in settings.split_list(corpora) if speaker.startswith(prefix)), "")
+    return max((prefix for prefix in settings.split_list(corpora) if speaker.startswith(prefix)), key=len, default="")
 
 
 def split_by_corpus(spk_to_utts: SpkToUtts, corpora: str) -> dict[str, SpkToUtts]:

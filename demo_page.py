@@ -4,6 +4,7 @@ A page on this machine only: compare two recordings, enrol people, ask who it is
 needs no network and sends nothing anywhere.
 """
 
+import atexit
 import importlib.util
 import ipaddress
 import os
@@ -29,6 +30,7 @@ if __name__ == "__main__":
     # The page has a folder of its own for uploads, which is deleted at its end, needs no display, and asks this machine
     # whether it is there, not a proxy.
     uploads_dir = tempfile.mkdtemp(prefix="speaker-page-")
+    atexit.register(shutil.rmtree, uploads_dir, ignore_errors=True)
     os.environ |= {"GRADIO_TEMP_DIR": uploads_dir, "MPLBACKEND": "agg"}
     no_proxy = ",".join({"localhost", "127.0.0.1", "::1", options.address, os.environ.get("NO_PROXY", "localhost")})
     os.environ |= {"NO_PROXY": no_proxy, "no_proxy": no_proxy}
@@ -367,8 +369,6 @@ def main() -> None:
             f"port {options.port} of {options.address} cannot be used: another program may have it, or this machine "
             "has no such address. Choose another --port or --address."
         ) from None
-    finally:
-        shutil.rmtree(uploads_dir, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -107,10 +107,12 @@ def to_mono(channels: np.ndarray, rate: int, doubts: list[str]) -> np.ndarray:
     power = np.add.reduceat(np.square(channels), starts, axis=0)
     cancels = np.add.reduceat(np.square(mono), starts) < power.max(axis=1) * 10 ** (-QUIETER_DB / 10)
     if cancels.any():
-        loudest = int(power[cancels].sum(axis=0).argmax())
-        note(f"the mean of its channels is far quieter than number {loudest + 1}, which is heard alone", doubts)
-        is_replaced = np.repeat(cancels, np.diff(starts, append=len(mono)))
-        mono[is_replaced] = channels[is_replaced, loudest]
+        loudest = power.argmax(axis=1)
+        number = 1 + int(power[cancels].sum(axis=0).argmax())
+        note(f"the mean of its channels is far quieter than number {number}, which is heard alone", doubts)
+        lengths = np.diff(starts, append=len(mono))
+        is_replaced = np.repeat(cancels, lengths)
+        mono[is_replaced] = channels[is_replaced, np.repeat(loudest, lengths)[is_replaced]]
     return mono
 
 

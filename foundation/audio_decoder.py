@@ -273,27 +273,29 @@ def decode_with_ffmpeg(
             is_timed = container.format.name.split(",")[0] in TIMED_READERS
             clock = Clock(is_timed, (container.start_time or 0) / 1e6)
             for rate, block in in_blocks(clock.follow(decode_packets(), with_gaps, doubts)):
-                if not scale:
+                if not scale and block.any():  # Not where a film's sound begins late.
                     is_float = stream.codec_context.name.startswith(("pcm_f32", "pcm_f64"))
                     share_beyond = float(np.mean(np.abs(block) > MAX_FLOAT_SAMPLE)) if is_float else 0.0
                     scale = scale_of(float(np.abs(block).max()), share_beyond, doubts)
-                yield rate, block if scale == 1 else block / np.float32(scale)
+                yield rate, block if scale in (0, 1) else block / np.float32(scale)
     except av.error.FFmpegError as error:
         raise ValueError(
             f"{name} cannot be decoded: it is damaged, or no audio in a format known here "
             f"(FFmpeg: {script.in_words(error)})."
         ) from None
-    lengths.append((clock.now, claimed))
-    if not is_cut(clock.now, claimed) and broken > max(3, 0.02 * num_packets):
+    read = clock.heard if broken else clock.now  # A gap of the recorder's is not missing, one of damage is.
+    lengths.append((read, claimed))
+    if not is_cut(read, claimed) and broken > max(3, 0.02 * num_packets):
         doubts.append(f"{broken} of its {num_packets} pieces are broken and were left out")
 
 
 class Clock:
-    """A recording's own time, in seconds, while its pieces are decoded: `now`, from 0 on."""
+    """A recording's own time while its pieces are decoded: `now`, of which sound was `heard`, in seconds from 0 on."""
 
     def __init__(self, is_timed: bool, start: float) -> None:
         """`is_timed` says whether the pieces have times that can be trusted; the recording starts at `start`."""
-        self.is_timed, self.shift, self.now = is_timed, -start, 0.0
+        self.is_timed, self.shift = is_timed, -start
+        self.now = self.heard = 0.0
 
     def follow(self, frames: Iterator, with_gaps: bool, doubts: list[str]) -> Iterator[tuple[int, np.ndarray]]:
         """Frames of FFmpeg -> sample rate, samples (samples, channels), with silence in the gaps if it is wanted."""
@@ -312,6 +314,7 @@ class Clock:
                     yield rate, silence
             yield rate, block
             self.now += len(block) / rate
+            self.heard += len(block) / rate
 
 
 def in_blocks(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:

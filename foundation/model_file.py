@@ -31,6 +31,8 @@ def update_model(path: str, digest: str, **changes: object) -> str:
 
     Raises ValueError if it has changed since it was read, or while another process writes it.
     """
+    if not digest:
+        raise ValueError("the model was not read from a file.")
     with safe_files.only_one_process(path):
         if safe_files.digest_of(path) != digest:
             raise ValueError(f"{path} has changed since it was read: run the same command again.")

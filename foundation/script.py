@@ -179,5 +179,7 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
         where = where.tb_next
     frames = [where.tb_frame.f_code.co_filename] if where else []
     # The import system's own frames stand behind that of the file with the import.
-    is_ours = not frames or Path(frames[0]).absolute().is_relative_to(PROJECT_DIR)
+    is_ours = not frames or (
+        Path(frames[0]).absolute().is_relative_to(PROJECT_DIR) and "site-packages" not in frames[0]
+    )
     return name if name in PACKAGES or not is_ours else None

@@ -136,7 +136,7 @@ def unexplained_by(centred: np.ndarray, means: np.ndarray) -> float:
 
 
 def most_voices(unexplained: Callable[[int], float], num_windows: int) -> int:
-    """How many voices are to be tried at most: twice as many as long as each of the further ones is worth its price."""
+    """How many voices are to be tried at most: USUAL_MOST, doubled once or more if each further one pays its price."""
     most = number = USUAL_MOST
     before = unexplained(most)
     while LEAST_WINDOWS * (number := 2 * number) <= num_windows:
