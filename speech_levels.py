@@ -107,9 +107,10 @@ def to_mono(channels: np.ndarray, rate: int, doubts: list[str]) -> np.ndarray:
     power = np.add.reduceat(np.square(channels), starts, axis=0)
     cancels = np.add.reduceat(np.square(mono), starts) < power.max(axis=1) * 10 ** (-QUIETER_DB / 10)
     if cancels.any():
-        loudest = power.argmax(axis=1)
-        number = 1 + int(power[cancels].sum(axis=0).argmax())
-        note(f"the mean of its channels is far quieter than number {number}, which is heard alone", doubts)
+        usual = int(power[cancels].sum(axis=0).argmax())
+        note(f"the mean of its channels is far quieter than number {usual + 1}, which is heard alone", doubts)
+        # Another channel only where it is clearly louder, as by another talker: a change of polarity would click.
+        loudest = np.where(power.max(axis=1) > 4 * power[:, usual], power.argmax(axis=1), usual)
         lengths = np.diff(starts, append=len(mono))
         is_replaced = np.repeat(cancels, lengths)
         mono[is_replaced] = channels[is_replaced, np.repeat(loudest, lengths)[is_replaced]]
