@@ -16,6 +16,7 @@ LEAST_SPEECH_SHARE = 0.3
 QUIET_ABOVE_NOISE_DB = 6
 QUIET_GAP_SECONDS = 0.3
 QUIETEST_DB = -80
+DIGITAL_SILENCE_DB = -110
 
 # The mean of the channels is not heard if it is so much quieter than the loudest of them, as channels of opposite
 # polarity make it; the mean of one voice and silence is 6 dB quieter.
@@ -66,7 +67,8 @@ def find_quiet_speech(level_db: np.ndarray) -> tuple[float, float]:
         return 0.0, 0.0
     gap = round(QUIET_GAP_SECONDS * SAMPLE_RATE / SPEECH_FRAME_SAMPLES)
     near_speech = np.convolve(speech, np.ones(2 * gap + 1))[gap : gap + len(speech)] > 0.5
-    noise_db = max(np.percentile(level_db, 5), QUIETEST_DB)
+    is_recorded = level_db > DIGITAL_SILENCE_DB  # Not where the recorder was paused.
+    noise_db = max(np.percentile(level_db[is_recorded], 5), QUIETEST_DB)
     quiet = ~near_speech & fill_pauses(level_db > noise_db + QUIET_ABOVE_NOISE_DB)
     if not quiet.any():
         return 0.0, 0.0
