@@ -15,8 +15,8 @@ import numpy as np
 
 import demo_data
 import myconfig
-from foundation import settings
-from foundation.recording_lists import find_audio_files, read_csv, same_letters
+from audio.recording_lists import find_audio_files, read_csv, same_letters
+from foundation import setting_table, settings
 from foundation.settings import Config
 
 SpkToUtts = dict[str, list[str]]
@@ -144,7 +144,9 @@ def get_corpus(speaker: str, corpora: str) -> str:
 
     Of the prefixes "ls-,so-", the corpus of "ls-1088" is "ls-".
     """
-    return max((prefix for prefix in settings.split_list(corpora) if speaker.startswith(prefix)), key=len, default="")
+    return max(
+        (prefix for prefix in setting_table.split_list(corpora) if speaker.startswith(prefix)), key=len, default=""
+    )
 
 
 def split_by_corpus(spk_to_utts: SpkToUtts, corpora: str) -> dict[str, SpkToUtts]:
@@ -162,7 +164,7 @@ def describe_corpora(speakers: Collection[str], corpora: str) -> None:
     Several speakers whose names are the same up to the first hyphen may be of one source.
     """
     counts = Counter(get_corpus(speaker, corpora) for speaker in speakers)
-    if missing := [prefix for prefix in settings.split_list(corpora) if not counts[prefix]]:
+    if missing := [prefix for prefix in setting_table.split_list(corpora) if not counts[prefix]]:
         raise ValueError(f"CORPORA: no speaker's name begins with {missing[0]!r}.")
     if corpora:
         in_words = ", ".join(f"{counts[corpus]} in {corpus or 'none'}" for corpus in sorted(counts))

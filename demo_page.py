@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from foundation import script, settings
+from foundation import script, setting_checks, settings
 from foundation.paths import expand_home
 
 if __name__ == "__main__":
@@ -47,8 +47,9 @@ import numpy as np
 
 import feature_extraction
 import speaker_id
+from encoder.saved_models import load_encoder
+from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, pictures
-from speaker_encoder import SpeakerEncoder, load_encoder
 from voices import answers, timeline
 from voices import database as speaker_database
 from voices import map as voice_map
@@ -353,7 +354,7 @@ def is_this_machine(address: str) -> bool:
 def main() -> None:
     """Serve the page until it is stopped."""
     parallel.prepare_process()
-    settings.check_each(settings.all_settings())
+    setting_checks.check_each(settings.all_settings())
     encoder = load_encoder(options.model or str(speaker_id.DEFAULT_MODEL))
     page = build_page(encoder, options.db or speaker_id.DEFAULT_DATABASE)
     try:

@@ -23,17 +23,19 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-import calibration
 import dataset
 import feature_extraction
 import feature_store
 import metrics
-from foundation import parallel, pictures, safe_files, setting_tables
-from foundation.recording_lists import Paths, as_paths
+from audio.recording_lists import Paths, as_paths
+from encoder.inference import embed_features, embed_store
+from encoder.saved_models import load_encoder
+from encoder.speaker_encoder import SpeakerEncoder
+from foundation import parallel, pictures, safe_files, setting_table
 from foundation.settings import Config
-from score_normalization import cohort_statistics, normalize_scores
-from speaker_encoder import SpeakerEncoder, embed_features, embed_store, load_encoder
-from trials import Trials, draw_triplet_trials, get_trials
+from scoring import calibration
+from scoring.score_normalization import cohort_statistics, normalize_scores
+from scoring.trials import Trials, draw_triplet_trials, get_trials
 
 MAX_SAVED_SCORES = 10**6
 CHUNK_FILES = 64
@@ -44,7 +46,7 @@ PLOT_POINTS = 2000
 def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
     """Embed one utterance's features (frames, N_MFCC) -> (dimensions,), not normalised.
 
-    The simple version of `speaker_encoder.embed_features`: the whole sequence, or the mean over its sliding windows.
+    The simple version of `inference.embed_features`: the whole sequence, or the mean over its sliding windows.
     """
     config = settings.present()
     is_whole = config.USE_FULL_SEQUENCE_INFERENCE
@@ -195,7 +197,7 @@ def count_distinct(enrol: np.ndarray, test: np.ndarray) -> int:
 
 def evaluation_settings(config: Config) -> dict:
     """The settings that can affect an evaluation; those that only affect training are left out."""
-    only_training = {*setting_tables.TRAINING_SETTINGS, "TRAINING_STEPS", "SAVE_MODEL_FREQUENCY", "START_OVER"}
+    only_training = {*setting_table.TRAINING_SETTINGS, "TRAINING_STEPS", "SAVE_MODEL_FREQUENCY", "START_OVER"}
     only_training |= {"TRAIN_DATA_DIR", "TRAIN_DATA_CSV"}
     only_training -= {"SEED", "SEQ_LEN"}
     values = vars(config) | {"DEVICE": str(config.DEVICE)}  # Exercises give a `torch.device`.

@@ -11,9 +11,10 @@ import torch
 import dataset
 import myconfig
 import specaug
-from foundation import audio_decoder, settings
+from audio import decoder as audio_decoder
+from audio.speech_levels import SAMPLE_RATE, levels_of_pair, note_different_sounds, to_mono
+from foundation import settings
 from foundation.settings import Config
-from speech_levels import SAMPLE_RATE, levels_of_pair, note_different_sounds, to_mono
 
 BLOCK_FRAMES = 2**9
 WHOLE_BLOCK_SAMPLES = 2**22

@@ -22,8 +22,8 @@ import os
 import re
 from pathlib import Path
 
+from audio.recording_lists import find_audio_files
 from foundation import safe_files
-from foundation.recording_lists import find_audio_files
 
 WILDCARDS = {"{speaker}": r"(?P<speaker>[^/]+?)", "{group}": r"(?P<group>[^/]+?)", "**": ".*", "*": "[^/]*"}
 

@@ -76,9 +76,9 @@ FRAME_AGGREGATION_MEAN = True
 # errors of one matter less. Multiplies the cost of a step and the size of the embedding.
 ENSEMBLE_SIZE = 1
 
-# Channels of a time-delay neural network (TDNN, see tdnn.py) that is trained beside the LSTMs. It makes other errors
-# than they do, so that both together make fewer. 0 for none, else a multiple of 4 from 32 on; 128 more than doubles the
-# cost of a step. Its part of the embedding is as large as that of an LSTM.
+# Channels of a time-delay neural network (TDNN, see encoder/tdnn.py) that is trained beside the LSTMs. It makes
+# other errors than they do, so that both together make fewer. 0 for none, else a multiple of 4 from 32 on; 128 more
+# than doubles the cost of a step. Its part of the embedding is as large as that of an LSTM.
 TDNN_CHANNELS = 0
 
 # Size of the transformer's layers, and of its embedding; a multiple of TRANSFORMER_HEADS.
@@ -230,10 +230,10 @@ EVAL_THRESHOLD_STEP = 0.0
 # Folder for scores.txt, results.json and the plots.
 RESULTS_DIR = "results"
 
-# Folder where conditions.py keeps changed copies of the test data: cut short, mixed with noise, and by telephone.
+# Folder where experiments/conditions.py keeps changed copies of the test data: cut short, noisy, and by telephone.
 CONDITIONS_DIR = "data/conditions"
 
-# Folder with noise for conditions.py, <kind>/**/<audio file>, of other kinds than in NOISE_DIR; "" for no noise.
+# Folder with noise for experiments/conditions.py, <kind>/**/<audio file>, not of the kinds in NOISE_DIR; "" for none.
 TEST_NOISE_DIR = ""
 
 # --------------------------------------- Machine --------------------------------------

@@ -4,48 +4,38 @@
 command continues, and ends with the same weights as an uninterrupted run.
 """
 
-from foundation import script, settings
+from foundation import script, setting_checks, setting_table, settings
 
 if __name__ == "__main__":
     script.begin()
-    typed = settings.read_command_line(__doc__, settings.check_training)
+    typed = settings.read_command_line(__doc__, setting_checks.check_training)
 
 import contextlib
 import math
 from collections.abc import Collection
 
-import numpy as np
 import torch
 from torch import nn
 
 import dataset
-import feature_store
-import metrics
 import myconfig
-from checkpoint import add_cohort, continue_from, find_origin, read_checkpoint, remove_models, save_models
-from encoder_networks import split_networks
+from encoder.networks import join_encoders, new_encoder, split_networks
+from encoder.saved_models import get_speaker_encoder, load_encoder  # noqa: F401 - the first is a name of the lecture.
+from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files
 from foundation.settings import Config
-from score_normalization import kept_speakers
-from speaker_encoder import (
-    SpeakerEncoder,
-    embed_features,
-    get_speaker_encoder,  # noqa: F401 - a name of the lecture.
-    join_encoders,
-    load_encoder,
-    new_encoder,
-)
-from training_batches import disturb, draw_batches, open_stores, set_validation_speakers_aside
-from training_progress import TrainingProgress
+from scoring.score_normalization import kept_speakers
+from training.batches import draw_batches, embed_batch
+from training.checkpoint import add_cohort, continue_from, find_checkpoint, find_origin, remove_models, save_models
+from training.data import open_stores, set_normalisation, set_validation_speakers_aside
+from training.progress import TrainingProgress
+from training.validation import validation_eer
 
 WARMUP_FRACTION = 0.05
 MAX_GRADIENT_NORM = 3.0
 
 # With fewer steps of random triplets, hardly anything is learnt.
 FEW_RANDOM_STEPS = 2000
-
-# Utterances, and frames of each, that the normalisation is computed from.
-NORMALISATION_UTTS, NORMALISATION_FRAMES = 2000, 500
 
 # ------------------------------------ Triplet losses -----------------------------------
 
@@ -118,61 +108,29 @@ def get_batch_similarities(embeddings: torch.Tensor) -> tuple[torch.Tensor, torc
     return unit @ unit.T, speaker[:, None] == speaker[None, :]
 
 
-# --------------------------------------- Training --------------------------------------
+LOSSES = {
+    "random": get_random_triplet_losses,
+    "batch_hard": get_batch_hard_losses,
+    "smooth_batch_hard": get_smooth_batch_hard_losses,
+}
 
 
-def LstmSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:
-    """The course's name for a new LSTM of the settings' shape, or a saved one. Raises ValueError for another kind."""
-    return encoder_of_kind(saved_model, False)
+def get_triplet_losses(embeddings: torch.Tensor, config: Config) -> torch.Tensor:
+    """The losses that TRIPLET_MINING names, of embeddings (speakers or triplets, utterances, dimensions).
 
-
-def TransformerSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:
-    """The same for a transformer."""
-    return encoder_of_kind(saved_model, True)
-
-
-def encoder_of_kind(saved_model: str, use_transformer: bool) -> SpeakerEncoder:
-    """A new or a saved encoder that is a transformer, or not one. Raises ValueError for a saved one of another kind."""
-    if saved_model:
-        encoder = load_encoder(saved_model)
-        if encoder.settings["USE_TRANSFORMER"] != use_transformer:
-            raise ValueError(f"{saved_model} is {'an LSTM' if use_transformer else 'a transformer'}.")
-        return encoder
-    config = settings.present(USE_TRANSFORMER=use_transformer)
-    settings.check(vars(config))
-    return new_encoder(vars(config)).to(parallel.get_device(config.DEVICE))
-
-
-def train_network(
-    spk_to_utts: dataset.SpkToUtts,
-    num_steps: int,
-    saved_model: str | None = None,
-    pool: object = None,
-    config: Config | None = None,
-    typed: Collection[str] = (),
-) -> list[float]:
-    """Train an encoder, new or made of INITIAL_MODELS, for `num_steps` steps; returns the loss of every step.
-
-    With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved. The
-    settings are the present ones, unless `config` is given; no initial model may contradict those that were `typed` on
-    the command line. Raises ValueError if the data cannot be trained on, a model cannot be used or has other settings,
-    or the loss is not finite.
+    Each network of an ensemble has its own losses, from its part of the dimensions; they are concatenated.
     """
-    if pool is not None:
-        print("A pool of processes is not needed: threads extract the features, once.", flush=True)
-    config = config or settings.present()
-    initial_models = [load_encoder(path, typed) for path in settings.split_list(config.INITIAL_MODELS)]
-    with torch.random.fork_rng(devices=[]):  # Whoever calls this keeps the state of PyTorch's generator.
-        torch.default_generator.manual_seed(config.SEED)
-        encoder = join_encoders(initial_models) if initial_models else new_encoder(vars(config))
-    encoder = encoder.to(parallel.get_device(config.DEVICE))
-    config = Config(**vars(config) | encoder.settings)
-    settings.check(vars(config))
-    settings.check_training(vars(config), typed)
-    with contextlib.ExitStack() as locks:
-        if saved_model and parallel.rank() == 0:
-            locks.enter_context(safe_files.only_one_process(saved_model))
-        return train_encoder(encoder, spk_to_utts, num_steps, saved_model, config)
+    find_losses = LOSSES[config.TRIPLET_MINING]
+    return torch.cat([find_losses(part, config) for part in split_networks(embeddings, config)])
+
+
+def active_share(losses: torch.Tensor, config: Config) -> float:
+    """Share of the losses above the hinge: those whose positive is not yet nearer than the negative by the margin."""
+    at_hinge = math.log(2) / config.MINING_SHARPNESS if config.TRIPLET_MINING == "smooth_batch_hard" else 0.0
+    return float((losses > at_hinge).float().mean())
+
+
+# --------------------------------------- Training --------------------------------------
 
 
 def train_encoder(
@@ -217,58 +175,6 @@ def train_encoder(
     return progress.losses
 
 
-def find_checkpoint(saved_model: str | None, train_speakers: list[str], config: Config) -> dict | None:
-    """The checkpoint of a training on these speakers, for all processes; None if there is none, or none is wanted."""
-    is_reader = not config.START_OVER and parallel.rank() == 0
-    checkpoint = read_checkpoint(saved_model, train_speakers, config) if saved_model and is_reader else None
-    return parallel.gather_objects(checkpoint)[0]
-
-
-def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore, seed: int) -> None:
-    """Give the encoder the mean and deviation of each coefficient over a sample of the training utterances."""
-    rng = np.random.default_rng(seed)
-    utts = rng.choice(len(store.files), min(NORMALISATION_UTTS, len(store.files)), replace=False)
-    frames = torch.from_numpy(np.concatenate([store.read(utt, NORMALISATION_FRAMES) for utt in np.sort(utts)]))
-    encoder.feature_mean.copy_(frames.mean(dim=0))
-    encoder.feature_std.copy_(frames.std(dim=0).clamp(min=1e-3))
-
-
-def embed_batch(network: nn.Module, crops: torch.Tensor, config: Config) -> torch.Tensor:
-    """Embed (speakers or triplets, utterances, frames, N_MFCC) -> float32 (..., utterances, dimensions)."""
-    use_bfloat16 = config.MIXED_PRECISION and parallel.has_bfloat16(crops.device)
-
-    def embed(rows: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(crops.device.type, torch.bfloat16, enabled=use_bfloat16):
-            return network(rows).float()
-
-    rows = crops.flatten(0, 1)
-    if crops.device.type == "cpu" and parallel.world_size() == 1:
-        embeddings = parallel.embed_in_threads(embed, rows, list(network.parameters()), config.NUM_PROCESSES)
-    else:
-        embeddings = embed(rows)
-    return embeddings.unflatten(0, crops.shape[:2])
-
-
-def get_triplet_losses(embeddings: torch.Tensor, config: Config) -> torch.Tensor:
-    """The losses that TRIPLET_MINING names, of embeddings (speakers or triplets, utterances, dimensions).
-
-    Each network of an ensemble has its own losses, from its part of the dimensions; they are concatenated.
-    """
-    losses = {
-        "random": get_random_triplet_losses,
-        "batch_hard": get_batch_hard_losses,
-        "smooth_batch_hard": get_smooth_batch_hard_losses,
-    }
-    find_losses = losses[config.TRIPLET_MINING]
-    return torch.cat([find_losses(of_network, config) for of_network in split_networks(embeddings, config)])
-
-
-def active_share(losses: torch.Tensor, config: Config) -> float:
-    """Share of the losses above the hinge: those whose positive is not yet nearer than the negative by the margin."""
-    at_hinge = math.log(2) / config.MINING_SHARPNESS if config.TRIPLET_MINING == "smooth_batch_hard" else 0.0
-    return float((losses > at_hinge).float().mean())
-
-
 def learning_rate(step: int, num_steps: int, config: Config) -> float:
     """Step size of the optimiser at a step: linear warm-up, then a cosine down to zero (Loshchilov and Hutter 2017)."""
     if config.LEARNING_RATE_SCHEDULE == "constant":
@@ -279,36 +185,36 @@ def learning_rate(step: int, num_steps: int, config: Config) -> float:
     return config.LEARNING_RATE * (1 + math.cos(math.pi * (step - warmup_steps) / (num_steps - warmup_steps))) / 2
 
 
-def validation_eer(
-    encoder: SpeakerEncoder,
-    store: feature_store.FeatureStore | None,
-    noise_store: feature_store.FeatureStore | None,
-    config: Config,
-) -> float:
-    """EER over all pairs of crops of the validation utterances; NaN if there are not both kinds of pairs.
+def train_network(
+    spk_to_utts: dataset.SpkToUtts,
+    num_steps: int,
+    saved_model: str | None = None,
+    pool: object = None,
+    config: Config | None = None,
+    typed: Collection[str] = (),
+) -> list[float]:
+    """Train an encoder, new or made of INITIAL_MODELS, for `num_steps` steps; returns the loss of every step.
 
-    As in training, a share DISTURBED_BATCHES of the crops has room echo, noise or a narrow band, so that the best model
-    is chosen for what it is trained for. The crops are the same at every step.
+    With `saved_model`, its checkpoint is continued if there is one, and the best and the last model are saved. The
+    settings are the present ones, unless `config` is given; no initial model may contradict those that were `typed` on
+    the command line. Raises ValueError if the data cannot be trained on, a model cannot be used or has other settings,
+    or the loss is not finite.
     """
-    if store is None:
-        return math.nan
-    rng = np.random.default_rng(config.SEED)
-    crops = store.draw_crops(np.arange(len(store.files)), config.SEQ_LEN, rng)
-    is_disturbed = choose_evenly(config.DISTURBED_BATCHES, len(crops))
-    crops[is_disturbed] = disturb(crops[is_disturbed], noise_store, rng, config)
-    embeddings = embed_features(encoder, list(crops.numpy()), config)
-    first, second = np.triu_indices(len(embeddings), k=1)
-    labels = store.speaker_of[first] == store.speaker_of[second]
-    if labels.all() or not labels.any():
-        return math.nan
-    scores = (embeddings @ embeddings.T)[first, second]
-    return metrics.equal_error_rate(*metrics.error_rates(labels, scores))[0]
-
-
-def choose_evenly(share: float, number: int) -> np.ndarray:
-    """Which of so many items are chosen, evenly -> (number,): of 8, a share of 0.25 is the 4th and the 8th."""
-    chosen_so_far = np.floor(share * np.arange(number + 1))
-    return np.diff(chosen_so_far) > 0
+    if pool is not None:
+        print("A pool of processes is not needed: threads extract the features, once.", flush=True)
+    config = config or settings.present()
+    initial_models = [load_encoder(path, typed) for path in setting_table.split_list(config.INITIAL_MODELS)]
+    with torch.random.fork_rng(devices=[]):  # Whoever calls this keeps the state of PyTorch's generator.
+        torch.default_generator.manual_seed(config.SEED)
+        encoder = join_encoders(initial_models) if initial_models else new_encoder(vars(config))
+    encoder = encoder.to(parallel.get_device(config.DEVICE))
+    config = Config(**vars(config) | encoder.settings)
+    setting_checks.check(vars(config))
+    setting_checks.check_training(vars(config), typed)
+    with contextlib.ExitStack() as locks:
+        if saved_model and parallel.rank() == 0:
+            locks.enter_context(safe_files.only_one_process(saved_model))
+        return train_encoder(encoder, spk_to_utts, num_steps, saved_model, config)
 
 
 def run_training(typed: Collection[str] = ()) -> None:
@@ -325,6 +231,31 @@ def run_training(typed: Collection[str] = ()) -> None:
         losses = train_network(spk_to_utts, config.TRAINING_STEPS, config.SAVED_MODEL_PATH, typed=typed)
     if config.TRIPLET_MINING == "random" and len(losses) < FEW_RANDOM_STEPS:
         print(f"{len(losses)} steps of random triplets are too few to tell voices apart: the course takes 100,000.")
+
+
+# ----------------------------------- Names of the course -------------------------------
+
+
+def LstmSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:
+    """The course's name for a new LSTM of the settings' shape, or a saved one. Raises ValueError for another kind."""
+    return encoder_of_kind(saved_model, False)
+
+
+def TransformerSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:
+    """The same for a transformer."""
+    return encoder_of_kind(saved_model, True)
+
+
+def encoder_of_kind(saved_model: str, use_transformer: bool) -> SpeakerEncoder:
+    """A new or a saved encoder that is a transformer, or not one. Raises ValueError for a saved one of another kind."""
+    if saved_model:
+        encoder = load_encoder(saved_model)
+        if encoder.settings["USE_TRANSFORMER"] != use_transformer:
+            raise ValueError(f"{saved_model} is {'an LSTM' if use_transformer else 'a transformer'}.")
+        return encoder
+    config = settings.present(USE_TRANSFORMER=use_transformer)
+    setting_checks.check(vars(config))
+    return new_encoder(vars(config)).to(parallel.get_device(config.DEVICE))
 
 
 if __name__ == "__main__":

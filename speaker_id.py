@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from foundation import script, settings
+from foundation import script, setting_checks, settings
 from foundation.paths import expand_home
 
 DEFAULT_MODEL = Path(__file__).with_name("saved_model") / "pretrained" / "lstm160-tdnn148.pt"
@@ -81,8 +81,8 @@ if __name__ == "__main__":
     script.begin()
     options = build_parser().parse_args()
 
-from foundation.model_path import find_model
-from foundation.recording_lists import expand_files
+from audio.recording_lists import expand_files
+from foundation.paths import find_model
 from voices import database as speaker_database
 
 
@@ -166,7 +166,7 @@ def check_files() -> None:
 
 def main() -> None:
     """Run the command, and end with its exit code."""
-    settings.check_each(settings.all_settings())  # The settings of myconfig.py, which were not checked before.
+    setting_checks.check_each(settings.all_settings())  # The settings of myconfig.py, which were not checked before.
     without_model = {"list": run_list, "remove": run_remove, "rename": run_rename}
     if options.command in without_model:
         sys.exit(without_model[options.command]())

@@ -9,7 +9,7 @@ import unittest
 import warnings
 from pathlib import Path
 
-from foundation import script, settings
+from foundation import script, setting_checks, settings
 
 PROJECT_DIR = Path(__file__).resolve().parent
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("-k", action="append", default=[], metavar="name", help="only tests with this in their names")
     parser.add_argument("-v", action="store_true", help="name each test")
     options = parser.parse_args()
-    settings.check_each(settings.all_settings())
+    setting_checks.check_each(settings.all_settings())
     chosen = [chapter.removesuffix(".py") for chapter in options.chapters]
     if unknown := set(chosen) - set(chapters):
         raise ValueError(f"there are no tests of {min(unknown)}; the chapters are {', '.join(chapters)}.")

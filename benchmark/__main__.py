@@ -54,9 +54,9 @@ from benchmark.straightforward import (
     straightforward_trials,
 )
 from benchmark.timing import Row, compare, in_torch_threads, median_seconds, share
-from encoder_networks import SpeakerEncoder
+from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel
-from trials import all_pair_trials
+from scoring.trials import all_pair_trials
 
 NUM_TRIPLETS, NUM_TRIALS = 10**4, 10**6
 ROUNDS = 3 if options.quick else 11

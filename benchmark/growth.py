@@ -16,9 +16,9 @@ import feature_extraction
 import feature_store
 import neural_net
 from benchmark.timing import show_seconds
+from encoder.inference import embed_store
 from foundation import pictures, settings
-from speaker_encoder import embed_store
-from trials import all_pair_trials
+from scoring.trials import all_pair_trials
 
 TIMES = (1, 4, 16)
 NUM_STEPS = 100

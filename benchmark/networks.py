@@ -10,7 +10,8 @@ import myconfig
 import neural_net
 from benchmark.straightforward import straightforward_step
 from benchmark.timing import Row, compare, in_torch_threads, median_seconds, share
-from encoder_networks import LstmEncoder, SpeakerEncoder
+from encoder.lstm import LstmEncoder
+from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, settings
 
 # Layers of three LSTMs: whether they are bidirectional, and their units.

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 import evaluation
 from benchmark.straightforward import straightforward_features
 from benchmark.timing import Row, compare, in_torch_threads, median_seconds
-from encoder_networks import LstmEncoder, SpeakerEncoder
-from foundation import model_path, settings
-from speaker_encoder import load_encoder
+from encoder.lstm import LstmEncoder
+from encoder.saved_models import load_encoder
+from encoder.speaker_encoder import SpeakerEncoder
+from foundation import paths, settings
 
 # The encoder of the course: three bidirectional layers of 64 units, and the mean over sliding windows.
 COURSE = {
@@ -50,7 +51,7 @@ def peer_rows(files: Sequence[str], rounds: int) -> list[Row]:
     """Embedding the files, decoding included, on all cores."""
     with settings.override(**COURSE):
         course = LstmEncoder().eval()
-    models = {path.name: load_encoder(path) for path in sorted(model_path.SHIPPED_DIR.glob("*.pt"))}
+    models = {path.name: load_encoder(path) for path in sorted(paths.SHIPPED_DIR.glob("*.pt"))}
     others = {"the course's way": in_torch_threads(lambda: course_embeddings(course, files))}
     if embed := resemblyzer_embeddings():
         others["Resemblyzer"] = in_torch_threads(lambda: embed(files))

@@ -13,8 +13,8 @@ import evaluation
 import feature_extraction
 import myconfig
 import neural_net
+from encoder.speaker_encoder import SpeakerEncoder
 from foundation import settings
-from speaker_encoder import SpeakerEncoder
 
 COURSE_LEARNING_RATE = 0.0001
 COURSE_BATCH_SIZE = 8

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,11 +37,18 @@ class OptionParser(argparse.ArgumentParser):
     """The options of a script; a mistake in them is reported in one line, like every mistake."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        prog = {"prog": f"python3 {command_name()}"}
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **prog | options)
 
     def error(self, message: str) -> NoReturn:
         """End the script."""
         fail(f"{message}. --help says more.")
+
+
+def command_name() -> str:
+    """What stands behind `python3` to run this script: evaluation.py, or -m experiments.conditions."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"-m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
 def begin() -> None:
@@ -63,6 +71,7 @@ def begin() -> None:
 
     signal.signal(signal.SIGINT, stop)
     sys.excepthook = tell
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # PyTorch's words before it is found missing.
 
 
 def run(main: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import demo_data
-from foundation.model_file import read_model
+from encoder.saved_models import read_model
 from voices import database as speaker_database
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent

@@ -18,7 +18,7 @@ import torch
 
 import feature_extraction
 import speaker_id
-from encoder_networks import SpeakerEncoder
+from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from foundation import settings
 from voices import commands

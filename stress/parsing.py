@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-import checkpoint
 import dataset
 import demo_data
 import evaluation
 import feature_store
 import neural_net
 import speaker_id
-from foundation import settings
-from speaker_encoder import load_encoder
+from encoder.saved_models import load_encoder
+from foundation import setting_checks, setting_table, settings
+from scoring.trials import read_trial_list
 from stress import audio
-from trials import read_trial_list
+from training import checkpoint
 from voices import database as speaker_database
 
 # Reads a file. Raises ValueError if it cannot be used.
@@ -75,7 +75,7 @@ def write_samples(folder: Path) -> dict[str, Reader]:
     model = str(folder / "model.pt")
     voice = str(folder / names[0])
     speaker_id.enrol(load_encoder(model), str(folder / "speakers.db"), "Ann", [voice])
-    assignments = [f"{name}={settings.display(value)}\n" for name, value in settings.all_settings().items()]
+    assignments = [f"{name}={setting_table.display(value)}\n" for name, value in settings.all_settings().items()]
     (folder / "overrides.txt").write_text("".join(assignments))
 
     def read_model(path: Path) -> None:
@@ -106,8 +106,8 @@ def read_overrides(path: Path) -> None:
     with settings.override(**settings.all_settings()):
         for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
             settings.apply_override(line)
-        settings.check(settings.all_settings())
-        settings.check_training(settings.all_settings())
+        setting_checks.check(settings.all_settings())
+        setting_checks.check_training(settings.all_settings())
 
 
 def parse_broken_files(folder: Path, num_files: int, seed: int = 0) -> str:

@@ -10,7 +10,8 @@ import demo_data
 import evaluation
 import feature_extraction
 import speaker_id
-from encoder_networks import SpeakerEncoder, new_encoder
+from encoder.networks import new_encoder
+from encoder.speaker_encoder import SpeakerEncoder
 from foundation import settings
 from voices import database as speaker_database
 

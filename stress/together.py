@@ -10,9 +10,9 @@ import soundfile
 
 import demo_data
 import evaluation
-from encoder_networks import new_encoder
+from encoder.networks import new_encoder
+from encoder.saved_models import load_encoder, save_encoder
 from foundation import settings
-from speaker_encoder import load_encoder, save_encoder
 
 NUM_THREADS = 16
 SETTINGS = ({"N_MFCC": 13, "HOP_LENGTH": 256, "STACKED_FRAMES": 1}, {"N_FFT": 512, "DELTAS": False})

@@ -24,7 +24,7 @@ import dataset
 import demo_data
 import feature_extraction
 import neural_net
-from foundation import parallel, script, settings
+from foundation import parallel, script, setting_table, settings
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 RATE = feature_extraction.SAMPLE_RATE
@@ -105,7 +105,7 @@ class ProjectTest(unittest.TestCase):
             "SEQ_LEN": 40,
         }
         stack.enter_context(settings.override(**settings.all_settings() | values))
-        self.typed = [f"{name}={settings.display(value)}" for name, value in values.items()]
+        self.typed = [f"{name}={setting_table.display(value)}" for name, value in values.items()]
 
     def write_audio(self, name: str, seconds: float = 1.0, rate: int = RATE, seed: int = 0, **options) -> str:
         """Write a noisy tone, whose samples differ with the seed."""
@@ -123,8 +123,11 @@ class ProjectTest(unittest.TestCase):
         return dataset.get_librispeech_spk_to_utts(str(self.dir / "data"))
 
     def run_script(self, name: str, *arguments: str, **options) -> subprocess.CompletedProcess:
+        """Run a script, or a module of a room, in the test's folder."""
+        command = [str(PROJECT_DIR / name)] if name.endswith(".py") else ["-m", name]
+        options = {"env": os.environ | {"PYTHONPATH": str(PROJECT_DIR)}} | options
         return subprocess.run(
-            [sys.executable, str(PROJECT_DIR / name), *arguments],
+            [sys.executable, *command, *arguments],
             cwd=self.dir,
             capture_output=True,
             text=True,

@@ -1,15 +1,15 @@
-"""Tests of `calibration.py`."""
+"""Tests of `scoring/calibration.py`."""
 
 import unittest
 
 import numpy as np
 
-import calibration
 import dataset
 import evaluation
 import feature_store
-import speaker_encoder
+from encoder import saved_models
 from foundation import settings
+from scoring import calibration
 from unit_tests.shared import ProjectTest, corpus
 
 
@@ -94,7 +94,7 @@ class CalibrationTest(ProjectTest):
         data = dataset.get_spk_to_utts("TEST")
         for number in (13, 64):
             with settings.override(N_MFCC=number):
-                encoder = speaker_encoder.get_speaker_encoder()
+                encoder = saved_models.get_speaker_encoder()
                 store = feature_store.open_store(data)
                 expected = store.read(3)
             [voices] = calibration.embed_all(encoder, [store], np.random.default_rng(0), settings.present())
@@ -117,7 +117,7 @@ class CalibrationTest(ProjectTest):
                 calibration.measure([voices], "a test", np.random.default_rng(0))
 
     def test_large_data_are_sampled_by_speaker(self) -> None:
-        encoder = speaker_encoder.get_speaker_encoder().eval()
+        encoder = saved_models.get_speaker_encoder().eval()
         files = sorted((corpus() / "test").rglob("*.flac"))
         store = feature_store.open_store({"a": list(map(str, files[:4])), "b": list(map(str, files[-4:]))})
         whole, windows, speaker_of = calibration.embed_voices(
@@ -131,36 +131,36 @@ class CalibrationTest(ProjectTest):
 
     def test_the_file_gets_what_belongs_to_its_model(self) -> None:
         path = str(self.dir / "model.pt")
-        speaker_encoder.save_encoder(path, speaker_encoder.get_speaker_encoder())
-        encoder = speaker_encoder.load_encoder(path)
+        saved_models.save_encoder(path, saved_models.get_speaker_encoder())
+        encoder = saved_models.load_encoder(path)
         measured = calibration.measure([draw_voices(20, 6)], "a test", np.random.default_rng(0))
         calibration.save_calibration(encoder, measured)
-        self.assertEqual(speaker_encoder.load_encoder(path).calibration, measured)
+        self.assertEqual(saved_models.load_encoder(path).calibration, measured)
         with settings.override(SEED=1):
-            speaker_encoder.save_encoder(path, speaker_encoder.get_speaker_encoder())
+            saved_models.save_encoder(path, saved_models.get_speaker_encoder())
         with self.assertRaisesRegex(ValueError, "has changed since it was read"):
             calibration.save_calibration(encoder, measured)
 
     def test_an_evaluated_model_has_thresholds_unless_it_knows_the_speakers(self) -> None:
         path = str(self.dir / "model.pt")
-        speaker_encoder.save_encoder(path, speaker_encoder.get_speaker_encoder())
+        saved_models.save_encoder(path, saved_models.get_speaker_encoder())
         test = evaluation.dataset.get_spk_to_utts("TEST")
-        evaluation.keep_thresholds(speaker_encoder.load_encoder(path), test)
-        measured = speaker_encoder.load_encoder(path).calibration
+        evaluation.keep_thresholds(saved_models.load_encoder(path), test)
+        measured = saved_models.load_encoder(path).calibration
         self.assertRegex(measured["source"], "^12 speakers of .*test$")
         self.assertEqual(measured["false_accept_rates"][0], 0.02)  # Of 66 pairs of speakers.
-        other = speaker_encoder.load_encoder(path)
+        other = saved_models.load_encoder(path)
         other.calibration = {**measured, "source": "a better one"}
-        speaker_encoder.save_encoder(path, other)
-        evaluation.keep_thresholds(speaker_encoder.load_encoder(path), test)
-        self.assertEqual(speaker_encoder.load_encoder(path).calibration["source"], "a better one")
+        saved_models.save_encoder(path, other)
+        evaluation.keep_thresholds(saved_models.load_encoder(path), test)
+        self.assertEqual(saved_models.load_encoder(path).calibration["source"], "a better one")
         few = dict(list(test.items())[:2])
         other.calibration = {}
-        speaker_encoder.save_encoder(path, other)
-        evaluation.keep_thresholds(speaker_encoder.load_encoder(path), few)
+        saved_models.save_encoder(path, other)
+        evaluation.keep_thresholds(saved_models.load_encoder(path), few)
         self.assertIn("no decision thresholds", self.output.getvalue())
-        self.assertEqual(speaker_encoder.load_encoder(path).calibration, {})
+        self.assertEqual(saved_models.load_encoder(path).calibration, {})
         other.calibration, other.train_speakers = {}, list(test)
-        speaker_encoder.save_encoder(path, other)
-        evaluation.keep_thresholds(speaker_encoder.load_encoder(path), test)
-        self.assertEqual(speaker_encoder.load_encoder(path).calibration, {})
+        saved_models.save_encoder(path, other)
+        evaluation.keep_thresholds(saved_models.load_encoder(path), test)
+        self.assertEqual(saved_models.load_encoder(path).calibration, {})

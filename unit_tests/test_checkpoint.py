@@ -1,4 +1,4 @@
-"""Tests of `checkpoint.py`."""
+"""Tests of `training/checkpoint.py`."""
 
 import contextlib
 import io
@@ -14,7 +14,8 @@ import torch
 
 import dataset
 import neural_net
-from foundation import model_file, safe_files, settings
+from encoder import saved_models
+from foundation import safe_files, settings
 from unit_tests.shared import PROJECT_DIR, TrainingTest, calibration, corpus
 
 
@@ -43,10 +44,10 @@ class CheckpointTest(TrainingTest):
         with contextlib.redirect_stdout(io.StringIO()) as output:
             self.train(4)
         self.assertIn("Already trained for 4 steps", output.getvalue())
-        model = model_file.read_model(str(self.dir / "model.pt"))
-        model_file.write_model(str(self.dir / "model.pt"), model | {"calibration": calibration(0.5)})
+        model = saved_models.read_model(str(self.dir / "model.pt"))
+        saved_models.write_model(str(self.dir / "model.pt"), model | {"calibration": calibration(0.5)})
         self.train(4)
-        self.assertEqual(model_file.read_model(str(self.dir / "model.pt"))["calibration"], calibration(0.5))
+        self.assertEqual(saved_models.read_model(str(self.dir / "model.pt"))["calibration"], calibration(0.5))
         with self.assertRaisesRegex(ValueError, "LEARNING_RATE=0.002, and now LEARNING_RATE=0.01. Add START_OVER=true"):
             self.train(8, LEARNING_RATE=0.01)
         self.assertEqual((self.dir / "model.last.pt").read_bytes(), before)

@@ -5,7 +5,7 @@ import unittest
 
 import numpy as np
 
-from calibration import NEAR_STRANGERS
+from scoring.calibration import NEAR_STRANGERS
 from voices import clustering
 
 

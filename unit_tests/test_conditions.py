@@ -1,4 +1,4 @@
-"""Tests of `conditions.py`."""
+"""Tests of `experiments/conditions.py`."""
 
 import concurrent.futures
 import shutil
@@ -10,11 +10,10 @@ import numpy as np
 import sklearn.metrics
 import soundfile
 
-import conditions
 import dataset
-import ladder
 import myconfig
-import speaker_encoder
+from encoder import saved_models
+from experiments import conditions, ladder
 from foundation import settings
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest, corpus
 
@@ -134,10 +133,16 @@ class ConditionsTest(ProjectTest):
 
     def test_settings_may_stand_before_and_after_options(self) -> None:
         cases = {
-            ("conditions.py", "NUM_PROCESSES=1", "--calibrate", "1", "DEVICE=none"): "DEVICE=none is not one of",
-            ("ladder.py", "NUM_PROCESSES=1", "--minutes", "1", "DEVICE=none"): "DEVICE=none is not one of",
-            ("conditions.py", "--calibrate", "DEVICE=cpu"): "that is a setting",
-            ("conditions.py", "--calibrate", "mine", "AS_NORM=true"): "needs cosine similarities",
+            (
+                "experiments.conditions",
+                "NUM_PROCESSES=1",
+                "--calibrate",
+                "1",
+                "DEVICE=none",
+            ): "DEVICE=none is not one of",
+            ("experiments.ladder", "NUM_PROCESSES=1", "--minutes", "1", "DEVICE=none"): "DEVICE=none is not one of",
+            ("experiments.conditions", "--calibrate", "DEVICE=cpu"): "that is a setting",
+            ("experiments.conditions", "--calibrate", "mine", "AS_NORM=true"): "needs cosine similarities",
         }
         for arguments, message in cases.items():
             result = self.run_script(*arguments)
@@ -154,13 +159,13 @@ class ConditionsTest(ProjectTest):
         with few, settings.override(**values):
             table = ladder.climb(0.001, 1, "clean")
             model = self.dir / "results/ladder/all-of-ours-0.pt"
-            self.assertEqual(speaker_encoder.load_encoder(str(model)).settings["LSTM_HIDDEN_SIZE"], 8)
-            course = speaker_encoder.load_encoder(str(model.with_name("the-course-s-recipe-0.pt")))
+            self.assertEqual(saved_models.load_encoder(str(model)).settings["LSTM_HIDDEN_SIZE"], 8)
+            course = saved_models.load_encoder(str(model.with_name("the-course-s-recipe-0.pt")))
             self.assertEqual(course.settings["LSTM_HIDDEN_SIZE"], 64)
             self.assertFalse(course.settings["FRAME_AGGREGATION_MEAN"])
             self.assertEqual(ladder.climb(0.001, 1, "clean"), table)
             tested = conditions.build_conditions(dataset.get_spk_to_utts("TEST"), settings.present())
-            scored = conditions.score_conditions(speaker_encoder.load_encoder(str(model)), tested)
+            scored = conditions.score_conditions(saved_models.load_encoder(str(model)), tested)
             with self.assertRaisesRegex(ValueError, "a row of other minutes"):
                 ladder.climb(0.002, 1, "clean")
             with self.assertRaisesRegex(ValueError, "there are clean, 1.6s, noise, telephone"):

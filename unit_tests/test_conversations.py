@@ -1,4 +1,4 @@
-"""Tests of `conversations.py` and `diarization_error.py`."""
+"""Tests of `experiments/conversations.py` and `diarization_error.py`."""
 
 import importlib.util
 import unittest
@@ -6,9 +6,9 @@ import unittest.mock
 
 import numpy as np
 
-import conversations
 import dataset
-from diarization_error import Span, diarization_errors
+from experiments import conversations
+from experiments.diarization_error import Span, diarization_errors
 from foundation import settings
 from unit_tests.shared import RATE, ProjectTest
 

@@ -11,7 +11,6 @@ import soundfile
 import torch
 
 import augmentation
-import conditions
 import dataset
 import evaluation
 import feature_extraction
@@ -19,12 +18,12 @@ import feature_store
 import metrics
 import myconfig
 import neural_net
-import score_normalization
-import speaker_encoder
 import specaug
-import training_batches
-import trials
-from foundation import settings
+from encoder import inference, saved_models
+from experiments import conditions
+from foundation import setting_checks, settings
+from scoring import score_normalization, trials
+from training import batches as training_batches
 from unit_tests.shared import PROJECT_DIR, ProjectTest, corpus
 
 CLASSIC = PROJECT_DIR.parent / "shared" / "classic"
@@ -90,7 +89,7 @@ class CourseTest(ProjectTest):
         features = np.random.default_rng(0).normal(size=(60, 40)).astype(np.float32)
         for device in ("cpu", torch.device("cpu")):
             with settings.override(DEVICE=device, BI_LSTM=False):
-                settings.check(settings.all_settings())
+                setting_checks.check(settings.all_settings())
                 encoder = neural_net.LstmSpeakerEncoder().to(myconfig.DEVICE)
                 self.assertEqual(evaluation.run_inference(features, encoder).shape, (myconfig.LSTM_HIDDEN_SIZE,))
         with settings.override(BI_LSTM=True):
@@ -151,9 +150,9 @@ class CourseTest(ProjectTest):
             self.assertEqual(
                 specaug.mask_crops(crops, crops.mean(dim=(0, 1)), rng, settings.present()).shape, (4, 30, 20)
             )
-            encoder = speaker_encoder.get_speaker_encoder()
+            encoder = saved_models.get_speaker_encoder()
             self.assertEqual(training_batches.draw_batch(encoder, store, None, 0, settings.present()).shape[-1], 20)
-            embeddings = speaker_encoder.embed_store(encoder, store)
+            embeddings = inference.embed_store(encoder, store)
             self.assertEqual(embeddings.shape, (len(store.files), 6))
             self.assertEqual(len(trials.get_trials(store)[0]), 2 * myconfig.NUM_EVAL_TRIPLETS)
             encoder.train_speakers = store.speakers

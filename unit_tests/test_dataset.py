@@ -9,7 +9,8 @@ import unittest
 import numpy as np
 
 import dataset
-from foundation import recording_lists, settings
+from audio import recording_lists
+from foundation import settings
 from unit_tests.shared import ProjectTest
 
 

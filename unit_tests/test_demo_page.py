@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 import feature_extraction
-import speaker_encoder
+from encoder import saved_models
 from foundation import settings
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest, calibration, corpus
 
@@ -36,7 +36,7 @@ class DemoPageTest(ProjectTest):
         import demo_page
 
         self.voices = sorted((corpus() / "test").rglob("*.flac"))
-        encoder = speaker_encoder.get_speaker_encoder()
+        encoder = saved_models.get_speaker_encoder()
         encoder.calibration = calibration(0.9999)
         page = demo_page.build_page(encoder, str(self.dir / "speakers.db"))
         with settings.override(**encoder.settings):

@@ -16,17 +16,16 @@ import evaluation
 import feature_extraction
 import feature_store
 import neural_net
-import score_normalization
-import speaker_encoder
-import trials
+from encoder import networks, saved_models
 from foundation import settings
+from scoring import score_normalization, trials
 from unit_tests.shared import PROJECT_DIR, ProjectTest, corpus
 
 
 class EvaluationTest(ProjectTest):
     def setUp(self) -> None:
         super().setUp()
-        self.encoder = speaker_encoder.new_encoder().eval()
+        self.encoder = networks.new_encoder().eval()
         self.spk_to_utts = dataset.get_librispeech_spk_to_utts(str(corpus() / "test"))
 
     def evaluate(self, **values) -> dict:
@@ -225,7 +224,7 @@ class EvaluationTest(ProjectTest):
         self.assertEqual((labels.tolist(), names), ([1, 0], ["s0/u0.wav", "s0/u0.wav", "s0/u1.wav", "s1/u0.wav"]))
 
     def test_the_last_line_is_the_courses(self) -> None:
-        speaker_encoder.save_encoder(str(self.dir / "model.pt"), self.encoder)
+        saved_models.save_encoder(str(self.dir / "model.pt"), self.encoder)
         answer = self.run_script("evaluation.py", *self.typed, "NUM_EVAL_TRIPLETS=100")
         self.assertEqual((answer.returncode, answer.stderr), (0, ""))
         results = self.evaluate(NUM_EVAL_TRIPLETS=100)

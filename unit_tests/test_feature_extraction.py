@@ -11,7 +11,7 @@ import torch
 import demo_data
 import feature_extraction
 import myconfig
-import speech_levels
+from audio import speech_levels
 from foundation import settings
 from unit_tests.shared import RATE, ProjectTest
 

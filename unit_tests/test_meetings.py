@@ -6,8 +6,8 @@ import unittest
 
 import numpy as np
 
-import speaker_encoder
 import speaker_id
+from encoder import saved_models
 from stress import meetings, threads
 from unit_tests.shared import PROJECT_DIR, ProjectTest
 from voices import timeline as speaker_timeline
@@ -57,7 +57,7 @@ class MeetingsTest(ProjectTest):
 
     @unittest.skipUnless(CASES.is_dir(), "there are no recordings beside the project that were heard wrongly")
     def test_ten_people_have_ten_names_and_a_pause_has_its_time(self) -> None:
-        encoder = speaker_encoder.load_encoder(speaker_id.DEFAULT_MODEL)
+        encoder = saved_models.load_encoder(speaker_id.DEFAULT_MODEL)
         for voice in (CASES / "14_ten").iterdir():
             speaker_id.enrol(encoder, str(self.dir / "ten.db"), voice.stem, voice)
         file = str(CASES / "14_meeting_of_the_ten.opus")

@@ -16,11 +16,11 @@ import evaluation
 import feature_store
 import myconfig
 import neural_net
-import score_normalization
-import speaker_encoder
-import training_batches
-from foundation import model_file, parallel, setting_tables, settings
-from training_progress import TrainingProgress
+from encoder import inference, networks, saved_models
+from foundation import parallel, setting_checks, setting_table, settings
+from scoring import score_normalization
+from training import batches as training_batches
+from training.progress import TrainingProgress
 from unit_tests.shared import ProjectTest, TrainingTest, corpus
 
 
@@ -60,7 +60,7 @@ class TripletLossTest(ProjectTest):
 
     def test_each_network_of_an_ensemble_has_a_loss_of_its_own(self) -> None:
         embeddings = torch.randn(5, 3, 12)
-        for mining in setting_tables.CHOICES["TRIPLET_MINING"]:
+        for mining in setting_table.SETTINGS["TRIPLET_MINING"].allowed:
             with settings.override(TRIPLET_MINING=mining):
                 each = [
                     neural_net.get_triplet_losses(embeddings[..., at : at + 4], settings.present()) for at in (0, 4, 8)
@@ -86,7 +86,7 @@ class NeuralNetTest(TrainingTest):
             validations = unittest.mock.patch.object(neural_net, "validation_eer", side_effect=[0.1, 0.2])
             with validations, unittest.mock.patch.object(score_normalization, "COHORT_UTTS", num_utts):
                 self.train(4, START_OVER=True, **values)
-            model, encoder = model_file.read_model(path), neural_net.load_encoder(path)
+            model, encoder = saved_models.read_model(path), neural_net.load_encoder(path)
             self.assertEqual(len(model["losses"]), 2)
             self.assertEqual(len(encoder.train_speakers), len(spk_to_utts) - 4)
             for speaker, row in zip(encoder.train_speakers, encoder.cohort, strict=True):
@@ -97,11 +97,11 @@ class NeuralNetTest(TrainingTest):
         # Killed before it had one, a model gets its cohort from the same command, and then keeps it.
         without = {name: value for name, value in model.items() if name != "cohort"}
         for before, drawn in ((without, 1), (model, 12)):
-            model_file.write_model(path, before)
+            saved_models.write_model(path, before)
             with unittest.mock.patch.object(score_normalization, "COHORT_UTTS", drawn):
                 self.train(4, **values)
-            self.assertTrue(torch.equal(model_file.read_model(path)["cohort"], model["cohort"]))
-        model_file.write_model(path, model | {"cohort": model["cohort"] * 2})
+            self.assertTrue(torch.equal(saved_models.read_model(path)["cohort"], model["cohort"]))
+        saved_models.write_model(path, model | {"cohort": model["cohort"] * 2})
         with self.assertRaisesRegex(ValueError, "length is not 1"):
             self.train(4, **values)
         Path(path).unlink()
@@ -109,13 +109,13 @@ class NeuralNetTest(TrainingTest):
             self.train(4, **values)
 
     def test_every_mining_and_specaugment_train(self) -> None:
-        for mining in setting_tables.CHOICES["TRIPLET_MINING"]:
+        for mining in setting_table.SETTINGS["TRIPLET_MINING"].allowed:
             values = {"SPECAUG_TRAINING": True, "LEARNING_RATE_SCHEDULE": "constant", "TRIPLET_MINING": mining}
             losses = self.train(10, f"{mining}.pt", SEQ_LEN_JITTER=0.0, **values)
             self.assertEqual(len(losses), 10)
             self.assertTrue(np.isfinite(losses).all())
         num_curves = len(set(map(str, self.dir.glob("*.png"))))
-        self.assertEqual(num_curves, len(setting_tables.CHOICES["TRIPLET_MINING"]))
+        self.assertEqual(num_curves, len(setting_table.SETTINGS["TRIPLET_MINING"].allowed))
 
     def test_training_starts_from_initial_models_and_in_their_shape(self) -> None:
         for seed in (0, 1):
@@ -147,19 +147,19 @@ class NeuralNetTest(TrainingTest):
             self.train(4, "b.pt", INITIAL_MODELS=f"{path},{path}")
         for paths, missing in ((", ", ", "), ("a b.pt", "a b.pt"), (f"{path}, b.pt, a.pt", "b.pt")):
             with self.assertRaisesRegex(ValueError, f"there is no file '{missing}'"):
-                settings.check_training(settings.all_settings() | {"INITIAL_MODELS": paths})
+                setting_checks.check_training(settings.all_settings() | {"INITIAL_MODELS": paths})
         for number in (1, 16):
             with settings.override(ENSEMBLE_SIZE=number, LSTM_HIDDEN_SIZE=1):
-                speaker_encoder.save_encoder(str(self.dir / f"{number}.pt"), speaker_encoder.new_encoder())
+                saved_models.save_encoder(str(self.dir / f"{number}.pt"), networks.new_encoder())
         with self.assertRaisesRegex(ValueError, "ENSEMBLE_SIZE=17"):
             self.train(4, "b.pt", INITIAL_MODELS=f"{self.dir / '1.pt'},{self.dir / '16.pt'}")
         with settings.override(CEPSTRAL_MEAN_NORMALIZATION=True):
-            speaker_encoder.save_encoder(path, speaker_encoder.new_encoder())
+            saved_models.save_encoder(path, networks.new_encoder())
         with self.assertRaisesRegex(ValueError, "CEPSTRAL_MEAN_NORMALIZATION takes away"):
             self.train(4, "b.pt", INITIAL_MODELS=path)
         with self.assertRaisesRegex(ValueError, "bring an ENSEMBLE_SIZE"):
-            settings.check_training(settings.all_settings() | {"INITIAL_MODELS": path}, {"ENSEMBLE_SIZE"})
-        settings.check(settings.all_settings() | {"INITIAL_MODELS": path, "SAVED_MODEL_PATH": path})
+            setting_checks.check_training(settings.all_settings() | {"INITIAL_MODELS": path}, {"ENSEMBLE_SIZE"})
+        setting_checks.check(settings.all_settings() | {"INITIAL_MODELS": path, "SAVED_MODEL_PATH": path})
 
     def test_all_processes_draw_from_the_same_corpus(self) -> None:
         for number in range(12):
@@ -179,9 +179,7 @@ class NeuralNetTest(TrainingTest):
                             unittest.mock.patch.object(parallel, "rank", lambda rank=rank: rank),
                             unittest.mock.patch.object(parallel, "world_size", lambda: 2),
                         ):
-                            training_batches.draw_batch(
-                                speaker_encoder.new_encoder(), store, None, step, settings.present()
-                            )
+                            training_batches.draw_batch(networks.new_encoder(), store, None, step, settings.present())
             self.assertTrue(all(corpora in drawn for corpora in expected))
             self.assertTrue(all(corpora in expected for corpora in drawn))
             self.assertEqual(drawn[::2], drawn[1::2])
@@ -197,11 +195,11 @@ class NeuralNetTest(TrainingTest):
     def test_validation_is_disturbed_as_training_is(self) -> None:
         store = feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(corpus() / "test")))
         heard = []
-        encoder = speaker_encoder.new_encoder()
+        encoder = networks.new_encoder()
         encoder.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
         for share in (0.0, 0.5, 0.5, 1.0):
             disturbances = {"NOISE_PROB": 1.0, "NOISE_SNR_DB": (0.0, 0.0), "ROOM_PROB": 0.0, "NARROW_BAND_PROB": 0.0}
-            in_one_batch = unittest.mock.patch.object(speaker_encoder, "INFERENCE_FRAMES", 10**6)
+            in_one_batch = unittest.mock.patch.object(inference, "INFERENCE_FRAMES", 10**6)
             with settings.override(DISTURBED_BATCHES=share, **disturbances), in_one_batch:
                 eer = neural_net.validation_eer(encoder, store, None, settings.present())
         clean, half, again, disturbed = heard

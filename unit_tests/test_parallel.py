@@ -13,7 +13,7 @@ import feature_extraction
 import feature_store
 import myconfig
 import neural_net
-import speaker_encoder
+from encoder import inference, networks
 from foundation import settings
 from unit_tests.shared import PROJECT_DIR, TIMEOUT_SECONDS, ProjectTest, corpus
 
@@ -30,7 +30,7 @@ class ParallelTest(ProjectTest):
         crops = torch.randn(11, 5, 7, myconfig.N_MFCC)
         for shape in ({}, {"LSTM_LAYER_NORM": True, "TDNN_CHANNELS": 32}):
             with settings.override(**shape, MIXED_PRECISION=False):
-                encoder = speaker_encoder.new_encoder()
+                encoder = networks.new_encoder()
                 expected = self.gradients_of_one_process(encoder, crops)
                 for num_threads in (1, 2, 5):
                     with settings.override(NUM_PROCESSES=num_threads):
@@ -53,8 +53,10 @@ class ParallelTest(ProjectTest):
         (self.dir / "rank.py").write_text(
             f"""
 import sys; sys.path.insert(0, {str(PROJECT_DIR)!r})
-import os, torch, dataset, feature_store, myconfig, neural_net, speaker_encoder, training_batches
+import os, torch, dataset, feature_store, myconfig, neural_net
+from encoder import inference
 from foundation import parallel, settings
+from training import batches
 settings.read_command_line("A test.")
 with parallel.process_group(myconfig.DEVICE):
     data = dataset.get_spk_to_utts("TRAIN")
@@ -65,11 +67,11 @@ with parallel.process_group(myconfig.DEVICE):
         encoder.lstms[0].bias_ih_l0 += parallel.rank()  # Rank 0's weights must come to hold.
     network = parallel.replicate(encoder)
     config = settings.present(MIXED_PRECISION=False)
-    crops = training_batches.draw_batch(encoder, store, None, 3, config)
+    crops = batches.draw_batch(encoder, store, None, 3, config)
     losses = neural_net.get_triplet_losses(parallel.gather(neural_net.embed_batch(network, crops, config)), config)
     (losses.mean() * parallel.world_size()).backward()
     gradients = [parameter.grad for parameter in encoder.parameters()]
-    embeddings = torch.from_numpy(speaker_encoder.embed_store(encoder, store))
+    embeddings = torch.from_numpy(inference.embed_store(encoder, store))
     losses_of_training = neural_net.train_network(data, 2, myconfig.SAVED_MODEL_PATH)
     torch.save([crops, gradients, embeddings, losses, losses_of_training], f"{{parallel.rank()}}.pt")
 os._exit(0)  # As scripts do: see `script.run`.
@@ -86,7 +88,7 @@ os._exit(0)  # As scripts do: see `script.run`.
             encoder = neural_net.get_speaker_encoder()
             store = feature_store.open_store(dataset.get_librispeech_spk_to_utts(str(corpus() / "train")))
             expected = self.gradients_of_one_process(encoder, torch.cat([crops for crops, *_ in ranks]))
-            expected_embeddings = speaker_encoder.embed_store(encoder, store)
+            expected_embeddings = inference.embed_store(encoder, store)
         crops_of_rank = [crops.flatten(0, 1).flatten(1) for crops, *_ in ranks]
         self.assertTrue((torch.cdist(*crops_of_rank) > 0).all(), "the processes draw different crops")
         self.assertEqual(ranks[0][4], ranks[1][4])

@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 import evaluation
-import speaker_encoder
 import speaker_id
+from encoder import networks
 from foundation import parallel
 from unit_tests.shared import ProjectTest, calibration
 from voices import answers, clustering, commands, database, recordings, timeline
@@ -17,7 +17,7 @@ QUANTITIES = (0, 1, 2, 70)
 class QuantitiesTest(ProjectTest):
     def setUp(self) -> None:
         super().setUp()
-        self.encoder = speaker_encoder.new_encoder().eval()
+        self.encoder = networks.new_encoder().eval()
         self.encoder.calibration = calibration(0.9999, 0.9, rates=(0.01, 0.1))
         self.files = [self.write_audio(f"{number:02}.wav", 1.0, seed=number) for number in range(max(QUANTITIES))]
         self.decision = answers.decision_for(self.encoder)

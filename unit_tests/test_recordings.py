@@ -7,8 +7,7 @@ import soundfile
 import soxr
 
 import feature_extraction
-import speech_levels
-from foundation import recording_lists
+from audio import recording_lists, speech_levels
 from unit_tests.shared import RATE, ProjectTest, corpus
 from voices import recordings
 

@@ -13,11 +13,11 @@ from unit_tests.shared import PROJECT_DIR, TIMEOUT_SECONDS, ProjectTest
 
 class ScriptTest(ProjectTest):
     def run_copy(self, name: str, *arguments: str, change: str = "", **options) -> subprocess.CompletedProcess:
-        """Run a script of a copy of the flat files, whose `myconfig.py` ends with a change."""
+        """Run a script of a copy of the project, whose `myconfig.py` ends with a change."""
         copy = self.dir / "copy"
         if not copy.exists():
-            shutil.copytree(PROJECT_DIR / "foundation", copy / "foundation")
-            shutil.copytree(PROJECT_DIR / "voices", copy / "voices")
+            for path in PROJECT_DIR.glob("*/__init__.py"):
+                shutil.copytree(path.parent, copy / path.parent.name)
             for path in PROJECT_DIR.glob("*.py"):
                 shutil.copy(path, copy)
         config = (PROJECT_DIR / "myconfig.py").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ class ScriptTest(ProjectTest):
 
     def test_no_script_imports_what_needs_a_folder_to_cache_in(self) -> None:
         """librosa compiles functions with numba, which fails where neither home nor packages can be written."""
-        imports = "import neural_net, evaluation, speaker_id, conditions, ladder, demo_data, voices.map, sys"
+        imports = "import neural_net, evaluation, speaker_id, experiments.ladder, voices.map, sys"
         forbidden = "assert not {'librosa', 'numba'} & sys.modules.keys()"
         answer = subprocess.run([sys.executable, "-c", f"{imports}; {forbidden}"], cwd=PROJECT_DIR)
         self.assertEqual(answer.returncode, 0)

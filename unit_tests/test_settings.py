@@ -8,7 +8,8 @@ import threading
 
 import myconfig
 import speaker_id
-from foundation import recording_lists, setting_tables, settings
+from audio import recording_lists
+from foundation import setting_checks, setting_table, settings
 from unit_tests.shared import ProjectTest
 
 
@@ -47,11 +48,11 @@ class SettingsTest(ProjectTest):
 
     def test_mistakes_in_myconfig_are_named(self) -> None:
         with self.assertRaisesRegex(ValueError, "'TRAINING_STEP'. Did you mean TRAINING_STEPS"):
-            settings.check(settings.all_settings() | {"TRAINING_STEP": 20})
+            setting_checks.check(settings.all_settings() | {"TRAINING_STEP": 20})
         values = settings.all_settings()
         del values["SEED"]
         with self.assertRaisesRegex(ValueError, "SEED is missing in myconfig.py"):
-            settings.check(values)
+            setting_checks.check(values)
 
     def test_impossible_values_are_refused(self) -> None:
         cases = [
@@ -77,19 +78,19 @@ class SettingsTest(ProjectTest):
             {"EVAL_TRIALS": "all-pairs"},
             {"SPECAUG_TRAINING": True, "SPECAUG_TIME_MASK_MAX_WIDTH": 30, "SEQ_LEN_JITTER": 0.5},
         ]
-        settings.check(settings.all_settings())
-        settings.check_training(settings.all_settings())
+        setting_checks.check(settings.all_settings())
+        setting_checks.check_training(settings.all_settings())
         for values in cases:
             with self.subTest(**values), settings.override(**values), self.assertRaises(ValueError):
-                settings.check(settings.all_settings())
-                settings.check_training(settings.all_settings())
+                setting_checks.check(settings.all_settings())
+                setting_checks.check_training(settings.all_settings())
 
     def test_every_setting_is_checked_and_explained(self) -> None:
         lines = settings.help_text("A script.").splitlines()
         for name, value in settings.all_settings().items():
-            self.assertIn(f"  {name}={settings.display(value)}", lines)
+            self.assertIn(f"  {name}={setting_table.display(value)}", lines)
             if not isinstance(value, str):
-                self.assertTrue(name in setting_tables.LIMITS or name in setting_tables.CHOICES, name)
+                self.assertTrue(setting_table.SETTINGS[name].allowed, name)
         self.assertIn("      Number of optimiser steps.", lines)
 
     def test_help_and_mistakes_answer_before_torch_is_loaded(self) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import evaluation
-import speaker_encoder
 import speaker_id
+from encoder import saved_models
 from foundation import settings
 from unit_tests.shared import ProjectTest, calibration, corpus
 from voices import answers, commands, recordings
@@ -23,11 +23,11 @@ class SpeakerIdTest(ProjectTest):
     def setUp(self) -> None:
         super().setUp()
         with settings.override(LSTM_HIDDEN_SIZE=8):
-            encoder = speaker_encoder.get_speaker_encoder()
+            encoder = saved_models.get_speaker_encoder()
         encoder.calibration = calibration(0.9999, 0.9, 0.5, rates=(0.01, 0.1, 0.2))
         self.model = str(self.dir / "model.pt")
-        speaker_encoder.save_encoder(self.model, encoder)
-        self.encoder = speaker_encoder.load_encoder(self.model)
+        saved_models.save_encoder(self.model, encoder)
+        self.encoder = saved_models.load_encoder(self.model)
         voices = sorted((corpus() / "test").rglob("*.flac"))
         self.ann, self.bob = str(voices[0]), str(voices[-1])
         self.database = str(self.dir / "speakers.db")

@@ -1,10 +1,10 @@
-"""Tests of `tdnn.py`."""
+"""Tests of `encoder/tdnn.py`."""
 
 import numpy as np
 import torch
 from torch import nn
 
-from tdnn import Tdnn
+from encoder.tdnn import Tdnn
 from unit_tests.shared import ProjectTest, layer_normalised
 
 

@@ -10,7 +10,7 @@ import torch
 
 import evaluation
 import feature_extraction
-import speaker_encoder
+from encoder import saved_models, speaker_encoder
 from foundation import settings
 from unit_tests.shared import RATE, ProjectTest
 from voices import clustering
@@ -23,7 +23,7 @@ class TimelineTest(ProjectTest):
         # A new encoder that normalises these sounds stands in for a trained one: loud noise against soft. With stacked
         # frames, it would hear no difference.
         with settings.override(STACKED_FRAMES=1):
-            encoder = speaker_encoder.get_speaker_encoder()
+            encoder = saved_models.get_speaker_encoder()
         rng = np.random.default_rng(1)
         low, high = (self.coloured(rng, 10 * RATE, sign) for sign in (1, -1))
         features = feature_extraction.compute_mfcc(np.append(low, high).astype(np.float32))
@@ -76,7 +76,7 @@ class TimelineTest(ProjectTest):
         self.assertEqual(found.tolist(), [0])
 
     def test_a_voice_gets_a_name_by_its_mean_where_windows_are_too_noisy(self) -> None:
-        encoder = speaker_encoder.get_speaker_encoder()
+        encoder = saved_models.get_speaker_encoder()
         rng = np.random.default_rng(0)
         people = np.eye(32)[:2]  # The first is enrolled.
         embeddings = people[np.repeat([0, 1, 0], 30)] + rng.normal(0, 0.2, (90, 32))
@@ -125,7 +125,7 @@ class TimelineTest(ProjectTest):
         return np.concatenate([embeddings for embeddings, _, _ in blocks])
 
     def test_faults_of_a_recording(self) -> None:
-        encoder = speaker_encoder.get_speaker_encoder()
+        encoder = saved_models.get_speaker_encoder()
         loud = self.coloured(np.random.default_rng(0), 130 * RATE, 1)
         for samples, expected in (
             (loud, []),
@@ -155,13 +155,13 @@ class TimelineTest(ProjectTest):
     def test_no_speech_is_lost_between_blocks(self) -> None:
         soundfile.write(self.dir / "x.wav", self.coloured(np.random.default_rng(0), 300 * RATE, 1), RATE)
         with settings.override(HOP_LENGTH=240):
-            encoder = speaker_encoder.get_speaker_encoder()
+            encoder = saved_models.get_speaker_encoder()
         blocks = list(speaker_timeline.embed_windows(encoder, str(self.dir / "x.wav"), []))
         self.assertGreater(len(blocks), 2)
         self.assertEqual(sum(len(levels) for _, levels, _ in blocks), 300 * RATE // 320)
 
     def test_recordings_of_all_lengths(self) -> None:
-        encoder = speaker_encoder.get_speaker_encoder()
+        encoder = saved_models.get_speaker_encoder()
         for seconds in (0.05, 0.5, 1.6, 1.7, 123.3):
             path = self.write_audio("x.wav", seconds)
             nobody = np.zeros((0, 8), np.float32)

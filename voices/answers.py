@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calibration import rates_at, threshold_at
-from foundation.recording_lists import Paths
-from speaker_encoder import SpeakerEncoder, model_fingerprint
+from audio.recording_lists import Paths
+from encoder.saved_models import model_fingerprint
+from encoder.speaker_encoder import SpeakerEncoder
+from scoring.calibration import rates_at, threshold_at
 from voices import database as speaker_database
 from voices.database import Model
 from voices.recordings import Heard, hear, is_same_audio, list_warnings, mean_embedding
@@ -89,8 +90,8 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
         return Decision(None, threshold, encoder.calibration)
     if not encoder.calibration:
         raise ValueError(
-            "the model has no thresholds: evaluation.py measures some on the test data, conditions.py --calibrate "
-            "better ones; or give a --threshold."
+            "the model has no thresholds: evaluation.py measures some on the test data, python3 -m "
+            "experiments.conditions --calibrate better ones; or give a --threshold."
         )
     lowest, highest = encoder.calibration["false_accept_rates"][0], encoder.calibration["false_accept_rates"][-1]
     if not far >= lowest:  # NaN is neither.

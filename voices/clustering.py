@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calibration import NEAR_STRANGERS
+from scoring.calibration import NEAR_STRANGERS
 
 # This part of the mean of all windows, which holds microphone and room, is subtracted before windows are compared.
 CENTRING = 0.8

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from encoder.saved_models import load_encoder
+from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, pictures, script
-from speaker_encoder import SpeakerEncoder, load_encoder
 from voices import answers
 from voices import database as speaker_database
 from voices import map as voice_map

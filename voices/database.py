@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from audio.recording_lists import same_letters
 from foundation.paths import expand_home
-from foundation.recording_lists import same_letters
 from foundation.script import is_printable
 
 # Marks the file as ours, in the header field that SQLite has for that.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from audio.recording_lists import same_letters
 from foundation import pictures
-from foundation.recording_lists import same_letters
 
 if TYPE_CHECKING:
     import matplotlib.figure

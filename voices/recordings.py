@@ -10,11 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 import feature_extraction
-import speech_levels
-from calibration import WINDOW_SECONDS, near_strangers
+from audio import speech_levels
+from audio.recording_lists import Paths, as_paths
+from encoder.inference import embed_features
+from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files, script, settings
-from foundation.recording_lists import Paths, as_paths
-from speaker_encoder import SpeakerEncoder, embed_features
+from scoring.calibration import WINDOW_SECONDS, near_strangers
 from voices.clustering import find_voices, seem_several
 from voices.database import Recording
 

@@ -8,11 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 import feature_extraction
-import speech_levels
-from calibration import WINDOW_SECONDS, near_strangers
+from audio import speech_levels
+from encoder.inference import embed_features
+from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from foundation import pictures, script, settings
-from speaker_encoder import SpeakerEncoder, embed_features
+from scoring.calibration import WINDOW_SECONDS, near_strangers
 from voices.clustering import CENTRING, best_path, centre, find_voices, follow_voices, normalise
 from voices.database import UNKNOWN
 from voices.recordings import count_clipped, find_faults

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-import speech_levels
+from audio import speech_levels
 from feature_extraction import SAMPLE_RATE
 from voices.database import UNKNOWN
 

@@ -3,7 +3,7 @@
 import numpy as np
 import soxr
 
-from foundation.audio_decoder import note
+from audio.decoder import note
 
 SAMPLE_RATE = 16000
 SPEECH_FRAME_SAMPLES = 320

@@ -1,66 +1,18 @@
-"""Training data: who trains and who validates, which crops a step reads, and how they are changed before."""
+"""The crops of each step, how they are changed before the network reads them, and their embeddings."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from torch import nn
 
 import augmentation
 import dataset
 import feature_store
 import specaug
+from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel
 from foundation.settings import Config
-from speaker_encoder import SpeakerEncoder
-
-# At most this many utterances of each validation speaker.
-VALIDATION_UTTS = 10
-
-# ------------------------------------ Training data -------------------------------------
-
-
-def open_stores(train_data: dataset.SpkToUtts, validation_data: dataset.SpkToUtts, config: Config) -> tuple:
-    """The feature stores of training data, validation data and noise, the last two None where there are none.
-
-    Raises ValueError if there are too few speakers, or processes do not divide the batch.
-    """
-    store = feature_store.open_store(train_data, config.SPEEDS, config)
-    validation_store = feature_store.open_store(validation_data, config=config) if validation_data else None
-    noises = dataset.get_noises(config.NOISE_DIR)
-    noise_store = feature_store.open_store(noises, config=config) if noises else None
-    if len(store.speakers) < 2 * max(len(config.SPEEDS), parallel.world_size()):
-        raise ValueError("training needs two speakers or more with files that can be used, for each process.")
-    if config.BATCH_SIZE % parallel.world_size():
-        raise ValueError(f"BATCH_SIZE={config.BATCH_SIZE} cannot be shared by {parallel.world_size()} processes.")
-    return store, validation_store, noise_store
-
-
-def set_validation_speakers_aside(
-    spk_to_utts: dataset.SpkToUtts, known_speakers: Sequence[str], config: Config
-) -> tuple[dataset.SpkToUtts, dataset.SpkToUtts]:
-    """Split into training data and NUM_VALIDATION_SPEAKERS other speakers, who have two utterances or more.
-
-    Known speakers, on whom an initial model was trained, are never chosen.
-    """
-    candidates = [speaker for speaker in spk_to_utts if len(spk_to_utts[speaker]) > 1 and speaker not in known_speakers]
-    fifth = len(spk_to_utts) // 5
-    number = min(config.NUM_VALIDATION_SPEAKERS, len(candidates), fifth)
-    if number < 2:
-        reason = f"a fifth of the speakers, {fifth}, may be set aside; {len(candidates)} can be"
-        if not config.NUM_VALIDATION_SPEAKERS:
-            reason = "NUM_VALIDATION_SPEAKERS=0"
-        print(f"No validation ({reason}): the best model is the last.", flush=True)
-        return spk_to_utts, {}
-    all_that_may = "a fifth of all" if number == fifth else "all that can be, with two utterances"
-    fewer = f", not {config.NUM_VALIDATION_SPEAKERS}: {all_that_may}"
-    is_fewer = number < config.NUM_VALIDATION_SPEAKERS
-    print(f"Set aside for validation: {number} speakers{fewer if is_fewer else ''}.", flush=True)
-    chosen = set(np.random.default_rng(config.SEED).choice(candidates, number, replace=False).tolist())
-    train_data = {speaker: utts for speaker, utts in spk_to_utts.items() if speaker not in chosen}
-    return train_data, {speaker: spk_to_utts[speaker][:VALIDATION_UTTS] for speaker in sorted(chosen)}
-
-
-# --------------------------------------- Batches ----------------------------------------
 
 
 def draw_batches(
@@ -125,3 +77,19 @@ def disturb(
         recordings = rng.integers(len(noise_store.files), size=len(crops))
         noises = noise_store.draw_crops(recordings, crops.shape[1], rng)
     return augmentation.disturb(crops, noises, rng, config)
+
+
+def embed_batch(network: nn.Module, crops: torch.Tensor, config: Config) -> torch.Tensor:
+    """Embed (speakers or triplets, utterances, frames, N_MFCC) -> float32 (..., utterances, dimensions)."""
+    use_bfloat16 = config.MIXED_PRECISION and parallel.has_bfloat16(crops.device)
+
+    def embed(rows: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=use_bfloat16):
+            return network(rows).float()
+
+    rows = crops.flatten(0, 1)
+    if crops.device.type == "cpu" and parallel.world_size() == 1:
+        embeddings = parallel.embed_in_threads(embed, rows, list(network.parameters()), config.NUM_PROCESSES)
+    else:
+        embeddings = embed(rows)
+    return embeddings.unflatten(0, crops.shape[:2])

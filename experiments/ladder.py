@@ -1,8 +1,8 @@
 """The effect of each improvement, from the course's recipe to this project's, one per row of a Markdown table.
 
-`python3 ladder.py TRAIN_DATA_CSV=... TEST_DATA_CSV=... --minutes 10` trains every row for the same time and scores it
-under all conditions of `conditions.py`. If it is killed, the same command continues. The project's recipe is the
-current settings, so the ladder also shows the effect of your own changes.
+`python3 -m experiments.ladder TRAIN_DATA_CSV=... TEST_DATA_CSV=... --minutes 10` trains every row for the same time
+and scores it under all conditions of `experiments/conditions.py`. If it is killed, the same command continues. The
+project's recipe is the current settings, so the ladder also shows the effect of your own changes.
 """
 
 from collections.abc import Collection
@@ -31,16 +31,18 @@ from pathlib import Path
 
 import numpy as np
 
-import conditions
 import dataset
 import metrics
 import neural_net
-from checkpoint import training_settings
 from dataset import SpkToUtts
+from encoder.networks import new_encoder
+from encoder.saved_models import load_encoder
+from encoder.speaker_encoder import SpeakerEncoder
+from experiments import conditions
 from foundation import parallel, safe_files
-from foundation.setting_tables import VALUES_BEFORE
+from foundation.setting_table import VALUES_BEFORE
 from foundation.settings import Config
-from speaker_encoder import SpeakerEncoder, load_encoder, new_encoder
+from training.checkpoint import training_settings
 
 # The course's recipe, where it differs from the settings.
 COURSE = {

@@ -1,4 +1,4 @@
-"""Tests of `speaker_encoder.py`."""
+"""Tests of `encoder/inference.py`, and of encoders joined in one."""
 
 import concurrent.futures
 import multiprocessing
@@ -13,7 +13,7 @@ import torch
 
 import evaluation
 import neural_net
-import speaker_encoder
+from encoder import inference, networks, saved_models, speaker_encoder
 from foundation import settings
 from unit_tests.shared import ProjectTest
 from voices import answers, timeline
@@ -34,12 +34,12 @@ class SpeakerEncoderTest(ProjectTest):
                 encoders[-1].calibration = {"of": "each"}
             expected = [torch.nn.functional.normalize(encoders[0](features).detach()), encoders[1](features).detach()]
             expected = torch.cat(expected, dim=1)
-            joined = speaker_encoder.join_encoders(encoders)
+            joined = networks.join_encoders(encoders)
             torch.testing.assert_close(joined(features), expected)
             self.assertEqual((joined.dimensions, joined.settings["ENSEMBLE_SIZE"]), (expected.shape[1], 3))
             self.assertEqual((joined.train_speakers, joined.calibration), (["both", "s0", "s1"], {}))
         with settings.override(N_MELS=64), self.assertRaisesRegex(ValueError, "differ in N_MELS, LSTM_HIDDEN_SIZE, BI"):
-            speaker_encoder.join_encoders([joined, speaker_encoder.new_encoder()])
+            networks.join_encoders([joined, networks.new_encoder()])
 
     def test_embedding_does_not_depend_on_the_rest_of_the_batch(self) -> None:
         rng = np.random.default_rng(0)
@@ -52,8 +52,8 @@ class SpeakerEncoderTest(ProjectTest):
             for kind in (*kinds, {"TDNN_CHANNELS": 32}, {"USE_TRANSFORMER": True}):
                 values = {**kind, "USE_FULL_SEQUENCE_INFERENCE": full}
                 with self.subTest(**values), settings.override(**values):
-                    encoder = speaker_encoder.new_encoder().eval()
-                    together = speaker_encoder.embed_features(encoder, features)
+                    encoder = networks.new_encoder().eval()
+                    together = inference.embed_features(encoder, features)
                     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
                     for row, utt in zip(together, features, strict=True):
                         alone = evaluation.run_inference(utt, encoder)
@@ -61,7 +61,7 @@ class SpeakerEncoderTest(ProjectTest):
 
     def test_sliding_window_inference_is_the_mean_over_windows(self) -> None:
         features = np.random.default_rng(0).normal(size=(95, 40)).astype(np.float32)
-        encoder = speaker_encoder.new_encoder().eval()
+        encoder = networks.new_encoder().eval()
         with settings.override(USE_FULL_SEQUENCE_INFERENCE=False, SEQ_LEN=40, SLIDING_WINDOW_STEP=25), torch.no_grad():
             windows = [encoder(torch.from_numpy(features[start : start + 40])[None])[0] for start in (0, 25, 50)]
             expected = torch.stack(windows).mean(dim=0)
@@ -73,7 +73,7 @@ class SpeakerEncoderTest(ProjectTest):
         for number, values in enumerate(({"N_MFCC": 13, "HOP_LENGTH": 256}, {"N_FFT": 512, "DELTAS": False})):
             path = str(self.dir / f"{number}.pt")
             with settings.override(**values):
-                speaker_encoder.save_encoder(path, speaker_encoder.new_encoder().eval())
+                saved_models.save_encoder(path, networks.new_encoder().eval())
             models.append(neural_net.load_encoder(path))
         return models, [self.write_audio(f"{seed}.wav", 1 + seed / 10, seed=seed) for seed in range(5)]
 
@@ -83,8 +83,8 @@ class SpeakerEncoderTest(ProjectTest):
         with torch.no_grad():
             parts = [encoder(torch.from_numpy(features[start:end])[None])[0] for start, end in ((0, 65), (65, 130))]
         expected = torch.nn.functional.normalize(parts[0] + parts[1], dim=0)
-        with unittest.mock.patch.object(speaker_encoder, "MOST_FRAMES", 100):
-            [embedding] = speaker_encoder.embed_features(encoder, [features], settings.in_one_piece())
+        with unittest.mock.patch.object(inference, "MOST_FRAMES", 100):
+            [embedding] = inference.embed_features(encoder, [features], settings.in_one_piece())
         np.testing.assert_allclose(embedding, expected, atol=1e-5)
 
     def test_two_models_in_many_threads_do_not_disturb_each_other(self) -> None:
@@ -128,11 +128,11 @@ class SpeakerEncoderTest(ProjectTest):
         np.testing.assert_allclose(np.load(self.dir / "child.npy"), expected, atol=1e-6)
 
     def test_encoders_that_are_joined_stay_as_they_are(self) -> None:
-        encoders = [speaker_encoder.new_encoder().eval() for _ in range(2)]
+        encoders = [networks.new_encoder().eval() for _ in range(2)]
         encoders[1].feature_mean += 1
         features = torch.randn(2, 20, 40)
         before = [encoder(features).detach() for encoder in encoders]
-        joined = speaker_encoder.join_encoders(encoders)
+        joined = networks.join_encoders(encoders)
         with torch.no_grad():
             for weights in joined.parameters():
                 weights.zero_()

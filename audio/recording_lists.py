@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from foundation.audio_decoder import audio_endings
+from audio.decoder import audio_endings
 from foundation.paths import expand_home
 
 HEADER = ["speaker", "path", "group"]

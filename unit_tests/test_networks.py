@@ -1,11 +1,11 @@
-"""Tests of `encoder_networks.py`."""
+"""Tests of `encoder/lstm.py`, `transformer.py` and what they read."""
 
 import numpy as np
 import torch
 
 import neural_net
-import speaker_encoder
-from foundation import settings
+from encoder import networks, saved_models
+from foundation import setting_checks, settings
 from unit_tests.shared import NO_NEIGHBOURS, ProjectTest, layer_normalised
 
 
@@ -14,7 +14,7 @@ class EncoderNetworksTest(ProjectTest):
         for bidirectional in (False, True):
             for mean in (False, True):
                 with settings.override(**NO_NEIGHBOURS, BI_LSTM=bidirectional, FRAME_AGGREGATION_MEAN=mean):
-                    encoder = speaker_encoder.new_encoder()
+                    encoder = networks.new_encoder()
                     encoder.feature_mean += 3
                     encoder.feature_std *= 2
                     features = torch.randn(2, 30, 40)
@@ -25,7 +25,7 @@ class EncoderNetworksTest(ProjectTest):
 
     def test_an_lstm_also_reads_by_how_much_normalised_features_change_around_a_frame(self) -> None:
         with settings.override(STACKED_FRAMES=1):
-            encoder = speaker_encoder.new_encoder()
+            encoder = networks.new_encoder()
         lengths = [6, 1, 4, 2, 3]
         encoder.feature_mean += 3
         encoder.feature_std *= 2
@@ -43,7 +43,7 @@ class EncoderNetworksTest(ProjectTest):
     def test_an_lstm_reads_several_frames_in_a_step_and_repeats_the_last_to_fill_it(self) -> None:
         lengths = [7, 1, 3, 6]
         with settings.override(STACKED_FRAMES=3, DELTAS=False):
-            encoder = speaker_encoder.new_encoder()
+            encoder = networks.new_encoder()
         features = torch.randn(len(lengths), max(lengths), 40)
         padded = encoder(features, torch.tensor(lengths)).detach()
         for row, embedding, length in zip(features.numpy(), padded, lengths, strict=True):
@@ -56,7 +56,7 @@ class EncoderNetworksTest(ProjectTest):
     def test_an_ensemble_puts_the_embeddings_of_different_lstms_together(self) -> None:
         features, num_frames = torch.randn(2, 30, 40), torch.tensor([30, 20])
         with settings.override(ENSEMBLE_SIZE=3, **NO_NEIGHBOURS, BI_LSTM=True, LSTM_HIDDEN_SIZE=5):
-            ensemble = speaker_encoder.new_encoder()
+            ensemble = networks.new_encoder()
         self.assertEqual(ensemble.dimensions, 30)
         each = [lstm(features)[0].mean(dim=1) for lstm in ensemble.lstms]
         expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
@@ -66,13 +66,13 @@ class EncoderNetworksTest(ProjectTest):
         torch.testing.assert_close(ensemble(features, num_frames)[0], expected[0])
         torch.testing.assert_close(ensemble(features, num_frames)[1], ensemble(features[1:, :20])[0])
         self.assertGreater(float((expected[:, :10] - expected[:, 10:20]).detach().abs().max()), 0.01)
-        speaker_encoder.save_encoder(str(self.dir / "ensemble.pt"), ensemble)
+        saved_models.save_encoder(str(self.dir / "ensemble.pt"), ensemble)
         torch.testing.assert_close(neural_net.load_encoder(str(self.dir / "ensemble.pt"))(features), expected)
 
     def test_layer_normalisation_is_of_each_output_and_later_layers_add_what_they_read(self) -> None:
         for bidirectional in (False, True):
             with settings.override(**NO_NEIGHBOURS, LSTM_LAYER_NORM=True, BI_LSTM=bidirectional, LSTM_NUM_LAYERS=2):
-                encoder = speaker_encoder.new_encoder()
+                encoder = networks.new_encoder()
             first, second = encoder.lstms[0].layers
             for norm in encoder.lstms[0].norms:
                 torch.nn.init.normal_(norm.weight)
@@ -82,24 +82,24 @@ class EncoderNetworksTest(ProjectTest):
             outputs = second(torch.from_numpy(read))[0].detach().numpy()
             expected = (layer_normalised(encoder.lstms[0].norms[1], outputs) + read).mean(axis=1)
             np.testing.assert_allclose(encoder(features).detach(), expected, atol=1e-5)
-            speaker_encoder.save_encoder(str(self.dir / "normalised.pt"), encoder)
+            saved_models.save_encoder(str(self.dir / "normalised.pt"), encoder)
             loaded = neural_net.load_encoder(str(self.dir / "normalised.pt"))
             np.testing.assert_allclose(loaded(features).detach(), expected, atol=1e-5)
 
     def test_a_tdnn_stands_beside_the_lstm_in_the_embedding(self) -> None:
         features = torch.randn(2, 30, 40)
         with settings.override(TDNN_CHANNELS=32, **NO_NEIGHBOURS):
-            encoder = speaker_encoder.new_encoder()
+            encoder = networks.new_encoder()
         each = [encoder.lstms[0](features)[0].mean(dim=1), encoder.tdnns[0](features)]
         expected = torch.cat([own / own.norm(dim=1, keepdim=True) for own in each], dim=1)
         torch.testing.assert_close(encoder(features), expected)
-        speaker_encoder.save_encoder(str(self.dir / "both.pt"), encoder)
+        saved_models.save_encoder(str(self.dir / "both.pt"), encoder)
         torch.testing.assert_close(neural_net.load_encoder(str(self.dir / "both.pt"))(features), expected)
         with self.assertRaisesRegex(ValueError, "a TDNN is among them"):
-            speaker_encoder.join_encoders([encoder, encoder])
-        torch.testing.assert_close(speaker_encoder.join_encoders([encoder])(features), expected)
+            networks.join_encoders([encoder, encoder])
+        torch.testing.assert_close(networks.join_encoders([encoder])(features), expected)
         too_few = {"LSTM_LAYER_NORM": True, "LSTM_HIDDEN_SIZE": 3}
         with_transformer = {"TDNN_CHANNELS": 32, "USE_TRANSFORMER": True}
         for values in ({"TDNN_CHANNELS": 34}, {"TDNN_CHANNELS": 28}, with_transformer, too_few):
             with self.assertRaisesRegex(ValueError, "TDNN_CHANNELS=|LSTM_LAYER_NORM needs"):
-                settings.check(settings.all_settings() | values)
+                setting_checks.check(settings.all_settings() | values)

@@ -16,8 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from foundation import script
-from foundation.audio_headers import (
+from audio.headers import (
     UNKNOWN_BYTES,
     find_parts,
     find_wav_data,
@@ -25,6 +24,7 @@ from foundation.audio_headers import (
     read_xing_header,
     wav_tells_length,
 )
+from foundation import script
 
 BLOCK_SAMPLES = 2**20
 LOWEST_RATE, HIGHEST_RATE = 4000, 192000

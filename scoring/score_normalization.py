@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from encoder.inference import embed_store
+from encoder.speaker_encoder import SpeakerEncoder
 from feature_store import FeatureStore
-from foundation import settings
+from foundation import setting_table
 from foundation.settings import Config
-from speaker_encoder import SpeakerEncoder, embed_store
 
 # Utterances of each cohort speaker, and number of cohort speakers that count for a recording (all of a smaller cohort).
 COHORT_UTTS = 6
@@ -30,7 +31,7 @@ def kept_speakers(speakers: Sequence[str], config: Config) -> set[str]:
 
     Raises ValueError if no name begins with one of these.
     """
-    excluded = settings.split_list(config.NO_COHORT_CORPORA)
+    excluded = setting_table.split_list(config.NO_COHORT_CORPORA)
     if unknown := [prefix for prefix in excluded if not any(name.startswith(prefix) for name in speakers)]:
         raise ValueError(f"NO_COHORT_CORPORA: no training speaker's name begins with {unknown[0]!r}.")
     return {name for name in speakers if not name.startswith(tuple(excluded))}

@@ -1,8 +1,9 @@
 """Conversations made of test recordings, whose turns are known, and how well a model finds them with nobody enrolled.
 
-`python3 conversations.py SAVED_MODEL_PATH=... TEST_DATA_CSV=...` mixes conversations of two to four people of one
-corpus, runs the timeline on each, and prints the diarisation error rate (DER) and how often the number of people is
-right. They stay in CONDITIONS_DIR, each with its turns as RTTM, so that other tools can be measured on them.
+`python3 -m experiments.conversations SAVED_MODEL_PATH=... TEST_DATA_CSV=...` mixes conversations of two to four
+people of one corpus, runs the timeline on each, and prints the diarisation error rate (DER) and how often the number
+of people is right. They stay in CONDITIONS_DIR, each with its turns as RTTM, so that other tools can be measured on
+them.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,15 +30,16 @@ import soundfile
 from tqdm import tqdm
 
 import dataset
-import diarization_error
 import feature_extraction
-import speech_levels
+from audio import speech_levels
 from dataset import SpkToUtts
-from diarization_error import DiarizationErrors, Span
+from encoder.saved_models import load_encoder
+from encoder.speaker_encoder import SpeakerEncoder
+from experiments import diarization_error
+from experiments.diarization_error import DiarizationErrors, Span
 from feature_extraction import SAMPLE_RATE
 from foundation import parallel, safe_files
 from foundation.settings import Config
-from speaker_encoder import SpeakerEncoder, load_encoder
 from voices import timeline as speaker_timeline
 from voices.turns import Turn, to_rttm
 

@@ -11,12 +11,12 @@ import numpy as np
 
 import feature_store
 import metrics
+from encoder.inference import embed_features, embed_store
+from encoder.saved_models import check_calibration, update_model
+from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from foundation import settings
-from foundation.model_file import update_model
 from foundation.settings import Config
-from saved_encoder import check_calibration
-from speaker_encoder import SpeakerEncoder, embed_features, embed_store
 
 # Numbers of recordings on a side. 0 stands for a window of this length, which the timeline compares.
 COUNTS = (0, 1, 2, 3, 5, 10)

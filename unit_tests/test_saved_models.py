@@ -1,4 +1,4 @@
-"""Tests of `saved_encoder.py`, and of the part of `speaker_encoder.py` that saves and loads encoders."""
+"""Tests of `encoder/saved_models.py`."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ import torch
 
 import evaluation
 import neural_net
-import speaker_encoder
-from foundation import model_file, safe_files, setting_tables, settings
+from encoder import networks, saved_models
+from foundation import safe_files, setting_checks, setting_table, settings
 from unit_tests.shared import NO_NEIGHBOURS, RATE, ProjectTest
 
 
@@ -32,14 +32,14 @@ class SavedEncoderTest(ProjectTest):
             with self.assertRaisesRegex(ValueError, f"no model {missing}"):
                 neural_net.load_encoder(missing)
         with settings.override(INITIAL_MODELS="saved_model/pretrained/lstm64-tdnn56.pt"):
-            settings.check_training(settings.all_settings())
+            setting_checks.check_training(settings.all_settings())
 
     def test_saved_encoder_is_rebuilt_from_its_own_settings(self) -> None:
         path = str(self.dir / "folder" / "model.pt")
         with settings.override(BI_LSTM=True, LSTM_HIDDEN_SIZE=12, N_MFCC=13, HOP_LENGTH=256):
-            encoder = speaker_encoder.new_encoder().eval()
+            encoder = networks.new_encoder().eval()
             encoder.feature_mean += 5
-            speaker_encoder.save_encoder(path, encoder)
+            saved_models.save_encoder(path, encoder)
         files = [self.write_audio("x.wav", 2), self.write_audio("y.wav", 1, seed=1)]
         loaded = neural_net.load_encoder(path)
         self.assertEqual(loaded.settings, encoder.settings)
@@ -56,7 +56,7 @@ class SavedEncoderTest(ProjectTest):
 
     def test_a_typed_setting_that_contradicts_the_model_is_an_error(self) -> None:
         path = str(self.dir / "model.pt")
-        speaker_encoder.save_encoder(path, speaker_encoder.new_encoder())
+        saved_models.save_encoder(path, networks.new_encoder())
         neural_net.load_encoder(path, {"LSTM_HIDDEN_SIZE"})
         with settings.override(LSTM_HIDDEN_SIZE=16):
             neural_net.load_encoder(path)
@@ -84,12 +84,12 @@ class SavedEncoderTest(ProjectTest):
 
     def test_a_model_of_the_time_before_deltas_stays_what_it_is(self) -> None:
         with settings.override(**NO_NEIGHBOURS):
-            encoder = speaker_encoder.new_encoder()
+            encoder = networks.new_encoder()
         before = encoder.settings
         later = ("DELTAS", "STACKED_FRAMES", "USE_TRANSFORMER", "LSTM_LAYER_NORM", "TDNN_CHANNELS")
-        for name in (*later, *setting_tables.TRANSFORMER_SETTINGS):
+        for name in (*later, *setting_table.settings_that_shape("transformer")):
             del before[name]
-        speaker_encoder.save_encoder(str(self.dir / "before.pt"), encoder)
+        saved_models.save_encoder(str(self.dir / "before.pt"), encoder)
         loaded = neural_net.load_encoder(str(self.dir / "before.pt"))
         self.assertIs(loaded.settings["DELTAS"], False)
         self.assertEqual(loaded.lstms[0].input_size, 40)
@@ -100,11 +100,11 @@ class SavedEncoderTest(ProjectTest):
         weights |= {f"lstm.{name}": weight.detach() for name, weight in loaded.lstms[0].named_parameters()}
         for name in sorted(weights):
             digest.update(name.encode() + weights[name].numpy().tobytes())
-        self.assertEqual(speaker_encoder.model_fingerprint(loaded), digest.hexdigest()[:16])
+        self.assertEqual(saved_models.model_fingerprint(loaded), digest.hexdigest()[:16])
 
     def test_unusable_models_are_refused_in_a_sentence(self) -> None:
-        encoder = speaker_encoder.new_encoder()
-        speaker_encoder.save_encoder(str(self.dir / "good.pt"), encoder)
+        encoder = networks.new_encoder()
+        saved_models.save_encoder(str(self.dir / "good.pt"), encoder)
         good = torch.load(self.dir / "good.pt", weights_only=True)
         content = (self.dir / "good.pt").read_bytes()
         (self.dir / "truncated.pt").write_bytes(content[: len(content) // 2])
@@ -148,13 +148,13 @@ class SavedEncoderTest(ProjectTest):
     def test_models_that_would_fill_the_memory_are_refused_before_they_do(self) -> None:
         """They claim or unpack to 26 GB; nothing of that is taken."""
         with settings.override(LSTM_HIDDEN_SIZE=4096, LSTM_NUM_LAYERS=16, BI_LSTM=True), torch.device("meta"):
-            huge = speaker_encoder.new_encoder()
+            huge = networks.new_encoder()
         one = torch.zeros(1)
         expanded = {name: one.expand(tensor.shape) for name, tensor in huge.state_dict().items()}
-        small = speaker_encoder.new_encoder().state_dict()
+        small = networks.new_encoder().state_dict()
         for name, weights in (("expanded", expanded), ("claimed", small)):
             torch.save({"encoder_state_dict": weights, "settings": huge.settings}, self.dir / f"{name}.pt")
-        speaker_encoder.save_encoder(str(self.dir / "good.pt"), speaker_encoder.new_encoder())
+        saved_models.save_encoder(str(self.dir / "good.pt"), networks.new_encoder())
         with (
             zipfile.ZipFile(self.dir / "good.pt") as good,
             zipfile.ZipFile(self.dir / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
@@ -167,12 +167,12 @@ class SavedEncoderTest(ProjectTest):
             old.write((self.dir / "good.pt").read_bytes())
         names = {"expanded": "more than the file holds", "claimed": "shape", "bomb": "damaged", "bytes": "more than"}
         names["old"] = "1.6 or newer"
-        shape = speaker_encoder.new_encoder().settings
+        shape = networks.new_encoder().settings
         many = {"encoder_state_dict": small, "settings": shape, "more": [None] * 10**5}
         torch.save(many, self.dir / "many.pt")
         self.assertEqual(neural_net.load_encoder(str(self.dir / "many.pt")).dimensions, 8)
         names["many"] = "more than weights"
-        few = unittest.mock.patch.object(model_file, "MAX_PICKLE_BYTES", 10**5)
+        few = unittest.mock.patch.object(saved_models, "MAX_PICKLE_BYTES", 10**5)
         with few, unittest.mock.patch.object(torch.nn.LSTM, "reset_parameters", self.refuse_memory):
             for name, message in names.items():
                 with self.subTest(name), self.assertRaisesRegex(ValueError, message):
@@ -184,12 +184,12 @@ class SavedEncoderTest(ProjectTest):
 
     def test_only_the_file_that_was_read_is_changed_and_under_its_lock(self) -> None:
         path = str(self.dir / "model.pt")
-        speaker_encoder.save_encoder(path, speaker_encoder.new_encoder())
+        saved_models.save_encoder(path, networks.new_encoder())
         digest = safe_files.digest_of(path)
         with safe_files.only_one_process(path), self.assertRaisesRegex(ValueError, "is writing"):
-            model_file.update_model(path, digest, train_speakers=["x"])
-        newer = model_file.update_model(path, digest, train_speakers=["x"])
+            saved_models.update_model(path, digest, train_speakers=["x"])
+        newer = saved_models.update_model(path, digest, train_speakers=["x"])
         self.assertEqual(neural_net.load_encoder(path).train_speakers, ["x"])
         with self.assertRaisesRegex(ValueError, "has changed since"):
-            model_file.update_model(path, digest, train_speakers=["y"])
+            saved_models.update_model(path, digest, train_speakers=["y"])
         self.assertEqual(safe_files.digest_of(path), newer)

@@ -1,10 +1,10 @@
 """The test data under other conditions (cut short, mixed with noise, by telephone), and a model's EER under each.
 
-`python3 conditions.py SAVED_MODEL_PATH=... TEST_DATA_CSV=...` derives them once, writes a CSV file for each to
-CONDITIONS_DIR, so that any script can use it, and prints a table. Each of the CORPORA is scored separately, because
-trials between two corpora are easy. `--calibrate`
-measures what scores mean (how often different people score as high), by the number of recordings that are compared,
-over all conditions, and writes it into the model, for `speaker_id.py`.
+`python3 -m experiments.conditions SAVED_MODEL_PATH=... TEST_DATA_CSV=...` derives them once, writes a CSV file for
+each to CONDITIONS_DIR, so that any script can use it, and prints a table. Each of the CORPORA is scored separately,
+because trials between two corpora are easy. `--calibrate` measures what scores mean (how often different people score
+as high), by the number of recordings that are compared, over all conditions, and writes it into the model, for
+`speaker_id.py`.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -40,17 +40,18 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
-import calibration
 import dataset
 import evaluation
 import feature_extraction
 import feature_store
 import metrics
 from dataset import SpkToUtts
+from encoder.saved_models import load_encoder
+from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files
 from foundation.settings import Config
-from speaker_encoder import SpeakerEncoder, load_encoder
-from trials import all_pair_trials
+from scoring import calibration
+from scoring.trials import all_pair_trials
 
 SHORT_SECONDS = 1.6
 SNR_DB = (5.0, 15.0)

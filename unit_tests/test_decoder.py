@@ -1,4 +1,4 @@
-"""Tests of `foundation/audio_decoder.py`: all of a recording, or words for what is missing."""
+"""Tests of `audio/decoder.py`: all of a recording, or words for what is missing."""
 
 import fractions
 import io
@@ -14,8 +14,8 @@ import demo_data
 import evaluation
 import feature_extraction
 import neural_net
-import speech_levels
-from foundation import audio_decoder
+from audio import decoder as audio_decoder
+from audio import speech_levels
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest
 from voices import recordings
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
+from encoder.saved_models import load_encoder, model_fingerprint, read_model, save_encoder, write_model
+from encoder.speaker_encoder import SpeakerEncoder
 from feature_store import FeatureStore
-from foundation import parallel, setting_tables
-from foundation.model_file import read_model, write_model
+from foundation import parallel, setting_table
 from foundation.settings import Config
-from score_normalization import embed_cohort
-from speaker_encoder import SpeakerEncoder, load_encoder, model_fingerprint, save_encoder
-from training_progress import TrainingProgress
+from scoring.score_normalization import embed_cohort
+from training.progress import TrainingProgress
 
 REMEDY = "Add START_OVER=true to train from the first step, or choose another SAVED_MODEL_PATH."
 
@@ -84,7 +84,14 @@ def find_origin(
 
 def training_settings(config: Config) -> dict:
     """The settings on which the trained weights depend."""
-    return {name: getattr(config, name) for name in ("TRAINING_STEPS", *setting_tables.TRAINING_SETTINGS)}
+    return {name: getattr(config, name) for name in ("TRAINING_STEPS", *setting_table.TRAINING_SETTINGS)}
+
+
+def find_checkpoint(saved_model: str | None, train_speakers: list[str], config: Config) -> dict | None:
+    """The checkpoint of a training on these speakers, for all processes; None if there is none, or none is wanted."""
+    is_reader = not config.START_OVER and parallel.rank() == 0
+    checkpoint = read_checkpoint(saved_model, train_speakers, config) if saved_model and is_reader else None
+    return parallel.gather_objects(checkpoint)[0]
 
 
 def read_checkpoint(saved_model: str, train_speakers: list[str], config: Config) -> dict | None:
@@ -99,9 +106,10 @@ def read_checkpoint(saved_model: str, train_speakers: list[str], config: Config)
         return None
     checkpoint = read_model(path)
     try:
-        values = {**setting_tables.VALUES_BEFORE, **checkpoint["training_settings"]}
-        in_use = setting_tables.settings_in_use(vars(config))
-        for name in ("INITIAL_MODELS", *in_use, *setting_tables.OTHER_TRAINING_SETTINGS):
+        values = {**setting_table.VALUES_BEFORE, **checkpoint["training_settings"]}
+        in_use = setting_table.settings_in_use(vars(config))
+        # The initial models come first, because the shape comes from them.
+        for name in ("INITIAL_MODELS", *in_use, *setting_table.settings_that_shape("training")):
             before, now = values[name], getattr(config, name)
             if before != now:
                 raise ValueError(f"{path} was trained with {name}={before}, and now {name}={now}. {REMEDY}")

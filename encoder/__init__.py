@@ -1,0 +1,1 @@
+"""The networks, how they embed, and how they are saved."""

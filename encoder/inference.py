@@ -1,0 +1,80 @@
+"""Embeddings of utterances, in batches of similar length."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+import feature_extraction
+import feature_store
+from encoder.speaker_encoder import SpeakerEncoder
+from foundation import parallel, settings
+from foundation.settings import Config
+
+# Frames in a batch at inference, padding included.
+INFERENCE_FRAMES = 4096
+
+# Frames that are embedded in one piece at most: ten minutes of audio at 32 ms.
+MOST_FRAMES = 20000
+
+# Frames of a store that are held in memory at once.
+CHUNK_FRAMES = 10**6
+
+
+def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray], config: Config | None = None) -> np.ndarray:
+    """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), L2-normalised, in order.
+
+    Batches hold utterances of similar length. The settings are the present ones, unless `config` is given: with
+    USE_FULL_SEQUENCE_INFERENCE or not. An utterance shorter than SEQ_LEN is embedded in one piece anyway, one longer
+    than MOST_FRAMES in equal parts, so that memory does not grow with its length.
+    """
+    config = config or settings.present()
+    if not len(features):
+        return np.zeros((0, encoder.dimensions), np.float32)
+    if config.USE_FULL_SEQUENCE_INFERENCE:
+        pieces_of_utt = [np.array_split(utt, max(1, math.ceil(len(utt) / MOST_FRAMES))) for utt in features]
+    else:
+        pieces_of_utt = [feature_extraction.extract_sliding_windows(utt, config) or [utt] for utt in features]
+    pieces = [torch.from_numpy(piece) for pieces in pieces_of_utt for piece in pieces]
+    lengths = torch.tensor([len(piece) for piece in pieces])
+    outputs = torch.empty(len(pieces), encoder.dimensions)
+    device = encoder.feature_mean.device
+
+    @torch.no_grad()
+    def embed(batch: torch.Tensor) -> None:
+        padded = nn.utils.rnn.pad_sequence([pieces[number] for number in batch], batch_first=True)
+        outputs[batch] = encoder(padded.to(device), lengths[batch]).cpu()
+
+    longest_first = torch.argsort(lengths, descending=True, stable=True)
+    batches = []
+    while len(longest_first):
+        batch_size = max(1, INFERENCE_FRAMES // int(lengths[longest_first[0]]))
+        batches.append(longest_first[:batch_size])
+        longest_first = longest_first[batch_size:]
+    pool = parallel.thread_pool(config.NUM_PROCESSES if device.type == "cpu" else 1)
+    list(pool.map(embed, batches))  # The list raises the errors of the threads.
+    of_utt = outputs.split([len(pieces) for pieces in pieces_of_utt])
+    return nn.functional.normalize(torch.stack([outputs.mean(dim=0) for outputs in of_utt])).numpy()
+
+
+def embed_store(
+    encoder: SpeakerEncoder,
+    store: feature_store.FeatureStore,
+    utts: np.ndarray | None = None,
+    config: Config | None = None,
+) -> np.ndarray:
+    """Embed utterances of a feature store, by their numbers, or all -> float32 (utterances, dimensions), normalised.
+
+    With several processes, each one embeds its share, and all get the full result.
+    """
+    utts = np.arange(len(store.files)) if utts is None else utts
+    own_utts = parallel.own_share(utts)
+    chunk_of_utt = np.cumsum(store.num_frames[own_utts]) // CHUNK_FRAMES
+    chunks = np.split(own_utts, np.flatnonzero(np.diff(chunk_of_utt)) + 1)
+    own = [embed_features(encoder, [store.read(utt) for utt in chunk], config) for chunk in chunks]
+    embeddings = np.empty((len(utts), encoder.dimensions), np.float32)
+    for rank, share in enumerate(parallel.gather_objects(np.concatenate(own))):
+        embeddings[rank :: parallel.world_size()] = share
+    return embeddings

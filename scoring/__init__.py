@@ -1,0 +1,1 @@
+"""Which utterances are compared, and what their scores mean."""

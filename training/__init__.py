@@ -1,0 +1,1 @@
+"""What a training needs beside its losses and its loop: batches, progress, checkpoints."""
