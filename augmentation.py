@@ -58,7 +58,7 @@ def disturb(crops: torch.Tensor, noises: torch.Tensor | None, rng: np.random.Gen
     in_room, in_noise, in_band = (
         torch.from_numpy(rng.random(len(crops)) < probability) for probability in probabilities
     )
-    cosines = feature_extraction.mfcc_matrices(config.N_FFT, config.N_MELS, config.N_MFCC)[2]
+    cosines = feature_extraction.mfcc_constants(config.N_FFT, config.N_MELS, config.N_MFCC)[2]
     decibels = crops @ cosines.T
     loudest = decibels.amax(dim=(1, 2), keepdim=True)
     power = to_power(decibels - loudest)

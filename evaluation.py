@@ -64,8 +64,8 @@ def embed_utterances(encoder: SpeakerEncoder, audio_files: Paths) -> np.ndarray:
     """
 
     def extract(file: str) -> tuple[np.ndarray, list[str]]:
-        doubts: list[str] = []
-        return feature_extraction.extract_features(file, encoder.feature_settings, doubts), doubts
+        notes: list[str] = []
+        return feature_extraction.extract_features(file, encoder.feature_settings, notes), notes
 
     chunks = [np.zeros((0, encoder.dimensions), np.float32)]
     config = settings.present()
@@ -73,9 +73,9 @@ def embed_utterances(encoder: SpeakerEncoder, audio_files: Paths) -> np.ndarray:
     for start in range(0, len(paths), CHUNK_FILES):
         chunk = paths[start : start + CHUNK_FILES]
         features = []
-        for file, (of_file, doubts) in zip(chunk, pool.map(extract, chunk), strict=True):
+        for file, (of_file, notes) in zip(chunk, pool.map(extract, chunk), strict=True):
             features.append(of_file)
-            for words in doubts:
+            for words in notes:
                 warnings.warn(f"{file}: {words}.", stacklevel=2)
         chunks.append(embed_features(encoder, features, config))
     return np.concatenate(chunks)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 import augmentation
 import dataset
 import feature_extraction
+from audio import mono
 from dataset import SpkToUtts
 from feature_extraction import FeatureSettings, feature_settings
 from foundation import parallel, safe_files, script, settings
@@ -42,7 +43,7 @@ class Extracted(NamedTuple):
     """What an index line and the frames before it are made of.
 
     `state` is the file's size and time of change, `content` a hash of its bytes, `result` its features at each speed,
-    or where these are already, or why there are none; `digest` is a hash of the features, and `doubts` say in words
+    or where these are already, or why there are none; `digest` is a hash of the features, and `warnings` say in words
     what is doubtful about them.
     """
 
@@ -51,7 +52,7 @@ class Extracted(NamedTuple):
     content: str
     result: list | str
     digest: str
-    doubts: list[str]
+    warnings: list[str]
 
 
 class Features(NamedTuple):
@@ -256,14 +257,14 @@ def append(folder: Path, extracted: list[Extracted], frame_bytes: int) -> None:
         end = features_file.seek(0, os.SEEK_END)
         features_file.write(bytes(-end % frame_bytes))  # A process that was killed may have left part of a frame.
         start = -(-end // frame_bytes)
-        for file, state, content, result, digest, doubts in extracted:
+        for file, state, content, result, digest, warnings in extracted:
             if not isinstance(result, str):
                 for number, features in enumerate(result):
                     if isinstance(features, np.ndarray):
                         features_file.write(features.tobytes())
                         result[number] = [start, len(features)]
                         start += len(features)
-            lines.append("\n" + json.dumps([file, [*state, result, digest, content, doubts]]))
+            lines.append("\n" + json.dumps([file, [*state, result, digest, content, warnings]]))
         features_file.flush()
         os.fsync(features_file.fileno())
     with (folder / "index.jsonl").open("ab") as index_file:
@@ -287,16 +288,16 @@ def extract_all(
     def extract(file: str) -> Extracted:
         state, content = file_state(file), safe_files.digest_of(file)[:16]
         if file in index and index[file][4] == content != "" and not isinstance(index[file][2], str):
-            _, _, result, digest, _, doubts = index[file]
-            return Extracted(file, state, content, result, digest, doubts)
-        doubts = []
+            _, _, result, digest, _, warnings = index[file]
+            return Extracted(file, state, content, result, digest, warnings)
+        warnings = []
         try:
-            result = [at_speed.astype(DTYPE) for at_speed in features_at_speeds(file, features, doubts)]
+            result = [at_speed.astype(DTYPE) for at_speed in features_at_speeds(file, features, warnings)]
         except ValueError as error:
             return Extracted(file, state, content, str(error), "", [])
         except OSError as error:  # It may pass: the file's state in the index is one that makes it be tried again.
             return Extracted(file, [-1, -1], "", f"{file} cannot be read: {script.in_words(error)}.", "", [])
-        return Extracted(file, state, content, result, hashlib.sha256(result[0].tobytes()).hexdigest()[:16], doubts)
+        return Extracted(file, state, content, result, hashlib.sha256(result[0].tobytes()).hexdigest()[:16], warnings)
 
     if not files:
         return
@@ -314,12 +315,12 @@ def extract_all(
             yield chunk
 
 
-def features_at_speeds(file: str, features: Features, doubts: list[str]) -> list[np.ndarray]:
+def features_at_speeds(file: str, features: Features, warnings: list[str]) -> list[np.ndarray]:
     """Features of a file at each speed, the file decoded once. Raises ValueError for one that cannot be used."""
-    samples = feature_extraction.read_audio(file, doubts)
+    samples = mono.read_audio(file, warnings)
     feature_extraction.check_length(samples, file, features.settings)
     at_speeds = (augmentation.change_speed(samples, speed) for speed in features.speeds)
-    return [feature_extraction.compute_mfcc(changed, features.settings) for changed in at_speeds]
+    return [feature_extraction.compute_mfcc_fast(changed, features.settings) for changed in at_speeds]
 
 
 def report_skipped(folder: Path, files: list[str], index: dict[str, list]) -> None:

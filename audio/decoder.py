@@ -95,23 +95,23 @@ def audio_endings() -> frozenset[str]:
 
 
 def decode(
-    audio_file: str, doubts: list[str] | None = None, with_gaps: bool = False
+    audio_file: str, warnings: list[str] | None = None, with_gaps: bool = False
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Decode a file block after block -> part, sample rate, float32 samples (samples, channels), full scale 1.
 
     The part counts the files that were joined into this one, from 0. With `with_gaps`, there is silence where the
     recorder was paused, and before a film's sound that begins late, so that places in the samples are the times that a
-    player shows. What could not be read is put into `doubts`, in words. Raises ValueError, with the reason, for a file
-    that has no sound in a known format, is not finite, or has an unusable rate, and OSError for one that the system
-    cannot read.
+    player shows. What could not be read is put into `warnings`, in words. Raises ValueError, with the reason, for a
+    file that has no sound in a known format, is not finite, or has an unusable rate, and OSError for one that the
+    system cannot read.
     """
-    doubts = [] if doubts is None else doubts
+    warnings = [] if warnings is None else warnings
     if not Path(audio_file).is_file():  # Reading a named pipe could block for ever.
         raise ValueError(f"{audio_file} {'is not a file' if Path(audio_file).exists() else 'does not exist'}.")
     if not Path(audio_file).stat().st_size:
         raise ValueError(f"{audio_file} is empty.")
     is_empty = True
-    for part, rate, block in name_in_errors(decode_parts(audio_file, doubts, with_gaps), audio_file):
+    for part, rate, block in name_in_errors(decode_parts(audio_file, warnings, with_gaps), audio_file):
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise ValueError(f"{audio_file} has a sample rate of {rate} Hz; 4,000 to 192,000 can be used.")
         if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
@@ -130,27 +130,27 @@ def name_in_errors(blocks: Iterator, audio_file: str) -> Iterator:
         raise OSError(error.errno, script.in_words(error), error.filename or audio_file) from None
 
 
-def decode_parts(audio_file: str, doubts: list[str], with_gaps: bool) -> Iterator[tuple[int, int, np.ndarray]]:
+def decode_parts(audio_file: str, warnings: list[str], with_gaps: bool) -> Iterator[tuple[int, int, np.ndarray]]:
     """The same without the checks, by libsndfile where it reads all of a part, else by FFmpeg."""
     lengths: list[tuple[float, float]] = []  # Of each part the seconds that were read, and those that it claims.
     with Path(audio_file).open("rb") as file:
         starts = find_parts(file)
         if not starts:
-            yield from ((0, *block) for block in decode_with_ffmpeg(file, audio_file, lengths, doubts, with_gaps))
+            yield from ((0, *block) for block in decode_with_ffmpeg(file, audio_file, lengths, warnings, with_gaps))
         for part, (start, end) in enumerate(zip(starts, [*starts[1:], None], strict=True)):
             content: BinaryIO = file
             if len(starts) > 1:
                 file.seek(start)
                 content = io.BytesIO(file.read(-1 if end is None else end - start))
-            blocks = decode_exactly(content, audio_file, lengths, doubts, with_gaps)
+            blocks = decode_exactly(content, audio_file, lengths, warnings, with_gaps)
             yield from ((part, *block) for block in blocks)
     if any(is_cut(*length) for length in lengths):
         read, claimed = sum(length[0] for length in lengths), sum(map(max, lengths))
-        doubts.append(f"only {read:.1f} of {claimed:.1f} s could be read")
+        warnings.append(f"only {read:.1f} of {claimed:.1f} s could be read")
 
 
 def decode_exactly(
-    file: BinaryIO, name: str, lengths: list[tuple[float, float]], doubts: list[str], with_gaps: bool
+    file: BinaryIO, name: str, lengths: list[tuple[float, float]], warnings: list[str], with_gaps: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode by libsndfile, which gives the samples as they are; by FFmpeg what libsndfile does not read."""
     import soundfile
@@ -166,7 +166,7 @@ def decode_exactly(
     if is_readable:
         with contextlib.suppress(soundfile.LibsndfileError), open_sound(source) as sound:
             if sound.format not in ("RAW", "MP3") or is_mp3:
-                scale = find_scale(sound, doubts)
+                scale = find_scale(sound, warnings)
                 while 0 < sound.frames < 2**62 and len(
                     block := sound.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
                 ):
@@ -174,12 +174,12 @@ def decode_exactly(
                     yield sound.samplerate, block if scale == 1 else block / np.float32(scale)
                 if read:
                     lengths.append((read / sound.samplerate, claimed_frames(sound) / sound.samplerate))
-                    note_left_over(sound, file, doubts)
+                    note_left_over(sound, file, warnings)
                     return
     elif start == b"RIFF" and find_wav_data(file)[1]:
-        doubts.append("more follows its sound than its header tells, and was taken for sound, too")
+        warnings.append("more follows its sound than its header tells, and was taken for sound, too")
     file.seek(0)
-    for rate, block in decode_with_ffmpeg(file, name, lengths, doubts, with_gaps):
+    for rate, block in decode_with_ffmpeg(file, name, lengths, warnings, with_gaps):
         if len(block) > read:
             yield rate, block[read:]
         read = max(0, read - len(block))
@@ -204,15 +204,15 @@ def claimed_frames(sound) -> int:
     return sound.frames
 
 
-def note_left_over(sound, file: BinaryIO, doubts: list[str]) -> None:
+def note_left_over(sound, file: BinaryIO, warnings: list[str]) -> None:
     """Say if far more follows the sound than tags and pictures, in formats whose header may be of an earlier time."""
     if sound.format in ("AU", "AIFF", "CAF", "W64") and sound.subtype in SAMPLE_BYTES:
         rest = file.seek(0, io.SEEK_END) - sound.frames * sound.channels * SAMPLE_BYTES[sound.subtype]
         if rest > MOST_OTHER_BYTES:
-            doubts.append(f"{rest:,} bytes behind its sound were not read")
+            warnings.append(f"{rest:,} bytes behind its sound were not read")
 
 
-def find_scale(sound, doubts: list[str]) -> float:
+def find_scale(sound, warnings: list[str]) -> float:
     """By what the samples of a floating-point file are divided: its peak if that is above 1, or a scale of integers."""
     if sound.subtype not in ("FLOAT", "DOUBLE"):
         return 1
@@ -222,20 +222,20 @@ def find_scale(sound, doubts: list[str]) -> float:
         peak = max(peak, float(np.abs(block).max()))
         num_beyond += int(np.count_nonzero(np.abs(block) > MAX_FLOAT_SAMPLE))
     sound.seek(0)
-    return scale_of(peak, num_beyond / max(1, sound.frames), doubts)
+    return scale_of(peak, num_beyond / max(1, sound.frames), warnings)
 
 
-def scale_of(peak: float, share_beyond: float, doubts: list[str]) -> float:
+def scale_of(peak: float, share_beyond: float, warnings: list[str]) -> float:
     """The scale of samples with this peak, and this share beyond MAX_FLOAT_SAMPLE."""
     if share_beyond < 0.001 or not peak < MAX_SAMPLE:
         return peak if 1 < peak < MAX_SAMPLE else 1
     scale = next((scale for scale in INTEGER_SCALES if peak <= scale), INTEGER_SCALES[-1])
-    doubts.append(f"its samples, up to {peak:,.0f}, are on the scale of integers, and were divided by {scale:,}")
+    warnings.append(f"its samples, up to {peak:,.0f}, are on the scale of integers, and were divided by {scale:,}")
     return scale
 
 
 def decode_with_ffmpeg(
-    file: BinaryIO, name: str, lengths: list[tuple[float, float]], doubts: list[str], with_gaps: bool
+    file: BinaryIO, name: str, lengths: list[tuple[float, float]], warnings: list[str], with_gaps: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode the first sound of a file by FFmpeg; broken packets are left out, and what follows them is read.
 
@@ -254,7 +254,7 @@ def decode_with_ffmpeg(
             if not container.streams.audio:
                 raise ValueError(f"{name} has no sound in it.")
             if (number := len(container.streams.audio)) > 1:
-                doubts.append(f"it has {number} sound tracks, of which only the first is heard")
+                warnings.append(f"it has {number} sound tracks, of which only the first is heard")
             stream = container.streams.audio[0]
             claimed = claimed_seconds(container)
             if container.format.name == "mp3" and xing and xing.start + xing.num_bytes > size:  # It was cut off.
@@ -272,11 +272,11 @@ def decode_with_ffmpeg(
 
             is_timed = container.format.name.split(",")[0] in TIMED_READERS
             clock = Clock(is_timed, (container.start_time or 0) / 1e6)
-            for rate, block in in_blocks(clock.follow(decode_packets(), with_gaps, doubts)):
+            for rate, block in in_blocks(clock.follow(decode_packets(), with_gaps, warnings)):
                 if not scale and block.any():  # Not where a film's sound begins late.
                     is_float = stream.codec_context.name.startswith(("pcm_f32", "pcm_f64"))
                     share_beyond = float(np.mean(np.abs(block) > MAX_FLOAT_SAMPLE)) if is_float else 0.0
-                    scale = scale_of(float(np.abs(block).max()), share_beyond, doubts)
+                    scale = scale_of(float(np.abs(block).max()), share_beyond, warnings)
                 yield rate, block if scale in (0, 1) else block / np.float32(scale)
     except av.error.FFmpegError as error:
         raise ValueError(
@@ -286,7 +286,7 @@ def decode_with_ffmpeg(
     read = clock.heard if broken else clock.now  # A gap of the recorder's is not missing, one of damage is.
     lengths.append((read, claimed))
     if not is_cut(read, claimed) and broken > max(3, 0.02 * num_packets):
-        doubts.append(f"{broken} of its {num_packets} pieces are broken and were left out")
+        warnings.append(f"{broken} of its {num_packets} pieces are broken and were left out")
 
 
 class Clock:
@@ -297,14 +297,14 @@ class Clock:
         self.is_timed, self.shift = is_timed, -start
         self.now = self.heard = 0.0
 
-    def follow(self, frames: Iterator, with_gaps: bool, doubts: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+    def follow(self, frames: Iterator, with_gaps: bool, warnings: list[str]) -> Iterator[tuple[int, np.ndarray]]:
         """Frames of FFmpeg -> sample rate, samples (samples, channels), with silence in the gaps if it is wanted."""
         for frame in frames:
             block, rate = to_float(frame), frame.sample_rate
             gap = float(frame.time) + self.shift - self.now if self.is_timed and frame.time is not None else 0.0
             if gap < -GAP_SECONDS or gap > MOST_GAP_SECONDS:
                 self.shift -= gap
-                note("the times of its pieces jump, so that times may be wrong", doubts)
+                note("the times of its pieces jump, so that times may be wrong", warnings)
             elif gap > GAP_SECONDS:
                 self.now += gap
                 left = round(gap * rate) if with_gaps else 0
@@ -333,10 +333,10 @@ def in_blocks(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, n
         yield block_rate, np.concatenate(joined)
 
 
-def note(words: str, doubts: list[str]) -> None:
+def note(words: str, warnings: list[str]) -> None:
     """Add a doubt, once."""
-    if words not in doubts:
-        doubts.append(words)
+    if words not in warnings:
+        warnings.append(words)
 
 
 def claimed_seconds(container) -> float:

@@ -1,9 +1,6 @@
-"""Levels: what of a recording is speech, and which of its channels is heard."""
+"""What of a recording is speech, by its levels."""
 
 import numpy as np
-import soxr
-
-from audio.decoder import note
 
 SAMPLE_RATE = 16000
 SPEECH_FRAME_SAMPLES = 320
@@ -17,17 +14,6 @@ QUIET_ABOVE_NOISE_DB = 6
 QUIET_GAP_SECONDS = 0.3
 QUIETEST_DB = -80
 DIGITAL_SILENCE_DB = -110
-
-# The mean of the channels is not heard if it is so much quieter than the loudest of them, as channels of opposite
-# polarity make it; the mean of one voice and silence is 6 dB quieter.
-QUIETER_DB = 10
-
-# The stretches of a recording in which that is decided.
-MONO_SECONDS = 0.1
-
-# Two channels hold different sounds if the difference of their levels deviates by more than this: of one sound it
-# deviates by less than 1 dB, of two people with microphones on one table by 4.5 to 10 dB.
-LEVELS_DEVIATION_DB = 4.0
 
 
 def levels_db(samples: np.ndarray) -> np.ndarray:
@@ -88,53 +74,3 @@ def speech_share(levels_db: np.ndarray, starts: np.ndarray, length: float) -> np
     places = np.array([starts, starts + length]) * SAMPLE_RATE / SPEECH_FRAME_SAMPLES
     first, last = np.minimum(np.round(places).astype(int), len(speech))
     return (sums[last] - sums[first]) / np.maximum(last - first, 1)
-
-
-def resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Samples at another rate -> at 16 kHz."""
-    return samples if rate == SAMPLE_RATE else soxr.resample(samples, rate, SAMPLE_RATE)
-
-
-def to_mono(channels: np.ndarray, rate: int, doubts: list[str]) -> np.ndarray:
-    """Samples (samples, channels) -> the mean of the channels (samples,), or the loudest one where they cancel.
-
-    A constant offset, as cheap microphones have, is taken off each channel. Whether channels cancel is seen in each
-    stretch of MONO_SECONDS, as it may change where recordings were joined.
-    """
-    channels = channels - channels.mean(axis=0, dtype=np.float64).astype(np.float32)
-    if channels.shape[1] == 1:
-        return channels[:, 0]
-    mono = channels.mean(axis=1)
-    starts = np.arange(0, len(mono), max(1, round(MONO_SECONDS * rate)))
-    power = np.add.reduceat(np.square(channels), starts, axis=0)
-    cancels = np.add.reduceat(np.square(mono), starts) < power.max(axis=1) * 10 ** (-QUIETER_DB / 10)
-    if cancels.any():
-        usual = int(power[cancels].sum(axis=0).argmax())
-        note(f"the mean of its channels is far quieter than number {usual + 1}, which is heard alone", doubts)
-        # Another channel only where it is clearly louder, as by another talker: a change of polarity would click.
-        loudest = np.where(power.max(axis=1) > 4 * power[:, usual], power.argmax(axis=1), usual)
-        lengths = np.diff(starts, append=len(mono))
-        is_replaced = np.repeat(cancels, lengths)
-        mono[is_replaced] = channels[is_replaced, np.repeat(loudest, lengths)[is_replaced]]
-    return mono
-
-
-def levels_of_pair(channels: np.ndarray, rate: int) -> np.ndarray:
-    """The levels of two channels, as `levels_db` gives them (2, stretches); none of one channel, or of surround."""
-    if channels.shape[1] != 2:
-        return np.zeros((2, 0))
-    channels = channels - channels.mean(axis=0)
-    return np.stack([levels_db(resample(channel, rate)) for channel in channels.T.copy()])
-
-
-def note_different_sounds(levels: np.ndarray, doubts: list[str]) -> None:
-    """Add a doubt if two channels with these levels (2, stretches) hold different sounds, as those of calls do.
-
-    Then the difference of their levels changes all the time; that of one sound, heard twice, does not.
-    """
-    loudest = levels.max(axis=0)
-    if not len(loudest) or min(map(speech_seconds, levels)) < 1:
-        return
-    is_loud = loudest > max(np.percentile(loudest, 95) - 15, -50)
-    if np.std((levels[0] - levels[1])[is_loud]) > LEVELS_DEVIATION_DB:
-        note("its channels hold different sounds, perhaps a person each: make a file of each channel", doubts)

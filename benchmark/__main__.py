@@ -110,7 +110,7 @@ def mfcc_rows(files: list[str]) -> list[Row]:
     in_memory = median_seconds(
         ROUNDS,
         lambda: librosa.feature.mfcc(y=clip, sr=rate, n_mfcc=myconfig.N_MFCC),
-        lambda: feature_extraction.compute_mfcc(clip),
+        lambda: feature_extraction.compute_mfcc_fast(clip, feature_extraction.feature_settings()),
     )
     few = files[:8]
     features = feature_store.Features(feature_extraction.feature_settings(), tuple(myconfig.SPEEDS))

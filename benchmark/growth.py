@@ -15,6 +15,7 @@ import evaluation
 import feature_extraction
 import feature_store
 import neural_net
+from audio import mono
 from benchmark.timing import show_seconds
 from encoder.inference import embed_store
 from foundation import pictures, settings
@@ -34,7 +35,7 @@ def multiply(spk_to_utts: dataset.SpkToUtts, times: int, folder: Path) -> datase
             own.mkdir()
             copies[own.name] = [str(own / f"{number}.wav") for number in range(len(utts))]
             for utt, path in zip(utts, copies[own.name], strict=True):
-                samples = feature_extraction.read_audio(utt)[16 * copy :]
+                samples = mono.read_audio(utt)[16 * copy :]
                 soundfile.write(path, samples, feature_extraction.SAMPLE_RATE)
     return copies
 

@@ -9,6 +9,7 @@ as high), by the number of recordings that are compared, over all conditions, an
 
 from collections.abc import Callable, Collection, Sequence
 
+from audio import mono
 from foundation import script, settings
 
 typed: Collection[str] = ()
@@ -84,7 +85,7 @@ def cut_short(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def mix_with_noise(recordings: Sequence[str], samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Add one of the recordings, from anywhere in it and repeated, at a ratio of powers within SNR_DB."""
-    recording = feature_extraction.read_audio(recordings[int(rng.integers(len(recordings)))])
+    recording = mono.read_audio(recordings[int(rng.integers(len(recordings)))])
     noise = np.resize(np.roll(recording, -rng.integers(len(recording))), len(samples))
     ratio = np.mean(samples**2) / max(np.mean(noise**2), 1e-12)
     return samples + noise * np.float32(np.sqrt(ratio * 10 ** (-rng.uniform(*SNR_DB) / 10)))
@@ -154,7 +155,7 @@ def derive(spk_to_utts: SpkToUtts, change: Change, other_files: Sequence[str], c
         script.raise_if_interrupted()
         path = Path(config.CONDITIONS_DIR) / "audio" / f"{hashlib.sha256(source.encode()).hexdigest()[:24]}.flac"
         if not path.exists():
-            changed = change(feature_extraction.read_audio(utt), np.random.default_rng([config.SEED, number]))
+            changed = change(mono.read_audio(utt), np.random.default_rng([config.SEED, number]))
             changed = changed / max(1, np.abs(changed).max())
             with safe_files.replace_when_whole(path) as file:
                 soundfile.write(file, changed, feature_extraction.SAMPLE_RATE, format="FLAC")

@@ -30,8 +30,7 @@ import soundfile
 from tqdm import tqdm
 
 import dataset
-import feature_extraction
-from audio import speech_levels
+from audio import mono, speech_levels
 from dataset import SpkToUtts
 from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
@@ -90,7 +89,7 @@ def build_conversation(spk_to_utts: SpkToUtts, rng: np.random.Generator) -> tupl
             num_pieces += 1
             if not len(turn) and num_pieces > len(spk_to_utts[speaker]):
                 raise ValueError(f"there is no speech in the recordings of {speaker}.")
-            piece = trim(feature_extraction.read_audio(waiting[speaker].pop()))
+            piece = trim(mono.read_audio(waiting[speaker].pop()))
             turn = np.concatenate([turn, piece / max(1e-6, float(np.sqrt(np.mean(piece**2)))) if len(piece) else piece])
         turn = trim(turn[:wanted])
         start = max(0, round((end + rng.uniform(*PAUSE_SECONDS)) * SAMPLE_RATE))

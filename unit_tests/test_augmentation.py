@@ -8,6 +8,7 @@ import augmentation
 import feature_extraction
 import myconfig
 import specaug
+from audio import mono
 from foundation import settings
 from unit_tests.shared import RATE, ProjectTest, corpus
 
@@ -30,7 +31,7 @@ class AugmentationTest(ProjectTest):
         self.assertLess(shift[:, 0].mean(dim=0).abs().max(), 0.1 * 50)
 
     def test_a_random_gain_is_that_of_louder_samples(self) -> None:
-        voice = feature_extraction.read_audio(str(next((corpus() / "train/s00").rglob("*.flac"))))
+        voice = mono.read_audio(str(next((corpus() / "train/s00").rglob("*.flac"))))
         quiet, loud = (feature_extraction.compute_mfcc(voice * np.float32(gain)) for gain in (1, 10 ** (6 / 20)))
         six_db = torch.from_numpy((loud - quiet).mean(axis=0))
         with settings.override(CHANNEL_AUGMENTATION=0.0, GAIN_AUGMENTATION_DB=4.0):
@@ -44,13 +45,13 @@ class AugmentationTest(ProjectTest):
         self.assertAlmostEqual(float(in_decibels.mean()), 0.0, delta=0.3)
 
     def test_noise_in_mel_bands_is_noise_in_the_samples(self) -> None:
-        voice = feature_extraction.read_audio(str(next((corpus() / "train/s00").rglob("*.flac"))))
+        voice = mono.read_audio(str(next((corpus() / "train/s00").rglob("*.flac"))))
         noise = np.random.default_rng(1).normal(size=len(voice)).astype(np.float32)
         noise *= np.sqrt(np.mean(voice**2) / np.mean(noise**2) / 10)  # 10 dB below the voice.
         clean, recording, expected = (
             torch.from_numpy(feature_extraction.compute_mfcc(samples)) for samples in (voice, noise, voice + noise)
         )
-        cosines = feature_extraction.mfcc_matrices(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)[2]
+        cosines = feature_extraction.mfcc_constants(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)[2]
         power, recordings = (10 ** ((crop @ cosines.T) / 10)[None].repeat(50, 1, 1) for crop in (clean, recording))
         with settings.override(NOISE_SNR_DB=(10.0, 10.0)):
             noisy = augmentation.add_noise(power, power, recordings, np.random.default_rng(0), myconfig.NOISE_SNR_DB)

@@ -15,7 +15,7 @@ import evaluation
 import feature_extraction
 import neural_net
 from audio import decoder as audio_decoder
-from audio import speech_levels
+from audio import mono, speech_levels
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest
 from voices import recordings
 
@@ -63,10 +63,10 @@ class AudioDecoderTest(ProjectTest):
         return content.getvalue()
 
     def hear(self, content: bytes, name: str = "x") -> tuple[np.ndarray, list[str]]:
-        """The samples at 16 kHz of a file with these bytes, and the doubts."""
-        path, doubts = self.dir / name, []
+        """The samples at 16 kHz of a file with these bytes, and the warnings."""
+        path, warnings = self.dir / name, []
         path.write_bytes(content)
-        return feature_extraction.read_audio(str(path), doubts), doubts
+        return mono.read_audio(str(path), warnings), warnings
 
     def assert_heard(self, samples: np.ndarray, expected: np.ndarray) -> None:
         """The same sound, but for what a codec does to it: its beginning may be late, and its end padded."""
@@ -96,12 +96,12 @@ class AudioDecoderTest(ProjectTest):
         }
         for name, (container, codec) in cases.items():
             with self.subTest(name):
-                samples, doubts = self.hear(self.encode(voice, container, codec), f"x.{name}")
+                samples, warnings = self.hear(self.encode(voice, container, codec), f"x.{name}")
                 self.assert_heard(samples, voice)
-                self.assertEqual(doubts, [])
-        film, doubts = self.hear(self.encode(voice, "matroska", "flac", with_film=True), "film.mkv")
+                self.assertEqual(warnings, [])
+        film, warnings = self.hear(self.encode(voice, "matroska", "flac", with_film=True), "film.mkv")
         self.assert_heard(film, voice)
-        self.assertEqual(doubts, [])
+        self.assertEqual(warnings, [])
 
     def test_files_without_a_true_length_are_read_whole(self) -> None:
         voice, flac = self.voices[0], self.flac(self.voices[0])
@@ -117,9 +117,9 @@ class AudioDecoderTest(ProjectTest):
         }
         for name, content in cases.items():
             with self.subTest(name):
-                samples, doubts = self.hear(content)
+                samples, warnings = self.hear(content)
                 self.assert_heard(samples, voice)
-                self.assertEqual(len(doubts), int(name == "WAV whose header is old"))
+                self.assertEqual(len(warnings), int(name == "WAV whose header is old"))
 
     def test_joined_files_are_read_whole(self) -> None:
         both = np.concatenate(self.voices)
@@ -132,10 +132,10 @@ class AudioDecoderTest(ProjectTest):
         }
         for name, content in cases.items():
             with self.subTest(name):
-                samples, doubts = self.hear(content)
+                samples, warnings = self.hear(content)
                 self.assert_heard(samples, both)
-                self.assertEqual(doubts, [])
-                blocks = feature_extraction.read_blocks(str(self.dir / "x"), RATE)
+                self.assertEqual(warnings, [])
+                blocks = mono.read_blocks(str(self.dir / "x"), RATE)
                 self.assert_heard(np.concatenate(list(blocks)), both)
 
     def test_joined_files_of_other_kinds_are_read_whole(self) -> None:
@@ -155,27 +155,27 @@ class AudioDecoderTest(ProjectTest):
         }
         for name, (content, times) in cases.items():
             with self.subTest(name):
-                samples, doubts = self.hear(content)
+                samples, warnings = self.hear(content)
                 self.assertAlmostEqual(len(samples) / RATE, times * len(both) / RATE, delta=0.2)
-                self.assertEqual(doubts, [])
+                self.assertEqual(warnings, [])
 
     def test_each_joined_file_has_its_own_channels_and_offset(self) -> None:
         signs = (-1, 1)
         ann, bob = (np.stack([voice, sign * voice], axis=1) for voice, sign in zip(self.voices, signs, strict=True))
-        samples, doubts = self.hear(self.wav(ann + 0.2) + self.wav(bob))
+        samples, warnings = self.hear(self.wav(ann + 0.2) + self.wav(bob))
         # Of opposite channels, which are equally loud, either one may be heard.
         np.testing.assert_allclose(np.abs(samples), np.abs(np.concatenate(self.voices)), atol=1e-3)
-        self.assertEqual(len(doubts), 1)
+        self.assertEqual(len(warnings), 1)
 
     def test_what_follows_the_sound_is_not_heard_unless_it_may_be_sound(self) -> None:
         voice, rng = self.voices[0], np.random.default_rng(0)
         wav = self.wav(voice)
         for tail in (b"LIST\x04\0\0\0INFO", b"id3 \x03\0\0\0abc\0", b""):
-            samples, doubts = self.hear(wav + tail)
+            samples, warnings = self.hear(wav + tail)
             np.testing.assert_allclose(samples, voice, atol=1e-3)
-            self.assertEqual(doubts, [])
-        _, doubts = self.hear(wav + b"PK\3\4" + rng.bytes(30000))
-        self.assertRegex(doubts[0], "more follows its sound than its header tells")
+            self.assertEqual(warnings, [])
+        _, warnings = self.hear(wav + b"PK\3\4" + rng.bytes(30000))
+        self.assertRegex(warnings[0], "more follows its sound than its header tells")
         zeros = wav[:40] + (32000).to_bytes(4, "little") + wav[44:32044] + bytes(4) + wav[32048:]
         self.assertEqual(len(self.hear(zeros)[0]), len(voice))
 
@@ -198,24 +198,24 @@ class AudioDecoderTest(ProjectTest):
             "Matroska": self.encode(voice, "matroska", "flac"),
         }.items():
             with self.subTest(name):
-                samples, doubts = self.hear(content[: len(content) * 6 // 10])
-                self.assertEqual(len(doubts), 1)
-                self.assertRegex(doubts[0], r"^only \d\.\d of 3\.\d s could be read$")
-                self.assertAlmostEqual(len(samples) / RATE, float(doubts[0].split()[1]), delta=0.1)
+                samples, warnings = self.hear(content[: len(content) * 6 // 10])
+                self.assertEqual(len(warnings), 1)
+                self.assertRegex(warnings[0], r"^only \d\.\d of 3\.\d s could be read$")
+                self.assertAlmostEqual(len(samples) / RATE, float(warnings[0].split()[1]), delta=0.1)
 
     def test_of_joined_files_the_whole_is_told(self) -> None:
         wav = self.wav(self.voices[0])
         seconds = len(self.voices[0]) / RATE
-        samples, doubts = self.hear(wav + wav[: len(wav) // 2])
+        samples, warnings = self.hear(wav + wav[: len(wav) // 2])
         self.assertAlmostEqual(len(samples) / RATE, 1.5 * seconds, delta=0.01)
-        self.assertEqual(doubts, [f"only {1.5 * seconds:.1f} of {2 * seconds:.1f} s could be read"])
+        self.assertEqual(warnings, [f"only {1.5 * seconds:.1f} of {2 * seconds:.1f} s could be read"])
 
     def test_an_error_of_the_system_names_the_file(self) -> None:
         path = self.dir / "x.mp3"
         path.write_bytes(self.encode(self.voices[0], "mp3", "libmp3lame", write_xing="0"))
         failing = unittest.mock.patch.object(audio_decoder, "in_blocks", side_effect=OSError(5, "input/output error"))
         with failing, self.assertRaises(OSError) as caught:
-            feature_extraction.read_audio(str(path))
+            mono.read_audio(str(path))
         self.assertEqual(caught.exception.filename, str(path))
 
     def test_damage_in_the_middle_does_not_end_a_file(self) -> None:
@@ -226,9 +226,9 @@ class AudioDecoderTest(ProjectTest):
     def test_float_samples_on_the_scale_of_integers(self) -> None:
         for scale in (2**15, 2**23, 2**31):
             soundfile.write(self.dir / "x.wav", self.voices[0] * scale, RATE, subtype="FLOAT")
-            samples, doubts = self.hear((self.dir / "x.wav").read_bytes())
+            samples, warnings = self.hear((self.dir / "x.wav").read_bytes())
             np.testing.assert_allclose(samples, self.voices[0], atol=1e-5)
-            self.assertIn(f"divided by {scale:,}", doubts[0])
+            self.assertIn(f"divided by {scale:,}", warnings[0])
 
     def test_what_has_no_sound_is_refused_by_name(self) -> None:
         content = io.BytesIO()
@@ -264,7 +264,7 @@ class AudioDecoderTest(ProjectTest):
         }
         for name, expected in seconds.items():
             # Newer FFmpegs leave out the 50 ms by which an MP3 begins late.
-            self.assertAlmostEqual(len(feature_extraction.read_audio(str(CASES / name))) / RATE, expected, delta=0.06)
+            self.assertAlmostEqual(len(mono.read_audio(str(CASES / name))) / RATE, expected, delta=0.06)
         encoder = neural_net.load_encoder("saved_model/pretrained/lstm64-tdnn56.pt")
         pairs = {"04_dc.flac": "ann2.flac", "05_opposite.ogg": "ann2.flac", "12_quieter.flac": "ann1.flac"}
         for name, whole in pairs.items():
@@ -289,32 +289,32 @@ class AudioDecoderTest(ProjectTest):
     def test_times_are_those_of_the_recordings_own_clock(self) -> None:
         seconds = [len(voice) / RATE for voice in self.voices]
         for name, codec in (("webm", "libopus"), ("matroska", "libopus")):
-            path, doubts = self.timed(name, codec, (0, seconds[0] + 30)), []
-            samples = np.concatenate(list(feature_extraction.read_blocks(path, 2**20, doubts, with_gaps=True)))
+            path, warnings = self.timed(name, codec, (0, seconds[0] + 30)), []
+            samples = np.concatenate(list(mono.read_blocks(path, 2**20, warnings, with_gaps=True)))
             self.assertAlmostEqual(len(samples) / RATE, sum(seconds) + 30, delta=0.2)
             middle = samples[round((seconds[0] + 1) * RATE) : round((seconds[0] + 29) * RATE)]
             self.assertLess(float(np.abs(middle).max()), 1e-4)
             self.assertGreater(float(np.abs(samples[round((seconds[0] + 30.2) * RATE) :]).max()), 0.1)
-            heard = feature_extraction.read_audio(path, doubts)
+            heard = mono.read_audio(path, warnings)
             self.assertAlmostEqual(len(heard) / RATE, sum(seconds), delta=0.2)
-            self.assertEqual(doubts, [])
+            self.assertEqual(warnings, [])
 
     def test_a_polarity_that_changes_loses_nothing(self) -> None:
         voice = self.voices[0]
         second = voice * np.where(np.arange(len(voice)) < len(voice) // 2, 1, -1)
         soundfile.write(self.dir / "x.wav", np.stack([voice, second], axis=1), RATE, subtype="FLOAT")
-        heard = feature_extraction.read_audio(str(self.dir / "x.wav"))
-        blocks = np.concatenate(list(feature_extraction.read_blocks(str(self.dir / "x.wav"), RATE // 2)))
+        heard = mono.read_audio(str(self.dir / "x.wav"))
+        blocks = np.concatenate(list(mono.read_blocks(str(self.dir / "x.wav"), RATE // 2)))
         np.testing.assert_array_equal(heard, blocks)
         for half in np.array_split(np.stack([heard, voice]), 2, axis=1):
             self.assertGreater(np.sqrt(np.mean(half[0] ** 2) / np.mean(half[1] ** 2)), 0.9)
 
     def test_float_samples_above_one_are_scaled_not_clipped(self) -> None:
         soundfile.write(self.dir / "x.wav", 9 * self.voices[0], RATE, subtype="FLOAT")
-        heard, doubts = feature_extraction.read_audio(str(self.dir / "x.wav")), []
+        heard, warnings = mono.read_audio(str(self.dir / "x.wav")), []
         self.assertAlmostEqual(float(np.abs(heard).max()), 1, places=2)
         listened = recordings.listen(str(self.dir / "x.wav"), feature_extraction.feature_settings())
-        self.assertEqual((listened[-1], doubts), ([], []))
+        self.assertEqual((listened[-1], warnings), ([], []))
         soundfile.write(self.dir / "x.wav", np.clip(9 * self.voices[0], -1, 1), RATE)
         listened = recordings.listen(str(self.dir / "x.wav"), feature_extraction.feature_settings())
         self.assertIn("clipped", listened[-1][0])
@@ -325,7 +325,7 @@ class AudioDecoderTest(ProjectTest):
             unittest.mock.patch.object(audio_decoder, "find_scale", side_effect=TypeError("a typo")),
             self.assertRaisesRegex(TypeError, "a typo"),
         ):
-            feature_extraction.read_audio(path)
+            mono.read_audio(path)
 
     def test_of_long_recordings_the_beginning_is_heard(self) -> None:
         path = self.write_audio("x.wav", 70)

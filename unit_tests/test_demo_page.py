@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-import feature_extraction
+from audio import mono
 from encoder import saved_models
 from foundation import settings
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest, calibration, corpus
@@ -51,7 +51,7 @@ class DemoPageTest(ProjectTest):
         programs = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
         if not programs:
             self.skipTest("there is no Chromium.")
-        samples = np.concatenate([feature_extraction.read_audio(str(self.voices[0]))] * 3)
+        samples = np.concatenate([mono.read_audio(str(self.voices[0]))] * 3)
         soundfile.write(self.dir / "microphone.wav", samples, RATE, subtype="PCM_16")
         microphone = f"--use-file-for-fake-audio-capture={self.dir / 'microphone.wav'}"
         flags = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--no-sandbox", microphone]
@@ -173,7 +173,7 @@ class DemoPageTest(ProjectTest):
         import av
 
         path = self.dir / f"voice.{ending}"
-        samples = np.concatenate([feature_extraction.read_audio(str(self.voices[0]))] * 2)
+        samples = np.concatenate([mono.read_audio(str(self.voices[0]))] * 2)
         with av.open(str(path), "w", format=container) as output:
             stream = output.add_stream(codec, rate=48000, layout="mono")
             frame = av.AudioFrame.from_ndarray(samples[None], "fltp", "mono")

@@ -11,7 +11,7 @@ import torch
 import demo_data
 import feature_extraction
 import myconfig
-from audio import speech_levels
+from audio import mono, speech_levels
 from foundation import settings
 from unit_tests.shared import RATE, ProjectTest
 
@@ -30,21 +30,24 @@ class FeatureExtractionTest(ProjectTest):
                     hop_length=myconfig.HOP_LENGTH,
                     n_mels=myconfig.N_MELS,
                 )
-                mfcc = feature_extraction.compute_mfcc(samples)
-                self.assertEqual(mfcc.dtype, np.float32)
-                np.testing.assert_allclose(mfcc, expected.T, atol=1e-3)
-                with settings.override(CEPSTRAL_MEAN_NORMALIZATION=True):
-                    mfcc = feature_extraction.compute_mfcc(samples)
-                np.testing.assert_allclose(mfcc, (expected - expected.mean(axis=1, keepdims=True)).T, atol=2e-3)
+                wanted = feature_extraction.feature_settings()
+                without_mean = wanted._replace(cepstral_mean_normalization=True)
+                for compute in (feature_extraction.compute_mfcc, feature_extraction.compute_mfcc_fast):
+                    mfcc = compute(samples, wanted)
+                    self.assertEqual(mfcc.dtype, np.float32)
+                    np.testing.assert_allclose(mfcc, expected.T, atol=1e-3)
+                    mfcc = compute(samples, without_mean)
+                    np.testing.assert_allclose(mfcc, (expected - expected.mean(axis=1, keepdims=True)).T, atol=2e-3)
 
     def test_long_audio_in_blocks_is_librosas(self) -> None:
         seconds = 2.5 * feature_extraction.BLOCK_FRAMES * myconfig.HOP_LENGTH / RATE
-        samples = feature_extraction.read_audio(self.write_audio("long.wav", seconds))
+        samples = mono.read_audio(self.write_audio("long.wav", seconds))
         expected = librosa.feature.mfcc(y=samples, sr=RATE, n_mfcc=myconfig.N_MFCC)
-        np.testing.assert_allclose(feature_extraction.compute_mfcc(samples), expected.T, atol=1e-3)
+        mfcc = feature_extraction.compute_mfcc_fast(samples, feature_extraction.feature_settings())
+        np.testing.assert_allclose(mfcc, expected.T, atol=1e-3)
 
     def test_every_format_rate_and_channel_count_is_read(self) -> None:
-        reference = feature_extraction.read_audio(self.write_audio("reference.wav", subtype="FLOAT"))
+        reference = mono.read_audio(self.write_audio("reference.wav", subtype="FLOAT"))
         self.assertEqual((reference.dtype, len(reference)), (np.float32, RATE))
         for name, options in {
             "8bit.wav": {"subtype": "PCM_U8"},
@@ -57,18 +60,18 @@ class FeatureExtractionTest(ProjectTest):
             "no_ending": {"format": "WAV"},
         }.items():
             with self.subTest(name):
-                samples = feature_extraction.read_audio(self.write_audio(name, **options))
+                samples = mono.read_audio(self.write_audio(name, **options))
                 self.assertLess(abs(len(samples) - RATE), 0.1 * RATE)
                 spectra = [np.abs(np.fft.rfft(signal, RATE)) for signal in (samples, reference)]
                 self.assertEqual(np.argmax(spectra[0]), np.argmax(spectra[1]))
         for rate in (4000, 8000, 44100, 192000):
             with self.subTest(rate=rate):
-                samples = feature_extraction.read_audio(self.write_audio("rate.wav", rate=rate))
+                samples = mono.read_audio(self.write_audio("rate.wav", rate=rate))
                 self.assertLessEqual(abs(len(samples) - RATE), 1)
                 self.assertEqual(np.argmax(np.abs(np.fft.rfft(samples, RATE))), 200)
         channels = np.random.default_rng(0).uniform(-0.5, 0.5, (RATE, 8)).astype(np.float32)
         soundfile.write(self.dir / "channels.wav", channels, RATE, subtype="FLOAT")
-        samples = feature_extraction.read_audio(str(self.dir / "channels.wav"))
+        samples = mono.read_audio(str(self.dir / "channels.wav"))
         mean = channels.mean(axis=1)
         np.testing.assert_allclose(samples, mean - mean.mean(), atol=1e-6)
 
@@ -78,21 +81,21 @@ class FeatureExtractionTest(ProjectTest):
         return (samples - samples.mean()).astype(np.float32)
 
     def read(self, channels: np.ndarray, rate: int = RATE) -> tuple[np.ndarray, list[str]]:
-        doubts = []
+        warnings = []
         soundfile.write(self.dir / "x.wav", channels, rate, subtype="FLOAT")
-        return feature_extraction.read_audio(str(self.dir / "x.wav"), doubts), doubts
+        return mono.read_audio(str(self.dir / "x.wav"), warnings), warnings
 
     def test_a_constant_offset_is_taken_off(self) -> None:
         voice = self.voice()
         for channels in (voice + 0.05, np.stack([voice + 0.2, voice - 0.01], axis=1)):
-            samples, doubts = self.read(channels)
+            samples, warnings = self.read(channels)
             np.testing.assert_allclose(samples, voice, atol=1e-6)
-            self.assertEqual(doubts, [])
-            [block] = feature_extraction.read_blocks(str(self.dir / "x.wav"), 10 * RATE)
+            self.assertEqual(warnings, [])
+            [block] = mono.read_blocks(str(self.dir / "x.wav"), 10 * RATE)
             np.testing.assert_allclose(block, voice, atol=1e-6)
         offset_alone = np.full(RATE, 0.3, np.float32)
         soundfile.write(self.dir / "x.wav", np.concatenate([voice + 0.3, *[offset_alone] * 9]), RATE, subtype="FLOAT")
-        samples = feature_extraction.read_audio(str(self.dir / "x.wav"))
+        samples = mono.read_audio(str(self.dir / "x.wav"))
         self.assertLess(speech_levels.speech_seconds(speech_levels.levels_db(samples)), 3.3)
 
     def test_channels_that_cancel_give_the_loudest_one(self) -> None:
@@ -100,22 +103,22 @@ class FeatureExtractionTest(ProjectTest):
         surround = np.zeros((len(voice), 6), np.float32)
         surround[:, 2] = voice
         for channels, number in ((np.stack([voice, -voice], axis=1), 1), (surround, 3)):
-            samples, doubts = self.read(channels)
+            samples, warnings = self.read(channels)
             np.testing.assert_allclose(samples, voice, atol=1e-6)
-            self.assertEqual(len(doubts), 1)
-            self.assertRegex(doubts[0], f"far quieter than number {number},")
+            self.assertEqual(len(warnings), 1)
+            self.assertRegex(warnings[0], f"far quieter than number {number},")
         for channels in (np.stack([voice, 0 * voice], axis=1), np.stack([voice, 0.3 * np.roll(voice, 8)], axis=1)):
-            samples, doubts = self.read(channels)
+            samples, warnings = self.read(channels)
             np.testing.assert_allclose(samples, channels.mean(axis=1), atol=1e-6)
-            self.assertEqual(doubts, [])
+            self.assertEqual(warnings, [])
 
     def test_a_person_on_each_channel_is_noticed(self) -> None:
         silence = np.zeros(3 * RATE, np.float32)
         ann, bob = (np.resize(self.voice(seed), 3 * RATE) for seed in (1, 2))
-        _, doubts = self.read(np.stack([np.append(ann, silence), np.append(silence, bob)], axis=1))
-        self.assertRegex(doubts[0], "different sounds")
-        _, doubts = self.read(np.stack([ann, 0.5 * ann + 0.01 * bob], axis=1))
-        self.assertEqual(doubts, [])
+        _, warnings = self.read(np.stack([np.append(ann, silence), np.append(silence, bob)], axis=1))
+        self.assertRegex(warnings[0], "different sounds")
+        _, warnings = self.read(np.stack([ann, 0.5 * ann + 0.01 * bob], axis=1))
+        self.assertEqual(warnings, [])
 
     def test_unusable_files_say_why(self) -> None:
         for path, word in self.write_bad_audio().items():

@@ -18,6 +18,7 @@ import dataset
 import feature_extraction
 import feature_store
 import myconfig
+from audio import mono
 from foundation import settings
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest
 
@@ -40,7 +41,7 @@ class FeatureStoreTest(ProjectTest):
         store = feature_store.open_store(spk_to_utts, (1.0, 1.1))
         self.assertEqual(len(store.speakers), 6)
         for utt, file in enumerate(store.files):
-            samples = feature_extraction.read_audio(file)
+            samples = mono.read_audio(file)
             if "1.1" in store.speakers[store.speaker_of[utt]]:
                 samples = soxr.resample(samples, 1.1 * RATE, RATE)
             expected = librosa.feature.mfcc(y=samples, sr=RATE, n_mfcc=40).T

@@ -7,7 +7,7 @@ import soundfile
 import soxr
 
 import feature_extraction
-from audio import recording_lists, speech_levels
+from audio import mono, recording_lists, speech_levels
 from unit_tests.shared import RATE, ProjectTest, corpus
 from voices import recordings
 
@@ -60,21 +60,21 @@ class RecordingsTest(ProjectTest):
     def test_blocks_are_the_whole_recording(self) -> None:
         for rate in (RATE, 44100):
             path = self.write_audio("x.wav", 3.3, rate)
-            blocks = list(feature_extraction.read_blocks(path, RATE))
+            blocks = list(mono.read_blocks(path, RATE))
             self.assertEqual({len(block) for block in blocks[:-1]}, {RATE})
-            whole = feature_extraction.read_audio(path)
+            whole = mono.read_audio(path)
             joined = np.concatenate(blocks)
             self.assertLessEqual(abs(len(joined) - len(whole)), 1)
             np.testing.assert_allclose(joined[: len(whole)], whole[: len(joined)], atol=1e-3)
 
     def test_the_same_audio_is_known_again_quieter_cut_or_coded_anew(self) -> None:
         files = sorted((corpus() / "test").rglob("*.flac"))[:2]
-        samples, other = (feature_extraction.read_audio(str(file)) for file in files)
+        samples, other = (mono.read_audio(str(file)) for file in files)
         soundfile.write(self.dir / "x.ogg", samples, RATE, format="OGG", subtype="OPUS")
         changed = {
             "quieter": 0.3 * samples,
             "cut": samples[RATE // 3 : -RATE // 2],
-            "coded": feature_extraction.read_audio(str(self.dir / "x.ogg")),
+            "coded": mono.read_audio(str(self.dir / "x.ogg")),
             "itself": samples,
         }
 

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 import feature_extraction
-from audio import speech_levels
+from audio import mono, speech_levels
 from audio.recording_lists import Paths, as_paths
 from encoder.inference import embed_features
 from encoder.speaker_encoder import SpeakerEncoder
@@ -84,20 +84,20 @@ def listen(file: str, wanted: feature_extraction.FeatureSettings) -> tuple[np.nd
     levels = speech_levels.levels_db(samples)
     seconds = speech_levels.speech_seconds(levels)
     faults += find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
-    return feature_extraction.compute_mfcc(samples, wanted), levels, safe_files.digest_of(file), faults
+    return feature_extraction.compute_mfcc_fast(samples, wanted), levels, safe_files.digest_of(file), faults
 
 
 def read_beginning(file: str, faults: list[str]) -> np.ndarray:
     """The samples of a recording, of a long one its first MOST_MINUTES, so that memory does not grow with its length.
 
-    Raises ValueError as `feature_extraction.read_audio` does.
+    Raises ValueError as `mono.read_audio` does.
     """
     most_samples = MOST_MINUTES * 60 * feature_extraction.SAMPLE_RATE
-    with contextlib.closing(feature_extraction.read_blocks(file, most_samples, faults)) as blocks:
+    with contextlib.closing(mono.read_blocks(file, most_samples, faults)) as blocks:
         samples = next(blocks)
         if next(blocks, None) is not None:
             faults.append(f"only its first {MOST_MINUTES} minutes were heard")
-    feature_extraction.check_sound(samples, file)
+    mono.check_sound(samples, file)
     return samples
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 import feature_extraction
-from audio import speech_levels
+from audio import mono, speech_levels
 from encoder.inference import embed_features
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
@@ -212,18 +212,18 @@ def whole_frames(seconds: float, encoder: SpeakerEncoder) -> int:
 
 
 def embed_windows(
-    encoder: SpeakerEncoder, recording: str, doubts: list[str]
+    encoder: SpeakerEncoder, recording: str, warnings: list[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Of each block of a recording: embeddings (windows, dimensions), levels in decibels, number of clipped samples.
 
-    A recording shorter than a window gives one window. What is doubtful about it is put into `doubts`, in words.
+    A recording shorter than a window gives one window. What is doubtful about it is put into `warnings`, in words.
     """
     step, window = whole_frames(STEP_SECONDS, encoder), whole_frames(WINDOW_SECONDS, encoder)
     wanted, config = encoder.feature_settings, settings.in_one_piece()
     window_frames = window // wanted.hop_length
     kept, is_first = np.zeros(0, np.float32), True
     with tqdm(desc="Listening", unit="s", disable=None) as progress:
-        for samples in feature_extraction.read_blocks(recording, BLOCK_STEPS * step, doubts, with_gaps=True):
+        for samples in mono.read_blocks(recording, BLOCK_STEPS * step, warnings, with_gaps=True):
             progress.update(round(len(samples) / SAMPLE_RATE))
             script.raise_if_interrupted()
             kept = np.concatenate([kept, samples])
@@ -231,7 +231,7 @@ def embed_windows(
             embeddings = np.zeros((0, encoder.dimensions), np.float32)
             if num_windows:
                 padded = np.pad(kept, (0, max(0, wanted.n_fft - len(kept))))
-                features = feature_extraction.compute_mfcc(padded, wanted)
+                features = feature_extraction.compute_mfcc_fast(padded, wanted)
                 starts = np.arange(num_windows) * (step // wanted.hop_length)
                 windows = [features[start : start + window_frames] for start in starts]
                 embeddings = embed_features(encoder, windows, config)
