@@ -50,7 +50,7 @@ import speaker_id
 from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, pictures
-from voices import answers, timeline
+from voices import answers, timeline, wording
 from voices import database as speaker_database
 from voices import map as voice_map
 
@@ -135,7 +135,7 @@ class Page:
         """An answer, and a picture of both recordings."""
         first, second = choose(file, spoken), choose(other_file, other_spoken)
         answer = answers.verify(self.encoder, [first], [second], self.decision)
-        verdict, meaning = answers.verdict_in_words(answer), answers.score_in_words(answer, self.decision)
+        verdict, meaning = wording.verdict_in_words(answer), wording.score_in_words(answer, self.decision)
         words = [f"{verdict[0].upper()}{verdict[1:]}: {meaning}", *notes(answer["warnings"])]
         picture = draw_comparison(self.encoder, [first, second], answer["score"], answer["threshold"])
         return "\n".join(words), picture
@@ -154,11 +154,11 @@ class Page:
         recording = choose(file, spoken)
         [answer] = answers.identify(self.encoder, self.database, [recording], self.decision)
         ranking = [[name, f"{score:.3f}"] for name, score in answer["ranking"]]
-        who = answers.name_in_words(answer)
+        who = wording.name_in_words(answer)
         verdict = f"This is {who}" if answer["speaker"] else f"This is nobody who is enrolled ({who})"
-        words = [f"{verdict}: {answers.score_in_words(answer, self.decision)}"]
+        words = [f"{verdict}: {wording.score_in_words(answer, self.decision)}"]
         if answer["enrolled"] > 1:
-            words.append(answers.decision_in_words(self.decision, answer["enrolled"]))
+            words.append(wording.decision_in_words(self.decision, answer["enrolled"]))
         return "\n".join([*words, *notes(answer["warnings"])]), ranking
 
     def find_timeline(self, file: str | None, spoken: str | None, num_voices: float | None) -> tuple:

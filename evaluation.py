@@ -11,12 +11,10 @@ if __name__ == "__main__":
     typed = settings.read_command_line(__doc__)
 
 import contextlib
-import csv
-import io
 import json
 import time
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +29,15 @@ from audio.recording_lists import Paths, as_paths
 from encoder.inference import embed_features, embed_store
 from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
-from foundation import parallel, pictures, safe_files, setting_table
+from foundation import parallel, safe_files, setting_table
 from foundation.settings import Config
-from scoring import calibration
+from scoring.calibration import keep_thresholds
+from scoring.report import plot_evaluation, write_scores
 from scoring.score_normalization import cohort_statistics, normalize_scores
-from scoring.trials import Trials, draw_triplet_trials, get_trials
+from scoring.trials import draw_triplet_trials, get_trials
 
-MAX_SAVED_SCORES = 10**6
 CHUNK_FILES = 64
 BLOCK_TRIALS = 2**18
-PLOT_POINTS = 2000
 
 
 def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
@@ -228,86 +225,6 @@ def warn_of_known_speakers(encoder: SpeakerEncoder, store: feature_store.Feature
             f"Warning: the model was trained on {len(known)} of the test speakers ({names}): the EER is too low, "
             "and so are the thresholds."
         )
-
-
-def write_scores(path: Path, files: Sequence[str], trials: Trials, scores: np.ndarray) -> None:
-    """Write lines `label score enrol test`, paths quoted where they have spaces, up to MAX_SAVED_SCORES of them.
-
-    Where several utterances are enrolled, each has a column.
-    """
-    if len(scores) > MAX_SAVED_SCORES:
-        print(f"{path} holds the first {MAX_SAVED_SCORES:,} of {len(scores):,} trials.")
-    text = io.StringIO()
-    columns = (column[:MAX_SAVED_SCORES].tolist() for column in (*trials, scores))
-    rows = (
-        [label, f"{score:.6f}", *(files[utt] for utt in (enrol if isinstance(enrol, list) else [enrol])), files[test]]
-        for label, enrol, test, score in zip(*columns, strict=True)
-    )
-    csv.writer(text, delimiter=" ", lineterminator="\n").writerows(rows)
-    safe_files.write_text(path, text.getvalue())
-
-
-def plot_evaluation(
-    path: Path, labels: np.ndarray, scores: np.ndarray, sweep: tuple[np.ndarray, np.ndarray, np.ndarray], results: dict
-) -> None:
-    """Draw a PNG with the score histograms, the DET curve and the threshold sweep; the EER is marked in each."""
-    from scipy.special import ndtri  # Slow, and only needed here.
-
-    eer, eer_threshold = results["eer"], results["eer_threshold"]
-    score_name = "normalised score (AS-norm)" if results["settings"]["AS_NORM"] else "cosine similarity"
-    thresholds, false_accept, false_reject = sweep
-    shown = np.unique(np.linspace(0, len(thresholds) - 1, PLOT_POINTS).astype(int))
-    with pictures.style():
-        figure = pictures.new_figure(figsize=(12, 3.8))
-        histogram, det, rates = figure.subplots(1, 3)
-
-        bins = np.linspace(scores.min() - 0.01, scores.max() + 0.01, 60)
-        histogram.hist(scores[labels == 0], bins, density=True, alpha=0.7, color="C1", label="different speakers")
-        histogram.hist(
-            scores[labels == 1], bins, density=True, histtype="step", linewidth=2, color="C0", label="same speaker"
-        )
-        histogram.axvline(eer_threshold, color="0.3", linestyle="--", label="threshold at the EER")
-        histogram.set(title="Scores", xlabel=score_name, ylabel="density of trials")
-        histogram.legend(loc="upper left")
-
-        # On axes scaled by the normal distribution's quantiles, normal scores make a straight line.
-        low, high = 0.5 / len(labels), 1 - 0.5 / len(labels)
-        det.plot(ndtri(false_accept.clip(low, high))[shown], ndtri(false_reject.clip(low, high))[shown])
-        det.plot(ndtri(max(eer, low)), ndtri(max(eer, low)), "o", markersize=7, color="C1", label=f"EER {eer:.1%}")
-        ticks = np.array([0.1, 1, 5, 10, 20, 40, 60])
-        for axis in (det.xaxis, det.yaxis):
-            axis.set_ticks(ndtri(ticks / 100), [f"{tick:g}" for tick in ticks])
-        limits = ndtri([0.0005, 0.7])
-        det.set(
-            title="DET curve", xlabel="false-accept rate (%)", ylabel="false-reject rate (%)", xlim=limits, ylim=limits
-        )
-        det.plot(limits, limits, color="0.7", linestyle=":", label="equal rates")
-        det.legend(loc="upper right")
-
-        rates.plot(thresholds[shown], 100 * false_accept[shown], color="C1", label="false-accept rate")
-        rates.plot(thresholds[shown], 100 * false_reject[shown], color="C0", linestyle="--", label="false-reject rate")
-        rates.plot(eer_threshold, 100 * eer, "o", markersize=7, color="0.3", label=f"EER at {eer_threshold:.3f}")
-        rates.set(title="Threshold sweep", xlabel=f"threshold on the {score_name}", ylabel="error rate (%)")
-        rates.legend(loc="center left")
-        pictures.save_or_warn(path, figure)
-
-
-def keep_thresholds(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> None:
-    """Put decision thresholds for `speaker_id.py` into a model that has none, each corpus measured by itself."""
-    if encoder.calibration or set(encoder.train_speakers) & set(spk_to_utts):
-        return
-    config = settings.present(**encoder.settings)
-    rng = np.random.default_rng(config.SEED)
-    source = f"{len(spk_to_utts)} speakers of {config.TEST_DATA_CSV or config.TEST_DATA_DIR}"
-    try:
-        corpora = dataset.split_by_corpus(spk_to_utts, config.CORPORA).values()
-        stores = [feature_store.open_store(data, config=config) for data in corpora]
-        measured = calibration.measure(calibration.embed_all(encoder, stores, rng, config), source, rng)
-        calibration.save_calibration(encoder, measured)
-    except (ValueError, OSError) as error:
-        print(f"The model gets no decision thresholds for speaker_id.py: {error}")
-        return
-    print(f"{encoder.path} now has decision thresholds for speaker_id.py, measured on these test data.")
 
 
 def print_report(results: dict) -> None:

@@ -2,7 +2,7 @@
 
 A store is a folder with two files that only grow at their end. `features.f16` holds frame after frame, N_MFCC
 float16 values each (1,000 hours are 9 GB at each speed). `index.jsonl` has one line per audio file, written after its
-frames: path, size and time of change, then where its frames start at each speed, or why it was skipped. An interrupted
+frames: a JSON object with the fields of `Entry` and the path, `file`. An interrupted
 build can leave frames without a line, or half a line; these are ignored, and the file is decoded again. `store.json`
 says which features these are.
 """
@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import filelock
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import augmentation
@@ -32,27 +31,35 @@ from feature_extraction import FeatureSettings, feature_settings
 from foundation import parallel, safe_files, script, settings
 from foundation.settings import Config
 
-# To be raised whenever the same recordings get other features than before; a test tells when.
+# To be raised when the same recordings get other features than before, which a test tells, or the index another form.
 FEATURES_VERSION = 2
 
 CHUNK_FILES = 64
 DTYPE = np.dtype("<f2")
 
 
-class Extracted(NamedTuple):
-    """What an index line and the frames before it are made of.
+class Entry(NamedTuple):
+    """What the index says of a file.
 
-    `state` is the file's size and time of change, `content` a hash of its bytes, `result` its features at each speed,
-    or where these are already, or why there are none; `digest` is a hash of the features, and `warnings` say in words
-    what is doubtful about them.
+    Its size and time of change, a hash of its bytes, [first frame, number of frames] at each speed, or in words why it
+    is skipped; a hash of its features, and warnings about it, in words.
     """
 
+    bytes: int
+    changed_ns: int
+    content: str = ""
+    places: Sequence[Sequence[int]] = ()
+    skipped: str = ""
+    digest: str = ""
+    warnings: Sequence[str] = ()
+
+
+class Extracted(NamedTuple):
+    """A file, its entry, and float16 features (frames, N_MFCC) at each speed that are to be appended, or none."""
+
     file: str
-    state: list[int]
-    content: str
-    result: list | str
-    digest: str
-    warnings: list[str]
+    entry: Entry
+    features: list[np.ndarray]
 
 
 class Features(NamedTuple):
@@ -80,21 +87,21 @@ class FeatureStore:
     length, and `corpus_of_speaker` the speaker's corpus, of those that `corpora` names.
     """
 
-    def __init__(self, folder: Path, index: dict[str, list], spk_to_utts: SpkToUtts, features: Features, corpora: str):
+    def __init__(self, folder: Path, index: dict[str, Entry], spk_to_utts: SpkToUtts, features: Features, corpora: str):
         self.speakers: list[str] = []
         self.files: list[str] = []
         self.utts_of_speaker: list[np.ndarray] = []
         starts, lengths = [], []
         for number, speed in enumerate(features.speeds):
             for speaker, utts in spk_to_utts.items():
-                used = [utt for utt in utts if not isinstance(index[utt][2], str)]
+                used = [utt for utt in utts if not index[utt].skipped]
                 if not used:
                     continue
                 self.speakers.append(speaker if speed == 1.0 else f"{speaker} at speed {speed}")
                 self.utts_of_speaker.append(np.arange(len(self.files), len(self.files) + len(used)))
                 self.files += used
-                starts += [index[utt][2][number][0] for utt in used]
-                lengths += [index[utt][2][number][1] for utt in used]
+                starts += [index[utt].places[number][0] for utt in used]
+                lengths += [index[utt].places[number][1] for utt in used]
         self.start = np.array(starts, dtype=np.int64)
         self.num_frames = np.array(lengths, dtype=np.int64)
         seconds_per_frame = features.settings.hop_length / feature_extraction.SAMPLE_RATE
@@ -121,41 +128,6 @@ class FeatureStore:
         """A hash that tells whether training data are the same: speakers, and the length of their utterances."""
         content = json.dumps(self.speakers).encode() + self.speaker_of.tobytes() + self.num_frames.tobytes()
         return hashlib.sha256(content).hexdigest()
-
-    def draw_crops(self, utts: np.ndarray, crop_frames: int, rng: np.random.Generator) -> torch.Tensor:
-        """A random crop of each utterance (n,) -> float32 (n, crop_frames, N_MFCC).
-
-        An utterance that occurs n times is divided into n parts with a crop each. A part that is too short for a
-        crop is joined with other utterances of its speaker.
-        """
-        _, inverse, counts = np.unique(utts, return_inverse=True, return_counts=True)
-        order = np.argsort(inverse, kind="stable")
-        occurrence = np.empty(len(utts), dtype=np.int64)
-        occurrence[order] = np.arange(len(utts)) - np.repeat(np.cumsum(counts) - counts, counts)
-        part_frames = np.maximum(self.num_frames[utts] // counts[inverse], 1)
-        part_start = self.start[utts] + np.minimum(occurrence * part_frames, self.num_frames[utts] - 1)
-        slack = np.maximum(part_frames - crop_frames, 0)
-        rows = (part_start + rng.integers(slack, endpoint=True))[:, None] + np.arange(crop_frames)
-        taken = set(utts.tolist())
-        for place in np.flatnonzero(part_frames < crop_frames):
-            part = np.arange(part_start[place], part_start[place] + part_frames[place])
-            rows[place] = self.lengthen(part, self.speaker_of[utts[place]], crop_frames, taken, rng)
-        return torch.from_numpy(self.frames[rows].astype(np.float32))
-
-    def lengthen(
-        self, rows: np.ndarray, speaker: int, crop_frames: int, taken: set[int], rng: np.random.Generator
-    ) -> np.ndarray:
-        """Append utterances of the speaker that no crop of the batch has `taken`, then repeat, to (crop_frames,).
-
-        Crops of a speaker share no frames, so that a positive is not similar for that reason.
-        """
-        joined, total = [rows], len(rows)
-        for mate in rng.permutation(self.utts_of_speaker[speaker]).tolist():
-            if total < crop_frames and mate not in taken:
-                taken.add(mate)
-                joined.append(np.arange(self.start[mate], self.start[mate] + self.num_frames[mate]))
-                total += self.num_frames[mate]
-        return np.resize(np.concatenate(joined), crop_frames)
 
 
 def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,), config: Config | None = None) -> FeatureStore:
@@ -190,41 +162,42 @@ def store_folder(files: list[str], features: Features, stores_dir: str) -> Path:
     return Path(stores_dir) / f"{Path(common).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def file_state(file: str) -> list[int]:
+def file_state(file: str) -> tuple[int, int]:
     """Size in bytes and time of change in nanoseconds, to detect a changed file; zeros if it is missing."""
     try:
         state = Path(file).stat()
     except OSError:
-        return [0, 0]
-    return [state.st_size, state.st_mtime_ns]
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
 
 
-def missing_files(files: Sequence[str], index: dict[str, list]) -> list[str]:
+def missing_files(files: Sequence[str], index: dict[str, Entry]) -> list[str]:
     """The files that are not in the index, or have changed since."""
     return [file for file in files if file not in index or index[file][:2] != file_state(file)]
 
 
-def read_index(folder: Path, frame_bytes: int) -> dict[str, list]:
-    """File -> [size, time of change, [[start, frames] at each speed] or the reason for skipping, ...].
-
-    The last three are a digest of the features, one of the file, and what is doubtful about it, a list of words.
-    """
+def read_index(folder: Path, frame_bytes: int) -> dict[str, Entry]:
+    """File -> its entry, but for lines that were cut off, or whose frames were lost: these files are decoded again."""
     if not (folder / "index.jsonl").exists():
         return {}
     lines = (folder / "index.jsonl").read_bytes().splitlines()
     num_frames = (folder / "features.f16").stat().st_size // frame_bytes
     index = {}
     for line in lines:
-        # A line that was cut off or damaged, or whose frames were lost, does not count: its file is decoded again.
         with contextlib.suppress(ValueError, TypeError, LookupError):
-            file, entry = json.loads(line)
-            _, _, places, _, _, _ = entry
-            if isinstance(places, str) or sum(places[-1]) <= num_frames:
+            fields = json.loads(line)
+            file, entry = fields.pop("file"), Entry(**fields)
+            if entry.skipped or sum(entry.places[-1]) <= num_frames:
                 index[file] = entry
     return index
 
 
-def build(folder: Path, files: Sequence[str], features: Features, share: str, num_threads: int) -> dict[str, list]:
+def index_line(file: str, entry: Entry) -> str:
+    """The line of the index that `read_index` reads."""
+    return json.dumps({"file": file, **entry._asdict()}) + "\n"
+
+
+def build(folder: Path, files: Sequence[str], features: Features, share: str, num_threads: int) -> dict[str, Entry]:
     """Decode the files that are missing, in parallel, and append them to the store; returns the whole index.
 
     One process at a time builds a share; those that build different shares take turns at appending.
@@ -243,8 +216,8 @@ def build(folder: Path, files: Sequence[str], features: Features, share: str, nu
                 append(folder, extracted, features.frame_bytes)
         with appending:
             index = read_index(folder, features.frame_bytes)
-            skipped = [[path, entry[2]] for path, entry in index.items() if isinstance(entry[2], str)]
-            doubtful = [[path, "; ".join(entry[5])] for path, entry in index.items() if entry[5]]
+            skipped = [[path, entry.skipped] for path, entry in index.items() if entry.skipped]
+            doubtful = [[path, "; ".join(entry.warnings)] for path, entry in index.items() if entry.warnings]
             write_list(folder / "skipped.csv", skipped)
             write_list(folder / "doubtful.csv", doubtful)
     return index
@@ -257,18 +230,16 @@ def append(folder: Path, extracted: list[Extracted], frame_bytes: int) -> None:
         end = features_file.seek(0, os.SEEK_END)
         features_file.write(bytes(-end % frame_bytes))  # A process that was killed may have left part of a frame.
         start = -(-end // frame_bytes)
-        for file, state, content, result, digest, warnings in extracted:
-            if not isinstance(result, str):
-                for number, features in enumerate(result):
-                    if isinstance(features, np.ndarray):
-                        features_file.write(features.tobytes())
-                        result[number] = [start, len(features)]
-                        start += len(features)
-            lines.append("\n" + json.dumps([file, [*state, result, digest, content, warnings]]))
+        for file, entry, features in extracted:
+            for at_speed in features:
+                features_file.write(at_speed.tobytes())
+                entry = entry._replace(places=[*entry.places, [start, len(at_speed)]])
+                start += len(at_speed)
+            lines.append(index_line(file, entry))
         features_file.flush()
         os.fsync(features_file.fileno())
     with (folder / "index.jsonl").open("ab") as index_file:
-        index_file.write("".join(lines).encode())
+        index_file.write(("\n" + "".join(lines)).encode())  # The line before may have been cut off.
 
 
 def write_list(path: Path, reasons: list[list[str]]) -> None:
@@ -281,23 +252,24 @@ def write_list(path: Path, reasons: list[list[str]]) -> None:
 
 
 def extract_all(
-    files: list[str], features: Features, index: dict[str, list], num_threads: int
+    files: list[str], features: Features, index: dict[str, Entry], num_threads: int
 ) -> Iterator[list[Extracted]]:
     """Groups of files, extracted. A file whose time of change alone is another than in the index is not decoded."""
 
     def extract(file: str) -> Extracted:
-        state, content = file_state(file), safe_files.digest_of(file)[:16]
-        if file in index and index[file][4] == content != "" and not isinstance(index[file][2], str):
-            _, _, result, digest, _, warnings = index[file]
-            return Extracted(file, state, content, result, digest, warnings)
-        warnings = []
+        entry = Entry(*file_state(file), safe_files.digest_of(file)[:16])
+        before = index.get(file)
+        if before and before.content == entry.content != "" and not before.skipped:
+            return Extracted(file, before._replace(bytes=entry.bytes, changed_ns=entry.changed_ns), [])
+        warnings: list[str] = []
         try:
             result = [at_speed.astype(DTYPE) for at_speed in features_at_speeds(file, features, warnings)]
         except ValueError as error:
-            return Extracted(file, state, content, str(error), "", [])
-        except OSError as error:  # It may pass: the file's state in the index is one that makes it be tried again.
-            return Extracted(file, [-1, -1], "", f"{file} cannot be read: {script.in_words(error)}.", "", [])
-        return Extracted(file, state, content, result, hashlib.sha256(result[0].tobytes()).hexdigest()[:16], warnings)
+            return Extracted(file, entry._replace(skipped=str(error)), [])
+        except OSError as error:  # It may pass: a size that no file has makes it be tried again.
+            return Extracted(file, Entry(-1, -1, skipped=f"{file} cannot be read: {script.in_words(error)}."), [])
+        digest = hashlib.sha256(result[0].tobytes()).hexdigest()[:16]
+        return Extracted(file, entry._replace(digest=digest, warnings=warnings), result)
 
     if not files:
         return
@@ -323,27 +295,27 @@ def features_at_speeds(file: str, features: Features, warnings: list[str]) -> li
     return [feature_extraction.compute_mfcc_fast(changed, features.settings) for changed in at_speeds]
 
 
-def report_skipped(folder: Path, files: list[str], index: dict[str, list]) -> None:
+def report_skipped(folder: Path, files: list[str], index: dict[str, Entry]) -> None:
     """Print how many files were skipped, if any. Raises ValueError if all were skipped."""
-    reasons = [index[file][2] for file in files if isinstance(index[file][2], str)]
+    reasons = [index[file].skipped for file in files if index[file].skipped]
     if len(reasons) == len(files):
         raise ValueError(f"none of the {len(files)} files can be used: {reasons[0]}")
     if reasons:
         print(f"Skipped {len(reasons)} of {len(files)} files; the reasons are in {folder / 'skipped.csv'}.")
-    if doubtful := [file for file in files if index[file][5]]:
+    if doubtful := [file for file in files if index[file].warnings]:
         print(
             f"Warning: {len(doubtful)} of {len(files)} files are doubtful, such as {doubtful[0]}: "
-            f"{index[doubtful[0]][5][0]}. {folder / 'doubtful.csv'} has all reasons."
+            f"{index[doubtful[0]].warnings[0]}. {folder / 'doubtful.csv'} has all reasons."
         )
 
 
-def report_duplicates(spk_to_utts: SpkToUtts, index: dict[str, list]) -> None:
+def report_duplicates(spk_to_utts: SpkToUtts, index: dict[str, Entry]) -> None:
     """Print a warning that names the files if the same audio is listed under two speakers."""
     first: dict[str, tuple[str, str]] = {}
     pairs = []
     for speaker, utts in spk_to_utts.items():
         for utt in utts:
-            other_speaker, other_utt = first.setdefault(index[utt][3] or utt, (speaker, utt))
+            other_speaker, other_utt = first.setdefault(index[utt].digest or utt, (speaker, utt))
             if other_speaker != speaker:
                 pairs.append(f"{other_utt} and {utt}")
     if pairs:

@@ -6,7 +6,7 @@ import numpy as np
 import soxr
 
 from audio import decoder
-from audio.decoder import note
+from audio.ffmpeg import note
 from audio.speech_levels import SAMPLE_RATE, levels_db, speech_seconds
 
 WHOLE_BLOCK_SAMPLES = 2**22

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+import dataset
 import feature_store
 import metrics
 from encoder.inference import embed_features, embed_store
@@ -245,3 +246,21 @@ def rates_at(calibration: dict, score: float, first: int, second: int) -> tuple[
     log_rates = np.log(calibration["false_accept_rates"])
     as_high = np.exp(np.interp(score, thresholds[::-1], log_rates[::-1]))
     return float(as_high), float(np.interp(score, quantiles, SHARES))
+
+
+def keep_thresholds(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> None:
+    """Put decision thresholds for `speaker_id.py` into a model that has none, each corpus measured by itself."""
+    if encoder.calibration or set(encoder.train_speakers) & set(spk_to_utts):
+        return
+    config = settings.present(**encoder.settings)
+    rng = np.random.default_rng(config.SEED)
+    source = f"{len(spk_to_utts)} speakers of {config.TEST_DATA_CSV or config.TEST_DATA_DIR}"
+    try:
+        corpora = dataset.split_by_corpus(spk_to_utts, config.CORPORA).values()
+        stores = [feature_store.open_store(data, config=config) for data in corpora]
+        measured = measure(embed_all(encoder, stores, rng, config), source, rng)
+        save_calibration(encoder, measured)
+    except (ValueError, OSError) as error:
+        print(f"The model gets no decision thresholds for speaker_id.py: {error}")
+        return
+    print(f"{encoder.path} now has decision thresholds for speaker_id.py, measured on these test data.")

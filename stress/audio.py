@@ -151,9 +151,9 @@ def hear_broken_corpus(folder: Path, num_files: int, seed: int = 0) -> str:
     store = feature_store.open_store(spk_to_utts)
     listed = {utt for utts in spk_to_utts.values() for utt in utts}
     reasons = feature_store.read_index(store.path.parent, 2 * store.frames.shape[1])
-    skipped = {utt for utt in listed if isinstance(reasons[utt][2], str)}
+    skipped = {utt for utt in listed if reasons[utt].skipped}
     assert skipped | set(store.files) == listed and not skipped & set(store.files)
-    assert all(reasons[utt][2].startswith(utt) and "\n" not in reasons[utt][2][len(utt) :] for utt in skipped)
+    assert all(reasons[utt].skipped.startswith(utt) and "\n" not in reasons[utt].skipped[len(utt) :] for utt in skipped)
     alone = feature_store.open_store({"good": good})
     number_of = {utt: number for number, utt in enumerate(store.files)}
     for number, utt in enumerate(alone.files):

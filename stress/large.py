@@ -1,6 +1,5 @@
 """Large inputs: a recording of three hours, 100,000 tiny files, and a corpus of 1,000 hours, in a laptop's memory."""
 
-import json
 import resource
 import sys
 import tempfile
@@ -94,7 +93,7 @@ def write_sparse_store(hours: float) -> dataset.SpkToUtts:
                 starts = [(number * len(speeds) + speed) * frames for speed in range(len(speeds))]
                 # Size and time of change are those of a missing file.
                 places = [[start, frames] for start in starts]
-                file.write(json.dumps([utt, [0, 0, places, str(number), "", []]]) + "\n")
+                file.write(feature_store.index_line(utt, feature_store.Entry(0, 0, places=places, digest=str(number))))
     spk_to_utts: dataset.SpkToUtts = {}
     for utt in files:
         spk_to_utts.setdefault(Path(utt).parent.name, []).append(utt)

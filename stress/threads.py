@@ -30,8 +30,8 @@ def check_stores(folder: Path) -> int:
     for store in folder.iterdir():
         width = json.loads((store / "store.json").read_text())["settings"]["n_mfcc"]
         entries = [json.loads(line) for line in (store / "index.jsonl").read_text().splitlines() if line]
-        assert len({file for file, _ in entries}) == len(entries), store
-        num_frames = sum(frames for _, entry in entries for _, frames in entry[2])
+        assert len({entry["file"] for entry in entries}) == len(entries), store
+        num_frames = sum(frames for entry in entries for _, frames in entry["places"])
         assert (store / "features.f16").stat().st_size == 2 * width * num_frames, store
         total += len(entries)
     return total

@@ -8,17 +8,17 @@ from torch import nn
 
 import augmentation
 import dataset
-import feature_store
 import specaug
 from encoder.speaker_encoder import SpeakerEncoder
+from feature_store import FeatureStore
 from foundation import parallel
 from foundation.settings import Config
 
 
 def draw_batches(
     encoder: SpeakerEncoder,
-    store: feature_store.FeatureStore,
-    noise_store: feature_store.FeatureStore | None,
+    store: FeatureStore,
+    noise_store: FeatureStore | None,
     steps: Iterable[int],
     config: Config,
 ) -> Iterator[torch.Tensor]:
@@ -36,8 +36,8 @@ def draw_batches(
 
 def draw_batch(
     encoder: SpeakerEncoder,
-    store: feature_store.FeatureStore,
-    noise_store: feature_store.FeatureStore | None,
+    store: FeatureStore,
+    noise_store: FeatureStore | None,
     step: int,
     config: Config,
 ) -> torch.Tensor:
@@ -57,7 +57,7 @@ def draw_batch(
         num_speakers = min(config.BATCH_SIZE, len(store.speakers)) // parallel.world_size()
         own_speakers, own_weights = parallel.own_share(store.utts_of_speaker), parallel.own_share(weights)
         utts = dataset.draw_speaker_batch(own_speakers, num_speakers, config.UTTERANCES_PER_SPEAKER, rng, own_weights)
-    crops = store.draw_crops(utts.ravel(), crop_frames, rng)
+    crops = draw_crops(store, utts.ravel(), crop_frames, rng)
     if is_disturbed:
         crops = disturb(crops, noise_store, rng, config)
     crops = augmentation.random_channel(crops, encoder.feature_std.cpu(), rng, config)
@@ -67,7 +67,7 @@ def draw_batch(
 
 
 def disturb(
-    crops: torch.Tensor, noise_store: feature_store.FeatureStore | None, rng: np.random.Generator, config: Config
+    crops: torch.Tensor, noise_store: FeatureStore | None, rng: np.random.Generator, config: Config
 ) -> torch.Tensor:
     """Add room echo, noise or a narrow band to some of the crops (batch, frames, N_MFCC), if the settings say so."""
     if not max(config.ROOM_PROB, config.NOISE_PROB, config.NARROW_BAND_PROB):
@@ -75,8 +75,45 @@ def disturb(
     noises = None
     if noise_store:
         recordings = rng.integers(len(noise_store.files), size=len(crops))
-        noises = noise_store.draw_crops(recordings, crops.shape[1], rng)
+        noises = draw_crops(noise_store, recordings, crops.shape[1], rng)
     return augmentation.disturb(crops, noises, rng, config)
+
+
+def draw_crops(store: FeatureStore, utts: np.ndarray, crop_frames: int, rng: np.random.Generator) -> torch.Tensor:
+    """A random crop of each utterance (n,) -> float32 (n, crop_frames, N_MFCC).
+
+    An utterance that occurs n times is divided into n parts with a crop each. A part that is too short for a
+    crop is joined with other utterances of its speaker.
+    """
+    _, inverse, counts = np.unique(utts, return_inverse=True, return_counts=True)
+    order = np.argsort(inverse, kind="stable")
+    occurrence = np.empty(len(utts), dtype=np.int64)
+    occurrence[order] = np.arange(len(utts)) - np.repeat(np.cumsum(counts) - counts, counts)
+    part_frames = np.maximum(store.num_frames[utts] // counts[inverse], 1)
+    part_start = store.start[utts] + np.minimum(occurrence * part_frames, store.num_frames[utts] - 1)
+    slack = np.maximum(part_frames - crop_frames, 0)
+    rows = (part_start + rng.integers(slack, endpoint=True))[:, None] + np.arange(crop_frames)
+    taken = set(utts.tolist())
+    for place in np.flatnonzero(part_frames < crop_frames):
+        part = np.arange(part_start[place], part_start[place] + part_frames[place])
+        rows[place] = lengthen(store, part, store.speaker_of[utts[place]], crop_frames, taken, rng)
+    return torch.from_numpy(store.frames[rows].astype(np.float32))
+
+
+def lengthen(
+    store: FeatureStore, rows: np.ndarray, speaker: int, crop_frames: int, taken: set[int], rng: np.random.Generator
+) -> np.ndarray:
+    """Append utterances of the speaker that no crop of the batch has `taken`, then repeat, to (crop_frames,).
+
+    Crops of a speaker share no frames, so that a positive is not similar for that reason.
+    """
+    joined, total = [rows], len(rows)
+    for partner in rng.permutation(store.utts_of_speaker[speaker]).tolist():
+        if total < crop_frames and partner not in taken:
+            taken.add(partner)
+            joined.append(np.arange(store.start[partner], store.start[partner] + store.num_frames[partner]))
+            total += store.num_frames[partner]
+    return np.resize(np.concatenate(joined), crop_frames)
 
 
 def embed_batch(network: nn.Module, crops: torch.Tensor, config: Config) -> torch.Tensor:

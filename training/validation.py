@@ -9,7 +9,7 @@ import metrics
 from encoder.inference import embed_features
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation.settings import Config
-from training.batches import disturb
+from training.batches import disturb, draw_crops
 
 
 def validation_eer(
@@ -26,7 +26,7 @@ def validation_eer(
     if store is None:
         return math.nan
     rng = np.random.default_rng(config.SEED)
-    crops = store.draw_crops(np.arange(len(store.files)), config.SEQ_LEN, rng)
+    crops = draw_crops(store, np.arange(len(store.files)), config.SEQ_LEN, rng)
     is_disturbed = choose_evenly(config.DISTURBED_BATCHES, len(crops))
     crops[is_disturbed] = disturb(crops[is_disturbed], noise_store, rng, config)
     embeddings = embed_features(encoder, list(crops.numpy()), config)

@@ -145,22 +145,22 @@ class CalibrationTest(ProjectTest):
         path = str(self.dir / "model.pt")
         saved_models.save_encoder(path, saved_models.get_speaker_encoder())
         test = evaluation.dataset.get_spk_to_utts("TEST")
-        evaluation.keep_thresholds(saved_models.load_encoder(path), test)
+        calibration.keep_thresholds(saved_models.load_encoder(path), test)
         measured = saved_models.load_encoder(path).calibration
         self.assertRegex(measured["source"], "^12 speakers of .*test$")
         self.assertEqual(measured["false_accept_rates"][0], 0.02)  # Of 66 pairs of speakers.
         other = saved_models.load_encoder(path)
         other.calibration = {**measured, "source": "a better one"}
         saved_models.save_encoder(path, other)
-        evaluation.keep_thresholds(saved_models.load_encoder(path), test)
+        calibration.keep_thresholds(saved_models.load_encoder(path), test)
         self.assertEqual(saved_models.load_encoder(path).calibration["source"], "a better one")
         few = dict(list(test.items())[:2])
         other.calibration = {}
         saved_models.save_encoder(path, other)
-        evaluation.keep_thresholds(saved_models.load_encoder(path), few)
+        calibration.keep_thresholds(saved_models.load_encoder(path), few)
         self.assertIn("no decision thresholds", self.output.getvalue())
         self.assertEqual(saved_models.load_encoder(path).calibration, {})
         other.calibration, other.train_speakers = {}, list(test)
         saved_models.save_encoder(path, other)
-        evaluation.keep_thresholds(saved_models.load_encoder(path), test)
+        calibration.keep_thresholds(saved_models.load_encoder(path), test)
         self.assertEqual(saved_models.load_encoder(path).calibration, {})

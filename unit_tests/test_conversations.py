@@ -85,7 +85,7 @@ class ConversationsTest(ProjectTest):
         self.assertEqual(conversations.largest_folder(["a/1/x", "a/2/y"]), ["a/1/x", "a/2/y"])
         people = {name: [f"{name}/1/x", f"{name}/2/y", f"{name}/2/z"] for name in "ab"}
         sound = np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)
-        with unittest.mock.patch.object(conversations.feature_extraction, "read_audio", return_value=sound) as read:
+        with unittest.mock.patch.object(conversations.mono, "read_audio", return_value=sound) as read:
             conversations.build_conversation(people, np.random.default_rng(0))
         self.assertEqual({call.args[0] for call in read.call_args_list}, {"a/2/y", "a/2/z", "b/2/y", "b/2/z"})
 

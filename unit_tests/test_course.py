@@ -145,7 +145,7 @@ class CourseTest(ProjectTest):
             self.assertEqual(feature_extraction.extract_sliding_windows(features)[0].shape, (30, 20))
             store = feature_store.open_store(self.spk_to_utts)
             self.assertEqual(store.read(0).shape[1], 20)
-            crops = store.draw_crops(np.arange(4), 30, rng)
+            crops = training_batches.draw_crops(store, np.arange(4), 30, rng)
             self.assertEqual(augmentation.disturb(crops, None, rng, settings.present()).shape, (4, 30, 20))
             self.assertEqual(
                 specaug.mask_crops(crops, crops.mean(dim=(0, 1)), rng, settings.present()).shape, (4, 30, 20)

@@ -15,7 +15,7 @@ import evaluation
 import feature_extraction
 import neural_net
 from audio import decoder as audio_decoder
-from audio import mono, speech_levels
+from audio import ffmpeg, mono, speech_levels
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest
 from voices import recordings
 
@@ -213,7 +213,7 @@ class AudioDecoderTest(ProjectTest):
     def test_an_error_of_the_system_names_the_file(self) -> None:
         path = self.dir / "x.mp3"
         path.write_bytes(self.encode(self.voices[0], "mp3", "libmp3lame", write_xing="0"))
-        failing = unittest.mock.patch.object(audio_decoder, "in_blocks", side_effect=OSError(5, "input/output error"))
+        failing = unittest.mock.patch.object(ffmpeg, "in_blocks", side_effect=OSError(5, "input/output error"))
         with failing, self.assertRaises(OSError) as caught:
             mono.read_audio(str(path))
         self.assertEqual(caught.exception.filename, str(path))

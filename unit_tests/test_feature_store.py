@@ -20,6 +20,7 @@ import feature_store
 import myconfig
 from audio import mono
 from foundation import settings
+from training.batches import draw_crops
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest
 
 # Of four signals: frames at a speed of 0.9 and as they are, and the first four coefficients' means of both.
@@ -182,19 +183,19 @@ class FeatureStoreTest(ProjectTest):
         store = feature_store.open_store(spk_to_utts)
         rng = np.random.default_rng(0)
         frames_of = [{frame.tobytes() for frame in store.read(utt)} for utt in range(6)]
-        for crop, utt in zip(store.draw_crops(np.array([0, 4]), 20, rng).numpy(), (0, 4), strict=True):
+        for crop, utt in zip(draw_crops(store, np.array([0, 4]), 20, rng).numpy(), (0, 4), strict=True):
             self.assertTrue({frame.tobytes() for frame in crop} <= frames_of[utt])
-        joined = {frame.tobytes() for frame in store.draw_crops(np.array([1]), 90, rng).numpy()[0]}
+        joined = {frame.tobytes() for frame in draw_crops(store, np.array([1]), 90, rng).numpy()[0]}
         self.assertTrue(joined <= frames_of[0] | frames_of[1] | frames_of[2])
         self.assertTrue(all(joined & frames_of[utt] for utt in (0, 1, 2)))
-        first, second = store.draw_crops(np.array([0, 1]), 60, rng).numpy()
+        first, second = draw_crops(store, np.array([0, 1]), 60, rng).numpy()
         self.assertFalse({frame.tobytes() for frame in first} & {frame.tobytes() for frame in second})
-        self.assertEqual(store.draw_crops(np.array([1]), 300, rng).shape, (1, 300, 40), "all of a speaker is repeated")
+        self.assertEqual(draw_crops(store, np.array([1]), 300, rng).shape, (1, 300, 40), "all of a speaker is repeated")
 
     def test_one_utterance_drawn_twice_gives_different_parts(self) -> None:
         store = feature_store.open_store(self.write_speakers(2, 1, seconds=3.0))
         rng = np.random.default_rng(0)
         for _ in range(20):
             for crop_frames in (40, 60, 200):
-                first, _, second = store.draw_crops(np.array([0, 1, 0]), crop_frames, rng).numpy()
+                first, _, second = draw_crops(store, np.array([0, 1, 0]), crop_frames, rng).numpy()
                 self.assertFalse({frame.tobytes() for frame in first} & {frame.tobytes() for frame in second})

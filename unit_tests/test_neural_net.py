@@ -168,8 +168,12 @@ class NeuralNetTest(TrainingTest):
         store = feature_store.open_store(spk_to_utts, (1.0, 1.1), settings.present(CORPORA="a-,b-"))
         names = np.array(store.speakers)[store.speaker_of]
         drawn = []
-        draw_crops = store.draw_crops
-        store.draw_crops = lambda utts, *more: drawn.append({names[utt][0] for utt in utts}) or draw_crops(utts, *more)
+        draw_crops = training_batches.draw_crops
+
+        def draw(store: feature_store.FeatureStore, utts: np.ndarray, *more: object) -> torch.Tensor:
+            drawn.append({names[utt][0] for utt in utts})
+            return draw_crops(store, utts, *more)
+
         for share, expected in ((1.0, [{"a"}, {"b"}]), (0.0, [{"a", "b"}])):
             drawn.clear()
             with settings.override(ONE_CORPUS_BATCHES=share, BATCH_SIZE=8, UTTERANCES_PER_SPEAKER=2):
@@ -178,6 +182,7 @@ class NeuralNetTest(TrainingTest):
                         with (
                             unittest.mock.patch.object(parallel, "rank", lambda rank=rank: rank),
                             unittest.mock.patch.object(parallel, "world_size", lambda: 2),
+                            unittest.mock.patch.object(training_batches, "draw_crops", draw),
                         ):
                             training_batches.draw_batch(networks.new_encoder(), store, None, step, settings.present())
             self.assertTrue(all(corpora in drawn for corpora in expected))

@@ -15,7 +15,7 @@ import speaker_id
 from encoder import saved_models
 from foundation import settings
 from unit_tests.shared import ProjectTest, calibration, corpus
-from voices import answers, commands, recordings
+from voices import answers, commands, recordings, wording
 from voices import map as voice_map
 
 
@@ -73,23 +73,23 @@ class SpeakerIdTest(ProjectTest):
         self.assertIsNone(answers.Decision(None, 0.5, {}).is_sure(0.5, 1, 1))
         answer = answers.describe_score(decision, 0.85, 1, 1) | {"same": True}
         self.assertEqual(
-            answers.score_in_words(answer, decision),
+            wording.score_in_words(answer, decision),
             "score 0.850, threshold 0.800. Of different people, 1 pair in 320 scores as high; "
             "of one person, 98 pairs in 100 score lower.",
         )
-        self.assertEqual(answers.one_in(0.001, 0.001), "fewer than 1 pair in 1,000 scores")
-        self.assertEqual(answers.one_in(0.1, 0.1), "fewer than 10 pairs in 100 score")  # Measured on a few people.
-        self.assertEqual(answers.one_in(0.2, 0.1), "20 pairs in 100 score")
+        self.assertEqual(wording.one_in(0.001, 0.001), "fewer than 1 pair in 1,000 scores")
+        self.assertEqual(wording.one_in(0.1, 0.1), "fewer than 10 pairs in 100 score")  # Measured on a few people.
+        self.assertEqual(wording.one_in(0.2, 0.1), "20 pairs in 100 score")
         ranking = {"ranking": [("Ann", 0.9), ("Bob", 0.85)], "speaker": "Ann"}
         self.assertEqual(
-            answers.name_in_words({**ranking, "rivals": ["Bob"], "sure": False}),
+            wording.name_in_words({**ranking, "rivals": ["Bob"], "sure": False}),
             "Ann, not sure: Bob scores 0.850 as well",
         )
         self.assertEqual(
-            answers.name_in_words({**ranking, "speaker": None, "rivals": [], "sure": False}),
+            wording.name_in_words({**ranking, "speaker": None, "rivals": [], "sure": False}),
             "unknown, not sure: perhaps Ann",
         )
-        self.assertIn("up to 5 % of unknown voices get one of 5 names", answers.decision_in_words(decision, 5))
+        self.assertIn("up to 5 % of unknown voices get one of 5 names", wording.decision_in_words(decision, 5))
 
     def test_what_enrolment_warns_of(self) -> None:
         def heard(*embeddings: np.ndarray) -> list[recordings.Heard]:

@@ -10,10 +10,10 @@ import numpy as np
 from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, pictures, script
-from voices import answers
 from voices import database as speaker_database
 from voices import map as voice_map
 from voices import timeline as speaker_timeline
+from voices import wording
 from voices.answers import decision_for, enrol, identify, model_of, verify
 from voices.database import clean_name
 from voices.recordings import hear, list_warnings, write_embeddings
@@ -50,8 +50,8 @@ def run_verify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     decision = decision_for(encoder, options.far, options.threshold)
     answer = verify(encoder, options.first, options.second, decision)
     warn(answer["warnings"])
-    words = f"{answers.verdict_in_words(answer)}: {answers.score_in_words(answer, decision)}"
-    script.show(options.json, answer, f"{words}\n{answers.decision_in_words(decision)}")
+    words = f"{wording.verdict_in_words(answer)}: {wording.score_in_words(answer, decision)}"
+    script.show(options.json, answer, f"{words}\n{wording.decision_in_words(decision)}")
     return 0 if answer["same"] else 1
 
 
@@ -77,8 +77,8 @@ def run_identify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     for answer in found:
         warn(answer["warnings"])
         ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"])
-        lines.append(f"{script.printable(answer['file'])}: {answers.name_in_words(answer)} ({ranking})")
-    in_words = answers.decision_in_words(decision, found[0]["enrolled"])
+        lines.append(f"{script.printable(answer['file'])}: {wording.name_in_words(answer)} ({ranking})")
+    in_words = wording.decision_in_words(decision, found[0]["enrolled"])
     script.show(options.json, found, "\n".join([*lines, in_words]))
     return 0 if any(answer["speaker"] for answer in found) else 1
 
@@ -93,7 +93,7 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         with speaker_database.open_database(options.db) as connection:
             names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
         thresholds = decision.timeline_thresholds(counts)
-        in_words = answers.decision_in_words(decision, len(names)) if names else in_words
+        in_words = wording.decision_in_words(decision, len(names)) if names else in_words
     cluster = options.unknown == "cluster" or options.speakers is not None or not names
     found: dict[str, list[Turn]] = {}
     shown: dict[str, str] = {}  # What is said of each picture.
