@@ -64,9 +64,9 @@ class QuantitiesTest(ProjectTest):
                 people = np.eye(max(1, number), 8, dtype=np.float32)[:number]
                 candidates = timeline.find_candidates(people, people, np.full(number, 0.5))
                 self.assertLessEqual(len(candidates), number)
-                owners = timeline.find_owners(list(people[:8]), people, np.full(number, 0.5))
+                owners = timeline.find_owners(people[:8], people, np.full(number, 0.5))
                 self.assertEqual(owners, list(range(min(number, 8))))
-                self.assertEqual(timeline.find_owners(list(people[:8]), nobody, np.zeros(0)), [-1] * min(number, 8))
+                self.assertEqual(timeline.find_owners(people[:8], nobody, np.zeros(0)), [-1] * min(number, 8))
                 if not number:
                     with self.assertRaisesRegex(ValueError, "no recordings were given"):
                         recordings.hear(self.encoder, files)

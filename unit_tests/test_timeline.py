@@ -15,6 +15,7 @@ from foundation import settings
 from unit_tests.shared import RATE, ProjectTest
 from voices import clustering
 from voices import timeline as speaker_timeline
+from voices.timeline_picture import draw_timeline
 from voices.turns import find_turns, to_rttm
 
 
@@ -45,7 +46,7 @@ class TimelineTest(ProjectTest):
         self.assertTrue(np.isnan(timeline.margins[31]).all())
         rttm = to_rttm(timeline.turns, "my talk.wav").splitlines()
         self.assertRegex(rttm[0], r"^SPEAKER my%20talk 1 0.000 \d+\.\d{3} <NA> <NA> low <NA> <NA>$")
-        speaker_timeline.draw_timeline(timeline)
+        draw_timeline(timeline)
         nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], embeddings[:0], np.zeros((2, 0)))
         self.assertEqual({turn.speaker for turn in nobody.turns}, {"unknown"})
         with unittest.mock.patch.object(speaker_timeline, "BLOCK_STEPS", 7):
@@ -146,7 +147,7 @@ class TimelineTest(ProjectTest):
                 self.assertIn(words, found)
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                speaker_timeline.draw_timeline(timeline)
+                draw_timeline(timeline)
 
     def coloured(self, rng: np.random.Generator, length: int, sign: int) -> np.ndarray:
         white = rng.normal(0, 0.05, length)

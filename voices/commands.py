@@ -17,6 +17,7 @@ from voices import wording
 from voices.answers import decision_for, enrol, identify, model_of, verify
 from voices.database import clean_name
 from voices.recordings import hear, list_warnings, write_embeddings
+from voices.timeline_picture import draw_timeline
 from voices.turns import Turn, to_rttm
 
 
@@ -102,7 +103,7 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(options.files) > 1 else ""))
         warn([(file, words) for words in timeline.faults])
         found[file] = timeline.turns
-        if pictures.save_or_warn(picture, speaker_timeline.draw_timeline(timeline)):
+        if pictures.save_or_warn(picture, draw_timeline(timeline)):
             shown[file] = f"The picture of {script.printable(file)} is {script.printable(str(picture))}."
     if options.rttm or options.json:  # Their output is for programs.
         print("".join(f"{words}\n" for words in shown.values()), end="", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -12,18 +12,13 @@ from audio import mono, speech_levels
 from encoder.inference import embed_features
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
-from foundation import pictures, script, settings
+from foundation import script, settings
 from scoring.calibration import WINDOW_SECONDS, near_strangers
 from voices.clustering import CENTRING, best_path, centre, find_voices, follow_voices, normalise
-from voices.database import UNKNOWN
 from voices.recordings import count_clipped, find_faults
 from voices.turns import STRETCH_SECONDS, Turn, find_turns, mean_score
 
 STEP_SECONDS = 0.4
-
-if TYPE_CHECKING:
-    import matplotlib.figure
-
 
 # A block is a multiple of the stretches in which speech is detected, so that no samples are lost between blocks.
 BLOCK_STEPS = speech_levels.SPEECH_FRAME_SAMPLES
@@ -87,42 +82,72 @@ def find_timeline(
     or two minutes of audio. Raises ValueError for a file that cannot be used.
     """
     windows = listen(encoder, recording)
+    found = assign_windows(windows, enrolled, thresholds, num_voices, near_strangers(encoder.calibration))
+    shown = people_to_show(found.person_of[windows.is_heard], found.owner_of, found.candidates)
+    strangers = [voice for voice, owner in enumerate(found.owner_of) if owner < 0]
+    state, scores = number_states(windows.embeddings, found, strangers, enrolled, shown)
+    margins = windows.embeddings @ enrolled[shown].T - thresholds[0, shown]
+    shown_names = [names[person] for person in shown]
+    if cluster:
+        margins = np.column_stack([margins, found.similarities[:, strangers]])
+        free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in names)
+        shown_names += itertools.islice(free, len(strangers))
+    margins[~windows.is_heard] = scores[~windows.is_heard] = np.nan
+    middles = windows.starts + windows.length / 2
+    turns = find_turns(state, middles, windows.is_speech, shown_names)
+    turns = [turn._replace(score=mean_score(turn, middles, scores, shown_names)) for turn in turns]
+    return Timeline(turns, middles, margins, shown_names, len(shown), windows.faults)
+
+
+class Assignment(NamedTuple):
+    """Whose each window is: `person_of` (windows,), a number of the enrolled, or -1 where it is a voice.
+
+    `voice_of` (windows,) is that voice; `means` (voices, dimensions) its mean embedding, of length 1; `owner_of` the
+    number of the enrolled whose voice it is, or -1; `similarities` (windows, voices) are centred; `candidates` are the
+    enrolled who may speak.
+    """
+
+    person_of: np.ndarray
+    voice_of: np.ndarray
+    means: np.ndarray
+    owner_of: list[int]
+    similarities: np.ndarray
+    candidates: np.ndarray
+
+
+def assign_windows(
+    windows: Windows, enrolled: np.ndarray, thresholds: np.ndarray, num_voices: int | None, distance: float
+) -> Assignment:
+    """Give each window to an enrolled person, or to one of the voices of all others; see `cluster_windows`."""
     embeddings, is_heard = windows.embeddings, windows.is_heard
     candidates = find_candidates(embeddings[is_heard], enrolled, thresholds[0])
-    person_of = np.full(len(embeddings), -1)  # Whose each window is, a number of the enrolled, or -1.
+    person_of = np.full(len(embeddings), -1)
     if not num_voices:  # Who was below the threshold of a window now and then would be counted twice.
         person_of = find_people(embeddings, is_heard, enrolled, thresholds[0], candidates)
-    is_unknown = person_of < 0
-    voice_of, similarities = cluster_windows(
-        embeddings, is_unknown & is_heard, num_voices, near_strangers(encoder.calibration)
-    )
-    means = [
-        embeddings[is_unknown & is_heard & (voice_of == voice)].mean(axis=0) for voice in range(similarities.shape[1])
-    ]
-    owner_of = find_owners(means, enrolled, thresholds[1])
+    is_unknown = is_heard & (person_of < 0)
+    voice_of, similarities = cluster_windows(embeddings, is_unknown, num_voices, distance)
+    of_voices = [embeddings[is_unknown & (voice_of == voice)].mean(axis=0) for voice in range(similarities.shape[1])]
+    means = normalise(np.array(of_voices).reshape(len(of_voices), embeddings.shape[1]))
+    return Assignment(person_of, voice_of, means, find_owners(means, enrolled, thresholds[1]), similarities, candidates)
 
-    shown = people_to_show(person_of[is_heard], owner_of, candidates)
+
+def number_states(
+    embeddings: np.ndarray, found: Assignment, strangers: Sequence[int], enrolled: np.ndarray, shown: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The state of each window, and its scores with the shown people (windows, people); a voice has those of its mean.
+
+    The states are the places of the shown people, then those of the strangers, the voices that no enrolled person owns.
+    """
     scores = embeddings @ enrolled[shown].T
-    margins = scores - thresholds[0, shown]
     place_of = {person: place for place, person in enumerate(shown.tolist())}
-    # The place of each voice among the names: that of its owner, or after the enrolled.
-    strangers = [voice for voice, owner in enumerate(owner_of) if owner < 0]
-    places = np.array([place_of.get(owner, 0) for owner in owner_of], np.int64)
-    places[strangers] = len(shown) + np.arange(len(strangers))
-    state = np.array([place_of.get(person, len(shown)) for person in person_of.tolist()], np.int64)
-    if means:
-        state[is_unknown] = places[voice_of[is_unknown]]
-        scores[is_unknown] = (normalise(np.stack(means)) @ enrolled[shown].T)[voice_of[is_unknown]]
-    found_names = [names[person] for person in shown]
-    if cluster:
-        margins = np.column_stack([margins, similarities[:, strangers]])
-        free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in names)
-        found_names += itertools.islice(free, len(strangers))
-    margins[~is_heard] = scores[~is_heard] = np.nan
-    middles = windows.starts + windows.length / 2
-    turns = find_turns(state, middles, windows.is_speech, found_names)
-    turns = [turn._replace(score=mean_score(turn, middles, scores, found_names)) for turn in turns]
-    return Timeline(turns, middles, margins, found_names, len(shown), windows.faults)
+    state = np.array([place_of.get(person, len(shown)) for person in found.person_of.tolist()], np.int64)
+    if len(found.means):
+        places = np.array([place_of.get(owner, 0) for owner in found.owner_of], np.int64)
+        places[strangers] = len(shown) + np.arange(len(strangers))
+        is_unknown = found.person_of < 0
+        state[is_unknown] = places[found.voice_of[is_unknown]]
+        scores[is_unknown] = (found.means @ enrolled[shown].T)[found.voice_of[is_unknown]]
+    return state, scores
 
 
 def listen(encoder: SpeakerEncoder, recording: str) -> Windows:
@@ -177,15 +202,15 @@ def count_lost(speech: np.ndarray, starts: np.ndarray, window_seconds: float) ->
     return int(np.count_nonzero(speech & (num_begun == num_ended)))
 
 
-def find_owners(means: Sequence[np.ndarray], enrolled: np.ndarray, thresholds: np.ndarray) -> list[int]:
-    """Of each voice with these mean embeddings, the number of the enrolled speaker that it is, or -1.
+def find_owners(means: np.ndarray, enrolled: np.ndarray, thresholds: np.ndarray) -> list[int]:
+    """Of each voice with these mean embeddings (voices, dimensions), the number of the enrolled who it is, or -1.
 
     Enrolled are (speakers, dimensions), thresholds (speakers,).
     """
     if not len(enrolled):
         return [-1] * len(means)
-    above = [enrolled @ normalise(mean) - thresholds for mean in means]
-    return [int(of_voice.argmax()) if of_voice.max() >= 0 else -1 for of_voice in above]
+    margins = means @ enrolled.T - thresholds
+    return np.where(margins.max(axis=1) >= 0, margins.argmax(axis=1), -1).tolist()
 
 
 def cluster_windows(
@@ -251,33 +276,3 @@ def find_candidates(embeddings: np.ndarray, enrolled: np.ndarray, thresholds: np
     nearest, above = map(np.concatenate, zip(*((of.argmax(axis=1), of.max(axis=1)) for of in margins), strict=True))
     found, counts = np.unique(nearest[above >= 0] if (above >= 0).any() else nearest, return_counts=True)
     return found[np.argsort(-counts, kind="stable")][: None if (above >= 0).any() else 1]
-
-
-def draw_timeline(timeline: Timeline, width: float = 12) -> "matplotlib.figure.Figure":
-    """Draw the evidence for each voice over time, and the turns as bars below, so many inches wide."""
-    with pictures.style(timeline.candidates):
-        figure = pictures.new_figure(figsize=(width, 4.5))
-        curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1 + 0.15 * len(timeline.candidates)))
-        rows = list(timeline.candidates)
-        rows += [UNKNOWN] if any(turn.speaker == UNKNOWN for turn in timeline.turns) or not rows else []
-        # Fixed now, because this style is no longer active when the lines are drawn.
-        colours = [pictures.load_matplotlib().colors.to_hex(f"C{number}") for number in range(4)]
-        styles = [(colours[number % 4], ("-", ":", "--", "-.")[number // 4 % 4]) for number in range(len(rows))]
-        for number, name in enumerate(timeline.candidates):
-            colour, line = styles[number]
-            # A name that begins with an underscore would not be shown.
-            curves.plot(timeline.middles, timeline.margins[:, number], line, color=colour, label=f" {name}")
-        if timeline.num_enrolled:
-            curves.axhline(0, color="0.3", linestyle="--", linewidth=1, label="threshold of a single window")
-        ylabel = "similarity above the threshold" if timeline.num_enrolled else "similarity to each voice"
-        if 0 < timeline.num_enrolled < len(timeline.candidates):
-            ylabel += f"\n({VOICE} ...: similarity to this voice)"
-        curves.set(ylabel=ylabel, xlim=(0, timeline.middles[-1] + timeline.middles[0]))
-        if timeline.candidates:
-            curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(round(width / 2), len(rows) + 1))
-        for turn in timeline.turns:
-            row = rows.index(turn.speaker)
-            colour = "0.6" if turn.speaker == UNKNOWN else styles[row][0]
-            bars.barh(row, turn.end - turn.start, left=turn.start, height=0.8, color=colour)
-        bars.set(xlabel="time (s)", ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)), yticklabels=rows)
-    return figure

@@ -1,0 +1,165 @@
+"""What the buttons of the page do, and the pictures that they draw: answers in words, for `demo_page.py`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.axes
+import matplotlib.figure
+import numpy as np
+
+import feature_extraction
+from encoder.speaker_encoder import SpeakerEncoder
+from foundation import pictures
+from voices import answers, timeline, wording
+from voices import database as speaker_database
+from voices import map as voice_map
+from voices.timeline_picture import draw_timeline
+
+MAX_FILES = 20
+
+
+class Actions:
+    """What the buttons do: the functions of `voices`, with one model and one database."""
+
+    def __init__(self, encoder: SpeakerEncoder, database: str) -> None:
+        self.encoder, self.database = encoder, database
+        self.model = answers.model_of(encoder)
+        self.decision = answers.decision_for(encoder)
+
+    def compare(self, file: str | None, spoken: str | None, other_file: str | None, other_spoken: str | None) -> tuple:
+        """An answer, and a picture of both recordings."""
+        first, second = choose(file, spoken), choose(other_file, other_spoken)
+        answer = answers.verify(self.encoder, [first], [second], self.decision)
+        verdict, meaning = wording.verdict_in_words(answer), wording.score_in_words(answer, self.decision)
+        words = [f"{verdict[0].upper()}{verdict[1:]}: {meaning}", *notes(answer["warnings"])]
+        picture = draw_comparison(self.encoder, [first, second], answer["score"], answer["threshold"])
+        return "\n".join(words), picture
+
+    def enrol(self, name: str, files: list[str] | None, recording: str | None, more: bool) -> tuple:
+        """An answer, and an empty form."""
+        recordings = [*(files or []), *([recording] if recording else [])]
+        if not name.strip() or not recordings or len(recordings) > MAX_FILES:
+            raise ValueError(f"A name and 1 to {MAX_FILES} recordings are needed.")
+        seconds, warnings = answers.enrol(self.encoder, self.database, name.strip(), recordings, more)
+        words = [f"{name.strip()} is enrolled: heard {seconds:.1f} s of speech.", *notes(warnings)]
+        return "\n".join(words), "", None, None, False
+
+    def identify(self, file: str | None, spoken: str | None) -> tuple:
+        """An answer, and the most similar people with their scores."""
+        recording = choose(file, spoken)
+        [answer] = answers.identify(self.encoder, self.database, [recording], self.decision)
+        ranking = [[name, f"{score:.3f}"] for name, score in answer["ranking"]]
+        who = wording.name_in_words(answer)
+        verdict = f"This is {who}" if answer["speaker"] else f"This is nobody who is enrolled ({who})"
+        words = [f"{verdict}: {wording.score_in_words(answer, self.decision)}"]
+        if answer["enrolled"] > 1:
+            words.append(wording.decision_in_words(self.decision, answer["enrolled"]))
+        return "\n".join([*words, *notes(answer["warnings"])]), ranking
+
+    def find_timeline(self, file: str | None, spoken: str | None, num_voices: float | None) -> tuple:
+        """An answer, the turns as a picture and a table, and the recording to listen to."""
+        recording = choose(file, spoken)
+        names, enrolled, counts = self.read_people()
+        thresholds, number = self.decision.timeline_thresholds(counts), int(num_voices or 0) or None
+        found = timeline.find_timeline(self.encoder, recording, names, enrolled, thresholds, True, number)
+        speakers = list(dict.fromkeys(turn.speaker for turn in found.turns))
+        seconds = [sum(turn.end - turn.start for turn in found.turns if turn.speaker == name) for name in speakers]
+        spoken = ", ".join(f"{name} ({time:.0f} s)" for name, time in zip(speakers, seconds, strict=True))
+        how_many = f"{len(speakers)} {'voice' if len(speakers) == 1 else 'voices'}"
+        words = [f"{how_many}: {spoken}." if speakers else "No voice was found."]
+        if speakers and not number:
+            words.append("How many people speak is an estimate: if it is wrong, give the number.")
+        turns = [[f"{turn.start:.1f}", f"{turn.end:.1f}", turn.speaker] for turn in found.turns]
+        words += notes([(recording, fault) for fault in found.faults])
+        return "\n".join(words), draw_timeline(found, width=6), turns, recording
+
+    def read_people(self) -> tuple[list[str], np.ndarray, list[int]]:
+        """Who is enrolled: names, embeddings and numbers of recordings; nobody where there is no database."""
+        if not speaker_database.is_there(self.database):
+            return [], np.zeros((0, self.encoder.dimensions), np.float32), []
+        with speaker_database.open_database(self.database) as connection:
+            return speaker_database.read_speakers(connection, self.model)
+
+    def list_people(self) -> list[list]:
+        """Name, number of recordings and seconds of speech of each enrolled person."""
+        if not speaker_database.is_there(self.database):
+            return []
+        with speaker_database.open_database(self.database) as connection:
+            rows = speaker_database.list_speakers(connection)
+        return [[name, number, f"{seconds:.1f}"] for name, number, seconds, _ in rows]
+
+    def show_people(self) -> tuple[list[list], list[str]]:
+        """The table of people, and the names to choose from."""
+        people = self.list_people()
+        return people, [name for name, *_ in people]
+
+    def remove(self, name: str | None) -> tuple:
+        """An answer, and who is left."""
+        if not name:
+            raise ValueError("Choose a person first.")
+        with speaker_database.open_database(self.database, "write") as connection:
+            speaker_database.remove(connection, name)
+        return f"{name} is removed.", *self.show_people()
+
+    def rename(self, old: str | None, new: str) -> tuple:
+        """An answer, and the people with the new name."""
+        if not old or not new.strip():
+            raise ValueError("Choose a person, and give a new name.")
+        with speaker_database.open_database(self.database, "write") as connection:
+            speaker_database.rename(connection, old, new)
+        return f"{old} is now {new.strip()}.", *self.show_people()
+
+    def draw_map(self) -> tuple:
+        """An answer, and the map of all recordings."""
+        names: list[str] = []
+        if speaker_database.is_there(self.database):
+            with speaker_database.open_database(self.database) as connection:
+                names, embeddings = speaker_database.read_recordings(connection, self.model)
+        if len(names) < 2:
+            raise ValueError("A map needs two enrolled recordings or more.")
+        words = f"{len(names)} recordings of {len(set(names))} {'people' if len(set(names)) > 1 else 'person'}."
+        return words, voice_map.draw_map(embeddings, names, is_wide=False)
+
+
+def choose(file: str | None, spoken: str | None) -> str:
+    """The recording that was given, as a file or from the microphone. Raises ValueError for none or both."""
+    if file and spoken:
+        raise ValueError("There are a file and a recording from the microphone: remove one of them.")
+    if not file and not spoken:
+        raise ValueError("A recording is missing: drop a file, or use the microphone.")
+    return str(file or spoken)
+
+
+def notes(warnings: Sequence[tuple[str, str]]) -> list[str]:
+    """Warnings, with the names of the files that they are about."""
+    return [f"Please note, {Path(about).name}: {words}." for about, words in warnings]
+
+
+def draw_dial(axes: matplotlib.axes.Axes, score: float, threshold: float) -> None:
+    """Draw a score between -1 and 1 as the hand of a dial; the range above the threshold is coloured."""
+    angle = np.pi * (1 - score) / 2
+    limit = np.pi * (1 - threshold) / 2
+    axes.set(thetamin=0, thetamax=180, ylim=(0, 1), yticks=[], title=f"score {score:.3f}, threshold {threshold:.3f}")
+    axes.set_xticks(np.pi * (1 - np.linspace(-1, 1, 5)) / 2, [f"{value:g}" for value in np.linspace(-1, 1, 5)])
+    axes.bar(limit / 2, 0.3, width=limit, bottom=0.7, color="C0", alpha=0.8)
+    axes.bar((limit + np.pi) / 2, 0.3, width=np.pi - limit, bottom=0.7, color="0.8")
+    axes.annotate("", (angle, 0.95), (0, 0), arrowprops={"width": 2, "color": "0.2"})
+
+
+def draw_comparison(
+    encoder: SpeakerEncoder, files: Sequence[str], score: float, threshold: float
+) -> matplotlib.figure.Figure:
+    """Draw the score of two recordings on a dial, and the MFCCs of both, as the encoder sees them."""
+    with pictures.style():
+        figure = matplotlib.figure.Figure(figsize=(5, 8))
+        draw_dial(figure.add_subplot(3, 1, 1, projection="polar"), score, threshold)
+        for place, file, title in zip((2, 3), files, ("first recording", "second recording"), strict=True):
+            mfcc = feature_extraction.extract_features(file, encoder.feature_settings)
+            normalised = (mfcc - encoder.feature_mean.cpu().numpy()) / encoder.feature_std.cpu().numpy()
+            seconds = len(mfcc) * encoder.feature_settings.hop_length / feature_extraction.SAMPLE_RATE
+            axes = figure.add_subplot(3, 1, place)
+            extent = (0, seconds, 0, mfcc.shape[1])
+            axes.imshow(normalised.T, vmin=-3, vmax=3, origin="lower", aspect="auto", extent=extent)
+            axes.grid(visible=False)
+            axes.set(title=f"MFCCs of the {title}", xlabel="time (s)", ylabel="coefficient")
+    return figure
