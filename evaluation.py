@@ -26,7 +26,7 @@ import feature_extraction
 import feature_store
 import metrics
 from audio.recording_lists import Paths, as_paths
-from encoder.inference import embed_features, embed_store
+from encoder.inference import embed_features, embed_store, unit_length
 from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files, setting_table
@@ -107,9 +107,8 @@ def score_trials(
     embeddings = embed_store(encoder, store, config=config)
     if enrol.ndim > 1:  # The mean of each group is one more embedding.
         groups, group = np.unique(enrol, axis=0, return_inverse=True)
-        means = embeddings[groups].sum(axis=1)
         enrol = len(embeddings) + group.ravel()
-        embeddings = np.concatenate([embeddings, means / np.linalg.norm(means, axis=1, keepdims=True)])
+        embeddings = np.concatenate([embeddings, unit_length(embeddings[groups].sum(axis=1))])
     statistics = cohort_statistics(embeddings, encoder.cohort) if config.AS_NORM else None
     scores = np.empty(len(enrol), np.float32)
     for start in range(0, len(enrol), BLOCK_TRIALS):

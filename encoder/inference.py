@@ -23,6 +23,11 @@ MOST_FRAMES = 20000
 CHUNK_FRAMES = 10**6
 
 
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """The vectors (..., dimensions) divided by their lengths, so that dot products are cosine similarities."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-9)
+
+
 def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray], config: Config | None = None) -> np.ndarray:
     """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), L2-normalised, in order.
 

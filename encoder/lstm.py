@@ -22,7 +22,7 @@ class LstmEncoder(SpeakerEncoder):
 
     def build(self, num_inputs: int, values: dict) -> None:
         """Make ENSEMBLE_SIZE LSTMs, and a TDNN if it has channels; each gives equally many dimensions."""
-        of_network = (2 if values["BI_LSTM"] else 1) * values["LSTM_HIDDEN_SIZE"]
+        dim_per_network = (2 if values["BI_LSTM"] else 1) * values["LSTM_HIDDEN_SIZE"]
         channels = values["TDNN_CHANNELS"]
         shape = {
             "input_size": num_inputs,
@@ -33,8 +33,8 @@ class LstmEncoder(SpeakerEncoder):
         }
         kind = NormalizedLstm if values["LSTM_LAYER_NORM"] else nn.LSTM
         self.lstms = nn.ModuleList(kind(**shape) for _ in range(values["ENSEMBLE_SIZE"]))
-        self.tdnns = nn.ModuleList([Tdnn(num_inputs, channels, of_network)] if channels else [])
-        self.dimensions = (len(self.lstms) + len(self.tdnns)) * of_network
+        self.tdnns = nn.ModuleList([Tdnn(num_inputs, channels, dim_per_network)] if channels else [])
+        self.dimensions = (len(self.lstms) + len(self.tdnns)) * dim_per_network
 
     def embed(self, steps: torch.Tensor, num_steps: torch.Tensor | None) -> torch.Tensor:
         """The aggregated outputs of each LSTM, and those of the TDNN, side by side."""
@@ -47,7 +47,7 @@ class LstmEncoder(SpeakerEncoder):
         embeddings += [tdnn(steps, num_steps) for tdnn in self.tdnns]
         if len(embeddings) == 1:
             return embeddings[0]
-        return torch.cat([nn.functional.normalize(own, dim=1) for own in embeddings], dim=1)
+        return torch.cat([nn.functional.normalize(part, dim=1) for part in embeddings], dim=1)
 
     def aggregate(self, outputs: torch.Tensor, num_steps: torch.Tensor | None = None) -> torch.Tensor:
         """The mean of an LSTM's outputs (batch, steps, units) or the last one -> (batch, units)."""

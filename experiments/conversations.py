@@ -3,9 +3,10 @@
 `python3 -m experiments.conversations SAVED_MODEL_PATH=... TEST_DATA_CSV=...` mixes conversations of two to four
 people of one corpus, runs the timeline on each, and prints the diarisation error rate (DER) and how often the number
 of people is right. They stay in CONDITIONS_DIR, each with its turns as RTTM, so that other tools can be measured on
-them.
+them. The errors are counted by pyannote.metrics (Bredin 2017), which only this command needs.
 """
 
+import importlib.util
 from collections.abc import Collection, Sequence
 
 from foundation import script, settings
@@ -21,9 +22,12 @@ if __name__ == "__main__":
     if options.number < 1:
         parser.error(f"--number {options.number} is less than 1")
     typed = settings.read_command_line(__doc__, arguments=options.settings)
+    if importlib.util.find_spec("pyannote") is None:
+        script.fail("conversations are scored by pyannote.metrics: pip3 install pyannote.metrics.")
 
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -34,8 +38,6 @@ from audio import mono, speech_levels
 from dataset import SpkToUtts
 from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
-from experiments import diarization_error
-from experiments.diarization_error import DiarizationErrors, Span
 from feature_extraction import SAMPLE_RATE
 from foundation import parallel, safe_files
 from foundation.settings import Config
@@ -48,6 +50,26 @@ TURN_SECONDS = (1.5, 10.0)
 PAUSE_SECONDS = (-0.3, 1.0)
 LEVEL_DB = (-6.0, 6.0)
 SNR_DB = (20.0, 30.0)
+
+# Around the start and the end of a turn of the reference, as nobody can mark these exactly.
+COLLAR_SECONDS = 0.25
+
+
+class Span(NamedTuple):
+    """Somebody speaks from `start` to `end`, in seconds."""
+
+    start: float
+    end: float
+    speaker: str
+
+
+class DiarizationErrors(NamedTuple):
+    """Seconds of reference speech, of which `missed` and `confused`, and seconds of speech that is a false alarm."""
+
+    speech: float
+    missed: float
+    false_alarm: float
+    confused: float
 
 
 def trim(samples: np.ndarray) -> np.ndarray:
@@ -124,11 +146,32 @@ def build_conversations(spk_to_utts: SpkToUtts, number: int, config: Config) -> 
     return built
 
 
+def diarization_errors(reference: Sequence[Span], found: Sequence[Span]) -> DiarizationErrors:
+    """Compare turns with a reference; names of found speakers do not count, and where several speak at once, each does.
+
+    Source: NIST 2009 Rich Transcription evaluation plan, section 6.1.
+    """
+    from pyannote.core import Annotation, Segment, Timeline
+    from pyannote.metrics.diarization import DiarizationErrorRate
+
+    def annotate(spans: Sequence[Span]) -> Annotation:
+        annotation = Annotation()
+        for track, (start, end, speaker) in enumerate(spans):
+            annotation[Segment(start, end), track] = speaker
+        return annotation
+
+    whole = Timeline([Segment(0, max(span.end for span in [*reference, *found]) + 1)])
+    metric = DiarizationErrorRate(collar=2 * COLLAR_SECONDS)
+    parts = metric.compute_components(annotate(reference), annotate(found), uem=whole)
+    names = ("total", "missed detection", "false alarm", "confusion")
+    return DiarizationErrors(*(float(parts[name]) for name in names))
+
+
 def score_conversation(encoder: SpeakerEncoder, path: str, spans: Sequence[Span]) -> tuple[DiarizationErrors, bool]:
     """The errors of a timeline with nobody enrolled, and whether it has the right number of people."""
     nobody = np.zeros((0, encoder.dimensions), np.float32)
     found = speaker_timeline.find_timeline(encoder, path, [], nobody, np.zeros((2, 0)), cluster=True).turns
-    errors = diarization_error.diarization_errors(spans, [Span(*turn[:3]) for turn in found])
+    errors = diarization_errors(spans, [Span(*turn[:3]) for turn in found])
     return errors, len({turn.speaker for turn in found}) == len({span.speaker for span in spans})
 
 
@@ -153,7 +196,7 @@ def main() -> None:
         total = DiarizationErrors(*map(sum, zip(*(errors for errors, _ in of_corpus[name]), strict=True)))
         shares = " | ".join(f"{100 * part / total.speech:.1f}" for part in total[1:])
         right = sum(is_right for _, is_right in of_corpus[name])
-        print(f"| {name} | {len(of_corpus[name])} | {100 * total.rate:.1f} | {shares} | {right} |")
+        print(f"| {name} | {len(of_corpus[name])} | {100 * sum(total[1:]) / total.speech:.1f} | {shares} | {right} |")
 
 
 if __name__ == "__main__":

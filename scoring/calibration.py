@@ -12,7 +12,7 @@ import numpy as np
 import dataset
 import feature_store
 import metrics
-from encoder.inference import embed_features, embed_store
+from encoder.inference import embed_features, embed_store, unit_length
 from encoder.saved_models import check_calibration, update_model
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
@@ -86,8 +86,7 @@ def embed_all(
 
 def group_means(embeddings: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """The mean embedding of each group of utterances (groups, utterances) -> (groups, dimensions), of length 1."""
-    sums = embeddings[groups].sum(axis=1)
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    return unit_length(embeddings[groups].sum(axis=1))
 
 
 def draw_scores(voices: Voices, first: int, second: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from encoder.inference import embed_store
+from encoder.inference import embed_store, unit_length
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_store import FeatureStore
 from foundation import setting_table
@@ -50,8 +50,7 @@ def embed_cohort(encoder: SpeakerEncoder, store: FeatureStore, config: Config) -
         return np.zeros((0, encoder.dimensions), np.float32)
     utts = np.concatenate([rng.permutation(utts)[:COHORT_UTTS] for utts in utts_of_speaker])
     embeddings = embed_store(encoder, store, utts, config)
-    sums = np.add.reduceat(embeddings, np.flatnonzero(np.diff(store.speaker_of[utts], prepend=-1)))
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    return unit_length(np.add.reduceat(embeddings, np.flatnonzero(np.diff(store.speaker_of[utts], prepend=-1))))
 
 
 def cohort_statistics(embeddings: np.ndarray, cohort: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ import unittest
 
 import numpy as np
 
+from encoder.inference import unit_length
 from scoring.calibration import NEAR_STRANGERS
 from voices import clustering
 
@@ -12,7 +13,7 @@ from voices import clustering
 def windows_of(rng: np.random.Generator, voices: np.ndarray, turns: list[int], noise: float) -> np.ndarray:
     """Windows (windows, dimensions) of voices (voices, dimensions), 20 in each turn."""
     windows = voices[np.repeat(turns, 20)]
-    return clustering.normalise(windows + rng.normal(0, noise, windows.shape))
+    return unit_length(windows + rng.normal(0, noise, windows.shape))
 
 
 class ClusteringTest(unittest.TestCase):
@@ -46,7 +47,7 @@ class ClusteringTest(unittest.TestCase):
         for number in range(1, 7):
             people = np.eye(24)[:number] + 0.1
             turns = rng.permutation(np.arange(24) % number).tolist()
-            embeddings = windows_of(rng, clustering.normalise(people), turns, 0.05)
+            embeddings = windows_of(rng, unit_length(people), turns, 0.05)
             self.assertEqual(len(clustering.find_voices(embeddings)), number)
         voices = clustering.find_voices(embeddings, 4)
         self.assertEqual(len(voices), 4)
@@ -67,7 +68,7 @@ class ClusteringTest(unittest.TestCase):
             people = np.zeros((number, 24))
             people[:, 0], people[:, 1:][np.arange(number), np.arange(number)] = np.sqrt(0.65), np.sqrt(0.35)
             embeddings = windows_of(rng, people, [turn % number for turn in range(16)], 0.11)
-            halves = clustering.normalise(np.stack([people[:2].mean(axis=0), people[-2:].mean(axis=0)]))
+            halves = unit_length(np.stack([people[:2].mean(axis=0), people[-2:].mean(axis=0)]))
             self.assertLess(1 - halves[0] @ halves[1], clustering.ONE_VOICE * NEAR_STRANGERS)
             self.assertEqual(len(clustering.find_voices(embeddings)), number)
             self.assertEqual(clustering.seem_several(embeddings), number > 1)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from encoder.inference import unit_length
 from scoring.calibration import NEAR_STRANGERS
 
 # This part of the mean of all windows, which holds microphone and room, is subtracted before windows are compared.
@@ -38,14 +39,9 @@ LEAST_WINDOWS = 3
 MOST_WINDOWS = 3000
 
 
-def normalise(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (n, dimensions) with length 1."""
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-9)
-
-
 def centre(embeddings: np.ndarray) -> np.ndarray:
     """Embeddings of windows (windows, dimensions) without most of what they have in common, of length 1."""
-    return normalise(embeddings - CENTRING * embeddings.mean(axis=0))
+    return unit_length(embeddings - CENTRING * embeddings.mean(axis=0))
 
 
 def best_path(scores: np.ndarray) -> np.ndarray:
@@ -91,7 +87,7 @@ def follow_voices(centred: np.ndarray, means: np.ndarray) -> Voices:
         similarities = centred @ means.T
         path = best_path(similarities)
         in_order = list(dict.fromkeys(path[is_heard].tolist()))
-        means = normalise(np.stack([centred[path == voice].mean(axis=0) for voice in in_order]))
+        means = unit_length(np.stack([centred[path == voice].mean(axis=0) for voice in in_order]))
     number_of = {voice: number for number, voice in enumerate(in_order)}
     explained = similarities[np.arange(len(path)), path].sum() - SWITCH_COST * np.count_nonzero(np.diff(path))
     voice_of = np.array([number_of.get(voice, 0) for voice in path.tolist()])
@@ -108,7 +104,7 @@ def find_voices(
     """
     centred = centre(embeddings)
     if len(embeddings) < (2 if num_voices else 2 * LEAST_WINDOWS):
-        return normalise(centred.mean(axis=0, keepdims=True))
+        return unit_length(centred.mean(axis=0, keepdims=True))
     from scipy.cluster.hierarchy import cut_tree, linkage  # Slow, and only needed here.
 
     some = np.linspace(0, len(embeddings) - 1, min(len(embeddings), MOST_WINDOWS)).astype(int)
@@ -116,7 +112,7 @@ def find_voices(
 
     def means_of(number: int) -> np.ndarray:
         parts = cut_tree(tree, min(number, len(some)))[:, 0]
-        return normalise(np.stack([centred[some[parts == part]].mean(axis=0) for part in np.unique(parts)]))
+        return unit_length(np.stack([centred[some[parts == part]].mean(axis=0) for part in np.unique(parts)]))
 
     if num_voices:
         return means_of(num_voices)
@@ -151,7 +147,7 @@ def are_unlike(embeddings: np.ndarray, is_first: np.ndarray, near_strangers: flo
     if min(is_first.sum(), (~is_first).sum()) < LEAST_WINDOWS:
         return False
     to_mean = 1 - np.linalg.norm(embeddings.mean(axis=0))  # As all have length 1.
-    first, second = normalise(np.stack([embeddings[part].mean(axis=0) for part in (is_first, ~is_first)]))
+    first, second = unit_length(np.stack([embeddings[part].mean(axis=0) for part in (is_first, ~is_first)]))
     limits = near_strangers * np.array([ONE_VOICE, ONE_VOICE_TO_MEAN])
     return bool((np.array([1 - first @ second, to_mean]) > limits).any())
 

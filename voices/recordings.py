@@ -12,7 +12,7 @@ from tqdm import tqdm
 import feature_extraction
 from audio import mono, speech_levels
 from audio.recording_lists import Paths, as_paths
-from encoder.inference import embed_features
+from encoder.inference import embed_features, unit_length
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files, script, settings
 from scoring.calibration import WINDOW_SECONDS, near_strangers
@@ -167,8 +167,7 @@ def list_warnings(heard: Sequence[Heard]) -> list[tuple[str, str]]:
 
 def mean_embedding(heard: Sequence[Heard]) -> np.ndarray:
     """The mean of recordings' embeddings, of length 1 -> (dimensions,)."""
-    total = np.sum([one.recording.embedding for one in heard], axis=0)
-    return total / np.linalg.norm(total)
+    return unit_length(np.sum([one.recording.embedding for one in heard], axis=0))
 
 
 def write_embeddings(path: str, heard: Sequence[Heard]) -> None:

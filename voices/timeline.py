@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 import feature_extraction
 from audio import mono, speech_levels
-from encoder.inference import embed_features
+from encoder.inference import embed_features, unit_length
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from foundation import script, settings
 from scoring.calibration import WINDOW_SECONDS, near_strangers
-from voices.clustering import CENTRING, best_path, centre, find_voices, follow_voices, normalise
+from voices.clustering import CENTRING, best_path, centre, find_voices, follow_voices
 from voices.recordings import count_clipped, find_faults
 from voices.turns import STRETCH_SECONDS, Turn, find_turns, mean_score
 
@@ -127,7 +127,7 @@ def assign_windows(
     is_unknown = is_heard & (person_of < 0)
     voice_of, similarities = cluster_windows(embeddings, is_unknown, num_voices, distance)
     of_voices = [embeddings[is_unknown & (voice_of == voice)].mean(axis=0) for voice in range(similarities.shape[1])]
-    means = normalise(np.array(of_voices).reshape(len(of_voices), embeddings.shape[1]))
+    means = unit_length(np.array(of_voices).reshape(len(of_voices), embeddings.shape[1]))
     return Assignment(person_of, voice_of, means, find_owners(means, enrolled, thresholds[1]), similarities, candidates)
 
 
@@ -183,7 +183,7 @@ def find_people(
     if not is_known.any():
         return np.full(len(embeddings), -1)
     common = CENTRING * embeddings[is_heard].mean(axis=0)
-    similarities = normalise(embeddings - common) @ normalise(enrolled[candidates] - common).T
+    similarities = unit_length(embeddings - common) @ unit_length(enrolled[candidates] - common).T
     path = best_path(similarities * (is_known & is_heard)[:, None])
     return np.where(is_known, candidates[path], -1)
 
