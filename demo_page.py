@@ -4,6 +4,7 @@ A page on this machine only: compare two recordings, enrol people, ask who it is
 needs no network and sends nothing anywhere.
 """
 
+import argparse
 import atexit
 import importlib.util
 import ipaddress
@@ -232,7 +233,7 @@ def is_this_machine(address: str) -> bool:
         return address == "localhost"
 
 
-def main() -> None:
+def main(options: argparse.Namespace) -> None:
     """Serve the page until it is stopped."""
     parallel.prepare_process()
     setting_checks.check_each(settings.all_settings())
@@ -254,4 +255,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    script.run(lambda: main(options))

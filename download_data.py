@@ -4,6 +4,7 @@ An interrupted download continues where it stopped, the checksum is compared wit
 unpacked outside the folder. A part that exists is not fetched again. Nothing else in this project uses the network.
 """
 
+import argparse
 import hashlib
 import http.client
 import re
@@ -154,13 +155,17 @@ def unpack(archive: Path, part: str, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def main() -> None:
-    """Fetch the parts that the command line names, and print the settings to use them."""
+def build_parser() -> script.OptionParser:
+    """The command line."""
     parser = script.OptionParser(description=__doc__)
     parser.add_argument("parts", nargs="+", choices=PARTS, metavar="part", help=", ".join(PARTS))
     parser.add_argument("--folder", type=expand_home, default="data", help="where LibriSpeech/ is put (default: data)")
     parser.add_argument("--mirror", default="main", help=f"{', '.join(MIRRORS)}, or an address (default: main)")
-    options = parser.parse_args()
+    return parser
+
+
+def main(options: argparse.Namespace) -> None:
+    """Fetch the parts that the options name, and print the settings to use them."""
     mirror = MIRRORS.get(options.mirror, options.mirror).rstrip("/")
     if not re.fullmatch(r"https?://[A-Za-z0-9.:/_~%-]+", mirror):
         raise ValueError(f"--mirror {options.mirror} is neither an address nor one of {', '.join(MIRRORS)}.")
@@ -171,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    script.run(lambda: main(build_parser().parse_args()))

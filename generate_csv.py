@@ -5,6 +5,8 @@ in the folder: `{speaker}` is the speaker's name, `*` any part of a name, `**` a
 third column by which evaluation.py reports, such as the speaker's sex: `wav/{group}/{speaker}-*.wav`.
 """
 
+import argparse
+
 from foundation import script
 from foundation.paths import expand_home
 
@@ -56,7 +58,7 @@ def list_recordings(folder: str, pattern: str) -> tuple[list[list[str]], int]:
     return sorted(rows), len(files) - len(rows)
 
 
-def main() -> None:
+def main(options: argparse.Namespace) -> None:
     """Write the CSV file that the command line asks for."""
     if not options.csv_file.lower().endswith(".csv"):
         raise ValueError(f"{options.csv_file}, the file to write, must end in .csv.")
@@ -79,4 +81,4 @@ def path_from(start: Path, file: str) -> str:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    script.run(lambda: main(options))

@@ -4,6 +4,7 @@ Wherever a command takes files, it takes folders and patterns too. The functions
 Exit codes: 0 yes or done, 1 no, 2 a mistake.
 """
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def __getattr__(name: str) -> Any:
 # ----------------------------- Commands that need no model -----------------------------
 
 
-def run_list() -> int:
+def run_list(options: argparse.Namespace) -> int:
     """The command `list`."""
     with speaker_database.open_database(options.db) as connection:
         rows = speaker_database.list_speakers(connection)
@@ -114,7 +115,7 @@ def run_list() -> int:
     return 0
 
 
-def run_remove() -> int:
+def run_remove(options: argparse.Namespace) -> int:
     """The command `remove`."""
     with speaker_database.open_database(options.db, "write") as connection:
         speaker_database.remove(connection, options.name)
@@ -122,7 +123,7 @@ def run_remove() -> int:
     return 0
 
 
-def run_rename() -> int:
+def run_rename(options: argparse.Namespace) -> int:
     """The command `rename`."""
     with speaker_database.open_database(options.db, "write") as connection:
         speaker_database.rename(connection, options.old, options.new)
@@ -136,7 +137,7 @@ def check_ending(path: str, *endings: str) -> None:
         raise ValueError(f"--out {path} must end in {' or '.join(endings)}.")
 
 
-def check_files() -> None:
+def check_files(options: argparse.Namespace) -> None:
     """Find the recordings that the options name, and check what can be checked before the model is loaded.
 
     Raises ValueError for what does not exist, or cannot be written.
@@ -164,17 +165,17 @@ def check_files() -> None:
     options.model = find_model(options.model)
 
 
-def main() -> None:
+def main(options: argparse.Namespace) -> None:
     """Run the command, and end with its exit code."""
     setting_checks.check_each(settings.all_settings())  # The settings of myconfig.py, which were not checked before.
     without_model = {"list": run_list, "remove": run_remove, "rename": run_rename}
     if options.command in without_model:
-        sys.exit(without_model[options.command]())
-    check_files()
+        sys.exit(without_model[options.command](options))
+    check_files(options)
     from voices import commands  # Slow: PyTorch, which mistakes do not wait for.
 
     sys.exit(commands.run(options))
 
 
 if __name__ == "__main__":
-    script.run(main)
+    script.run(lambda: main(options))

@@ -7,12 +7,11 @@ as high), by the number of recordings that are compared, over all conditions, an
 `speaker_id.py`.
 """
 
+import argparse
 from collections.abc import Callable, Collection, Sequence
 
 from audio import mono
 from foundation import script, settings
-
-typed: Collection[str] = ()
 
 if __name__ == "__main__":
     script.begin()
@@ -238,7 +237,7 @@ def calibrate(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], source:
     return measured
 
 
-def main() -> None:
+def main(options: argparse.Namespace, typed: Collection[str] = ()) -> None:
     """Print a Markdown table of a model's EER, and thresholds at the EER, FAR 1 % and 0.1 %, under every condition."""
     parallel.prepare_process()
     config = settings.present()
@@ -266,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    script.run(lambda: main(options, typed))

@@ -6,12 +6,11 @@ of people is right. They stay in CONDITIONS_DIR, each with its turns as RTTM, so
 them. The errors are counted by pyannote.metrics (Bredin 2017), which only this command needs.
 """
 
+import argparse
 import importlib.util
 from collections.abc import Collection, Sequence
 
 from foundation import script, settings
-
-typed: Collection[str] = ()
 
 if __name__ == "__main__":
     script.begin()
@@ -175,7 +174,7 @@ def score_conversation(encoder: SpeakerEncoder, path: str, spans: Sequence[Span]
     return errors, len({turn.speaker for turn in found}) == len({span.speaker for span in spans})
 
 
-def main() -> None:
+def main(options: argparse.Namespace, typed: Collection[str] = ()) -> None:
     """Print a Markdown table of the errors, of each corpus and of all."""
     parallel.prepare_process()
     config = settings.present()
@@ -200,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    script.run(lambda: main(options, typed))

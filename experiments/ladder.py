@@ -5,11 +5,10 @@ and scores it under all conditions of `experiments/conditions.py`. If it is kill
 project's recipe is the current settings, so the ladder also shows the effect of your own changes.
 """
 
+import argparse
 from collections.abc import Collection
 
 from foundation import script, settings
-
-typed: Collection[str] = ()
 
 if __name__ == "__main__":
     script.begin()
@@ -197,7 +196,7 @@ def score(encoder: SpeakerEncoder, tested: dict[str, SpkToUtts], condition: str,
     return np.array([each[condition], pooled, np.mean(list(each.values()), axis=0)])
 
 
-def climb(minutes: float, seeds: int, condition: str) -> list[str]:
+def climb(minutes: float, seeds: int, condition: str, typed: Collection[str] = ()) -> list[str]:
     """Train and score row after row; returns the lines of the table. Raises ValueError for unusable options."""
     config = settings.present()
     if config.INITIAL_MODELS:
@@ -233,12 +232,12 @@ def climb(minutes: float, seeds: int, condition: str) -> list[str]:
     return table
 
 
-def main() -> None:
+def main(options: argparse.Namespace, typed: Collection[str] = ()) -> None:
     """Print the ladder."""
     parallel.prepare_process()
-    table = climb(options.minutes, options.seeds, options.condition)
+    table = climb(options.minutes, options.seeds, options.condition, typed)
     print("\n".join(table))
 
 
 if __name__ == "__main__":
-    script.run(main)
+    script.run(lambda: main(options, typed))

@@ -39,11 +39,7 @@ class SpeakerIdTest(ProjectTest):
         if arguments[0] in ("list", "remove", "rename", "enrol", "identify") and "--db" not in arguments:
             arguments += ["--db", self.database]
 
-        def parse_and_run() -> None:
-            speaker_id.options = speaker_id.build_parser().parse_args(arguments)
-            speaker_id.main()
-
-        return self.run_here(parse_and_run)
+        return self.run_here(lambda: speaker_id.main(speaker_id.build_parser().parse_args(arguments)))
 
     def test_thresholds_of_the_model(self) -> None:
         self.assertEqual(speaker_id.decision_for(self.encoder).threshold(1, 1), 0.9999)
