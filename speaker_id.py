@@ -52,7 +52,20 @@ def build_parser() -> script.OptionParser:
     command = add("rename", "Give a person another name.", common, database)
     command.add_argument("old", help="an enrolled person")
     command.add_argument("new", help="the name from now on")
-    command = add("timeline", "Who spoke when? Draws a picture, too.", common, decision, database)
+    add_timeline_options(add("timeline", "Who spoke when? Draws a picture, too.", common, decision, database))
+    command = add("embed", "Write the embeddings of recordings to a file.", common)
+    command.add_argument("files", nargs="+", help=FILES_HELP)
+    command.add_argument(
+        "--out", type=expand_home, default="embeddings.npz", help="an .npz or .csv file (default: embeddings.npz)"
+    )
+    command = add("map", "Draw recordings as points, similar voices near to each other.", common)
+    command.add_argument("files", nargs="+", help=FILES_HELP)
+    command.add_argument("--out", type=expand_home, default="map.png", help="the picture (default: map.png)")
+    return parser
+
+
+def add_timeline_options(command: script.OptionParser) -> None:
+    """The options of `timeline`."""
     command.add_argument("files", nargs="+", help=FILES_HELP)
     command.add_argument(
         "--unknown",
@@ -67,15 +80,6 @@ def build_parser() -> script.OptionParser:
     command.add_argument(
         "--out", type=expand_home, default="timeline.png", help="the picture, numbered if there are several files"
     )
-    command = add("embed", "Write the embeddings of recordings to a file.", common)
-    command.add_argument("files", nargs="+", help=FILES_HELP)
-    command.add_argument(
-        "--out", type=expand_home, default="embeddings.npz", help="an .npz or .csv file (default: embeddings.npz)"
-    )
-    command = add("map", "Draw recordings as points, similar voices near to each other.", common)
-    command.add_argument("files", nargs="+", help=FILES_HELP)
-    command.add_argument("--out", type=expand_home, default="map.png", help="the picture (default: map.png)")
-    return parser
 
 
 if __name__ == "__main__":

@@ -60,25 +60,12 @@ def check(values: dict) -> None:
 
 def check_training(values: dict, typed: Collection[str] = ()) -> None:
     """Check the settings that matter only in training against each other, and those typed. Raises ValueError."""
-    initial = split_list(values["INITIAL_MODELS"])
-    files = {os.path.realpath(path) for path in initial}
-    missing = [path for path in initial or [values["INITIAL_MODELS"]] if not is_model(path)]
-    saved = os.path.realpath(values["SAVED_MODEL_PATH"])
+    check_initial_models(values, typed)
     disturbed = values["DISTURBED_BATCHES"] * max(values[f"{name}_PROB"] for name in ("ROOM", "NOISE", "NARROW_BAND"))
     refuse = [
         (
             values["SAVED_MODEL_PATH"].endswith(".last.pt"),
             "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must not end in .last.pt, the ending of checkpoints.",
-        ),
-        (
-            bool(files & {saved, str(Path(saved).with_suffix(".last.pt"))}),
-            "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is among INITIAL_MODELS, and would be overwritten: choose another.",
-        ),
-        (len(files) < len(initial), "INITIAL_MODELS names one model twice."),
-        (any(missing), "INITIAL_MODELS: there is no file {missing!r}; commas stand between paths."),
-        (
-            bool(initial) and "ENSEMBLE_SIZE" in typed,
-            "INITIAL_MODELS bring an ENSEMBLE_SIZE with them: leave it out.",
         ),
         (
             values["TRIPLET_MINING"] != "random" and values["BATCH_SIZE"] < 2,
@@ -104,6 +91,27 @@ def check_training(values: dict, typed: Collection[str] = ()) -> None:
             and values["SPECAUG_TIME_MASK_MAX_WIDTH"] > values["SEQ_LEN"] * (1 - values["SEQ_LEN_JITTER"]),
             "SPECAUG_TIME_MASK_MAX_WIDTH={SPECAUG_TIME_MASK_MAX_WIDTH} is more than the shortest crop, "
             "SEQ_LEN * (1 - SEQ_LEN_JITTER).",
+        ),
+    ]
+    raise_first(refuse, values)
+
+
+def check_initial_models(values: dict, typed: Collection[str]) -> None:
+    """Check that INITIAL_MODELS are there, each once, and stay what they are. Raises ValueError."""
+    initial = split_list(values["INITIAL_MODELS"])
+    files = {os.path.realpath(path) for path in initial}
+    missing = [path for path in initial or [values["INITIAL_MODELS"]] if not is_model(path)]
+    saved = os.path.realpath(values["SAVED_MODEL_PATH"])
+    refuse = [
+        (
+            bool(files & {saved, str(Path(saved).with_suffix(".last.pt"))}),
+            "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is among INITIAL_MODELS, and would be overwritten: choose another.",
+        ),
+        (len(files) < len(initial), "INITIAL_MODELS names one model twice."),
+        (any(missing), "INITIAL_MODELS: there is no file {missing!r}; commas stand between paths."),
+        (
+            bool(initial) and "ENSEMBLE_SIZE" in typed,
+            "INITIAL_MODELS bring an ENSEMBLE_SIZE with them: leave it out.",
         ),
     ]
     raise_first(refuse, values | {"missing": missing[0] if missing else ""})
