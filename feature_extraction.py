@@ -100,7 +100,7 @@ def cosines(n_mels: int, n_mfcc: int) -> np.ndarray:
 
 
 def compute_mfcc_fast(samples: np.ndarray, wanted: FeatureSettings) -> np.ndarray:
-    """The same as `compute_mfcc` up to rounding, which every file of a corpus is worth.
+    """The same of float32 samples as `compute_mfcc`, up to rounding, which every file of a corpus is worth.
 
     Single precision; PyTorch's Fourier transform; in blocks, so that an hour needs no more memory than its samples and
     its result; and each group of mel bands is multiplied with the few bins that it covers.
@@ -133,10 +133,8 @@ def mfcc_constants(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, 
         bins = filters.any(dim=1).nonzero()
         first, end = (int(bins.min()), int(bins.max()) + 1) if len(bins) else (0, 1)
         mel_groups.append((2 * first, 2 * end, filters[first:end].repeat_interleave(2, dim=0)))
-    window, transform = (
-        torch.from_numpy(of.astype(np.float32)) for of in (hann_window(n_fft), cosines(n_mels, n_mfcc))
-    )
-    return window, mel_groups, transform
+    transform = torch.from_numpy(cosines(n_mels, n_mfcc).astype(np.float32))
+    return torch.hann_window(n_fft), mel_groups, transform
 
 
 # --------------------------------- Files, windows, triplets ----------------------------

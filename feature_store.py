@@ -2,9 +2,9 @@
 
 A store is a folder with two files that only grow at their end. `features.f16` holds frame after frame, N_MFCC
 float16 values each (1,000 hours are 9 GB at each speed). `index.jsonl` has one line per audio file, written after its
-frames: a JSON object with the fields of `Entry` and the path, `file`. An interrupted
-build can leave frames without a line, or half a line; these are ignored, and the file is decoded again. `store.json`
-says which features these are.
+frames: a JSON object with the fields of `Entry` and the path, `file`. An interrupted build can leave frames
+without a line, or half a line; these are ignored, and the file is decoded again. `store.json` says which features these
+are.
 """
 
 import contextlib
@@ -184,7 +184,7 @@ def read_index(folder: Path, frame_bytes: int) -> dict[str, Entry]:
     num_frames = (folder / "features.f16").stat().st_size // frame_bytes
     index = {}
     for line in lines:
-        with contextlib.suppress(ValueError, TypeError, LookupError):
+        with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
             fields = json.loads(line)
             file, entry = fields.pop("file"), Entry(**fields)
             if entry.skipped or sum(entry.places[-1]) <= num_frames:

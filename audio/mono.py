@@ -121,7 +121,7 @@ def levels_of_pair(channels: np.ndarray, rate: int) -> np.ndarray:
 
 
 def note_different_sounds(levels: np.ndarray, warnings: list[str]) -> None:
-    """Add a doubt if two channels with these levels (2, stretches) hold different sounds, as those of calls do.
+    """Add a warning if two channels with these levels (2, stretches) hold different sounds, as those of calls do.
 
     Then the difference of their levels changes all the time; that of one sound, heard twice, does not.
     """

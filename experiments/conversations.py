@@ -21,7 +21,7 @@ if __name__ == "__main__":
     if options.number < 1:
         parser.error(f"--number {options.number} is less than 1")
     typed = settings.read_command_line(__doc__, arguments=options.settings)
-    if importlib.util.find_spec("pyannote") is None:
+    if importlib.util.find_spec("pyannote") is None or importlib.util.find_spec("pyannote.metrics") is None:
         script.fail("conversations are scored by pyannote.metrics: pip3 install pyannote.metrics.")
 
 from collections import Counter

@@ -13,7 +13,10 @@ from foundation import settings
 from unit_tests.shared import RATE, ProjectTest
 
 
-@unittest.skipUnless(importlib.util.find_spec("pyannote"), "pyannote.metrics is not installed.")
+@unittest.skipUnless(
+    importlib.util.find_spec("pyannote") and importlib.util.find_spec("pyannote.metrics"),
+    "pyannote.metrics is not installed.",
+)
 class DiarizationErrorTest(unittest.TestCase):
     def test_errors_by_hand(self) -> None:
         reference = [Span(0, 4, "a"), Span(4, 10, "b")]

@@ -149,7 +149,7 @@ class FeatureStoreTest(ProjectTest):
         expected = [whole.read(utt) for utt in range(9)]
         del whole
         lines = (folder / "index.jsonl").read_bytes().splitlines(keepends=True)
-        for kept, cut in ((4, b""), (4, lines[4][:20]), (9, b""), (9, b"damaged\n"), (0, b"")):
+        for kept, cut in ((4, b""), (4, lines[4][:20]), (9, b""), (9, b"damaged\n"), (9, b"5\n"), (0, b"")):
             with self.subTest(kept=kept, cut=cut):
                 (folder / "index.jsonl").write_bytes(b"".join(lines[:kept]) + cut)
                 with (folder / "features.f16").open("ab") as file:
