@@ -100,7 +100,6 @@ def settings_that_shape(*what: str) -> tuple[str, ...]:
     return tuple(name for name, setting in SETTINGS.items() if setting.shapes in what)
 
 
-FEATURE_SETTINGS = settings_that_shape("features")
 MODEL_SETTINGS = settings_that_shape("features", "encoder", "lstm", "transformer")
 
 # The trained weights depend on these too, so a checkpoint is only continued with the same ones.

@@ -14,6 +14,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from foundation import parallel
@@ -21,10 +22,14 @@ from stress import audio, kill, large, meetings, parsing, threads, together
 
 NUM_BROKEN_FILES, NUM_BROKEN_FILES_QUICK = 1000, 150
 NUM_BROKEN_LISTS, NUM_BROKEN_LISTS_QUICK = 1000, 40
-NUM_KILLS, NUM_KILLS_QUICK = 100, 6
-NUM_ROUNDS, NUM_ROUNDS_QUICK = 50, 3
-NUM_MEETINGS, NUM_MEETINGS_QUICK = 200, 10
-NUM_CALLS, NUM_CALLS_QUICK = 200, 40
+
+# What is done in an empty folder, how often, and how often with --quick.
+IN_A_FOLDER: dict[str, tuple[Callable[[Path, int], str], int, int]] = {
+    "Killed": (kill.soak, 100, 6),
+    "Together": (together.embed_together, 50, 3),
+    "Threads": (threads.work_together, 200, 40),
+    "Meetings": (meetings.hold_meetings, 200, 10),
+}
 
 
 def main() -> None:
@@ -40,18 +45,9 @@ def main() -> None:
     ):
         num_files = NUM_BROKEN_LISTS_QUICK if options.quick else NUM_BROKEN_LISTS
         print(f"Broken lists: {parsing.parse_broken_files(Path(folder), num_files)}.", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        num_kills = NUM_KILLS_QUICK if options.quick else NUM_KILLS
-        print(f"Killed: {kill.soak(Path(folder), num_kills)}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        num_rounds = NUM_ROUNDS_QUICK if options.quick else NUM_ROUNDS
-        print(f"Together: {together.embed_together(Path(folder), num_rounds)}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        num_calls = NUM_CALLS_QUICK if options.quick else NUM_CALLS
-        print(f"Threads: {threads.work_together(Path(folder), num_calls)}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        num_meetings = NUM_MEETINGS_QUICK if options.quick else NUM_MEETINGS
-        print(f"Meetings: {meetings.hold_meetings(Path(folder), num_meetings)}", flush=True)
+    for name, (withstand, number, number_quick) in IN_A_FOLDER.items():
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"{name}: {withstand(Path(folder), number_quick if options.quick else number)}", flush=True)
     if not options.quick:
         large.withstand_large_inputs()
 
