@@ -10,10 +10,9 @@ import sklearn.metrics
 import evaluation
 import metrics
 from foundation import settings
-from unit_tests.shared import ProjectTest
 
 
-class MetricsTest(ProjectTest):
+class MetricsTest(unittest.TestCase):
     def test_toy_table(self) -> None:
         # By hand: at the threshold 0.4, one of four non-targets is accepted and one of four targets rejected.
         labels = [1, 1, 1, 1, 0, 0, 0, 0]
