@@ -1,12 +1,14 @@
 """Changes to the training data that make a network learn the voice and not the recording conditions."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import soxr
 import torch
 
 import feature_extraction
+from audio import mono
 from foundation.settings import Config
 
 # Of noises 40 % are recordings, if there are any, 30 % babble, and 30 % coloured noise.
@@ -14,7 +16,7 @@ RECORDING_END, BABBLE_END = 0.4, 0.7
 
 
 def change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
-    """Play samples `speed` times as fast, which changes pitch and formants as if another speaker spoke.
+    """Play samples `speed` times as fast (speed perturbation): pitch and formants become those of another speaker.
 
     Source: Ko et al. 2015, "Audio augmentation for speech recognition"; as new speakers: Yamamoto et al. 2019.
     """
@@ -23,19 +25,28 @@ def change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
     return soxr.resample(samples, feature_extraction.SAMPLE_RATE * speed, feature_extraction.SAMPLE_RATE)
 
 
+def features_at_speeds(
+    file: str, wanted: feature_extraction.FeatureSettings, speeds: Sequence[float], warnings: list[str]
+) -> list[np.ndarray]:
+    """Features of a file at each speed, the file decoded once. Raises ValueError for one that cannot be used."""
+    samples = mono.read_audio(file, warnings)
+    feature_extraction.check_length(samples, file, wanted)
+    return [feature_extraction.compute_mfcc_fast(change_speed(samples, speed), wanted) for speed in speeds]
+
+
 def random_channel(
-    crops: torch.Tensor, deviation: torch.Tensor, rng: np.random.Generator, config: Config
+    crops: torch.Tensor, feature_std: torch.Tensor, rng: np.random.Generator, config: Config
 ) -> torch.Tensor:
     """Simulate another microphone and distance for each crop (batch, frames, N_MFCC): shift all its frames equally.
 
     A channel multiplies the spectrum. This is a sum in decibels, and also after the cosine transform: a fixed filter
-    shifts the MFCCs (Atal 1974, on cepstral mean subtraction). The shift of each coefficient is
-    normal, CHANNEL_AUGMENTATION times its `deviation` (N_MFCC,) in the training data. A gain adds its decibels to all
-    N_MELS bands, so sqrt(N_MELS) times as much to the first coefficient, whose cosine is 1 / sqrt(N_MELS), and nothing
-    to the others.
+    shifts the MFCCs (Atal 1974, on cepstral mean subtraction). The shift of each coefficient is normal,
+    CHANNEL_AUGMENTATION times its standard deviation in the training data, `feature_std` (N_MFCC,). A gain adds its
+    decibels to all N_MELS bands, so sqrt(N_MELS) times as much to the first coefficient, whose cosine is 1 /
+    sqrt(N_MELS), and nothing to the others.
     """
     shift = torch.from_numpy(rng.standard_normal((len(crops), 1, crops.shape[2]), dtype=np.float32))
-    shift *= config.CHANNEL_AUGMENTATION * deviation
+    shift *= config.CHANNEL_AUGMENTATION * feature_std
     gain_db = torch.from_numpy(rng.normal(0, config.GAIN_AUGMENTATION_DB, (len(crops), 1)).astype(np.float32))
     shift[..., 0] += gain_db * math.sqrt(config.N_MELS)
     return crops + shift
@@ -58,7 +69,7 @@ def disturb(crops: torch.Tensor, noises: torch.Tensor | None, rng: np.random.Gen
     in_room, in_noise, in_band = (
         torch.from_numpy(rng.random(len(crops)) < probability) for probability in probabilities
     )
-    cosines = feature_extraction.mfcc_constants(config.N_FFT, config.N_MELS, config.N_MFCC)[2]
+    cosines = feature_extraction.mfcc_constants(config.N_FFT, config.N_MELS, config.N_MFCC).transform
     decibels = crops @ cosines.T
     loudest = decibels.amax(dim=(1, 2), keepdim=True)
     power = to_power(decibels - loudest)
@@ -74,7 +85,7 @@ def disturb(crops: torch.Tensor, noises: torch.Tensor | None, rng: np.random.Gen
 
 
 def add_echoes(power: torch.Tensor, rng: np.random.Generator, hop_length: int) -> torch.Tensor:
-    """Add decaying echoes of each frame's mel power (batch, frames, N_MELS) to the next frames, as a room does.
+    """Add decaying echoes of each frame's mel power (batch, frames, N_MELS) to the next frames (reverberation).
 
     Frames are `hop_length` samples apart. The echoes decay exponentially, by 60 dB in 0.2 to 1 s (Sabine's
     reverberation time), and have -15 to 3 dB of the direct sound's power.
@@ -112,10 +123,10 @@ def add_noise(
     slope = uniform(rng, -9, 1.5, batch) * (frequencies.clamp(min=60) / 1000).log2()
     unevenness = torch.from_numpy(rng.normal(0, 0.7, (batch, 1, num_bands)).astype(np.float32)).cumsum(dim=2)
     # Below RECORDING_END a recording, then babble up to BABBLE_END, coloured noise above.
-    kind = uniform(rng, 0 if recordings is not None else RECORDING_END, 1, batch)
-    noise = torch.where(kind > BABBLE_END, to_power(slope + unevenness), noise)
+    draw = uniform(rng, 0 if recordings is not None else RECORDING_END, 1, batch)
+    noise = torch.where(draw > BABBLE_END, to_power(slope + unevenness), noise)
     if recordings is not None:
-        noise = torch.where(kind < RECORDING_END, recordings, noise)
+        noise = torch.where(draw < RECORDING_END, recordings, noise)
     level = (power @ widths).mean(dim=1) / (noise @ widths).mean(dim=1).clamp(min=1e-20)
     return power + level[:, None, None] * to_power(-uniform(rng, *snr_db, batch)) * noise
 
@@ -132,7 +143,8 @@ def narrow_band(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     upper = torch.where(is_telephone, uniform(rng, 3300, 4000, batch), uniform(rng, 3000, 8000, batch))
     lower = torch.where(is_telephone, uniform(rng, 50, 350, batch), 1.0)
     above, below = (frequencies / upper).log2().clamp(min=0), (lower / frequencies).log2().clamp(min=0)
-    power = power * to_power(-200 * above - 24 * below)
+    power = power * to_power(-200 * above - 24 * below)  # Decibels per octave outside of the band.
+    # Mel bands hold power per Hz, so the noise is spread evenly over its 4 kHz.
     companding_noise = 10**-3.6 * (power @ widths)[:, :, None] / 4000
     return power + companding_noise * (is_telephone & (frequencies < 4000))
 

@@ -41,7 +41,7 @@ BLOCK_TRIALS = 2**18
 
 
 def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
-    """Embed one utterance's features (frames, N_MFCC) -> (dimensions,), not normalised.
+    """Embed one utterance's features (frames, N_MFCC) -> (dimensions,), of any length.
 
     The simple version of `inference.embed_features`: the whole sequence, or the mean over its sliding windows.
     """
@@ -54,7 +54,7 @@ def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
 
 
 def embed_utterances(encoder: SpeakerEncoder, audio_files: Paths) -> np.ndarray:
-    """Embed audio files of any format -> float32 (utterances, dimensions), L2-normalised, in the order of the files.
+    """Embed audio files of any format -> float32 (utterances, dimensions), each of length 1, in the order of the files.
 
     The dot product of two rows is the cosine similarity of two utterances. Warns of doubtful files, such as those of
     which a part cannot be read. Raises ValueError for a file that cannot be used.
@@ -108,7 +108,7 @@ def score_trials(
     if enrol.ndim > 1:  # The mean of each group is one more embedding.
         groups, group = np.unique(enrol, axis=0, return_inverse=True)
         enrol = len(embeddings) + group.ravel()
-        embeddings = np.concatenate([embeddings, unit_length(embeddings[groups].sum(axis=1))])
+        embeddings = np.concatenate([embeddings, unit_length(embeddings[groups].mean(axis=1))])
     statistics = cohort_statistics(embeddings, encoder.cohort) if config.AS_NORM else None
     scores = np.empty(len(enrol), np.float32)
     for start in range(0, len(enrol), BLOCK_TRIALS):
@@ -186,9 +186,10 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
 
 def count_distinct(enrol: np.ndarray, test: np.ndarray) -> int:
     """How many trials are different: the order does not count within a group, nor between two single utterances."""
-    if enrol.ndim > 1:
-        return len(np.unique(np.column_stack([np.sort(enrol, axis=1), test]), axis=0))
-    return len(np.unique(np.minimum(enrol, test) * (1 + max(enrol.max(), test.max())) + np.maximum(enrol, test)))
+    trials = np.column_stack([enrol, test])
+    in_any_order = trials if enrol.ndim == 1 else trials[:, :-1]
+    in_any_order.sort(axis=1)
+    return len(np.unique(trials, axis=0))
 
 
 def evaluation_settings(config: Config) -> dict:

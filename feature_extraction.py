@@ -31,12 +31,12 @@ class FeatureSettings(NamedTuple):
 
 
 def feature_settings(values: Mapping | None = None) -> FeatureSettings:
-    """Those of the present settings, or of values by their names, such as a model's."""
+    """Those of the settings that features depend on, of a model for instance; of `myconfig.py` if none are given."""
     values = vars(myconfig) if values is None else values
     return FeatureSettings(*(values[name.upper()] for name in FeatureSettings._fields))
 
 
-# --------------------------------- MFCC, as in the lecture -----------------------------
+# -------------------- MFCC, as in the lecture (the tests compare with it) --------------
 
 
 def compute_mfcc(samples: np.ndarray, wanted: FeatureSettings | None = None) -> np.ndarray:
@@ -100,33 +100,41 @@ def cosines(n_mels: int, n_mfcc: int) -> np.ndarray:
 
 
 def compute_mfcc_fast(samples: np.ndarray, wanted: FeatureSettings) -> np.ndarray:
-    """The same of float32 samples as `compute_mfcc`, up to rounding, which every file of a corpus is worth.
+    """Like `compute_mfcc`, equal up to rounding, but several times faster: files are extracted with this one.
 
     Single precision; PyTorch's Fourier transform; in blocks, so that an hour needs no more memory than its samples and
     its result; and each group of mel bands is multiplied with the few bins that it covers.
     """
-    window, mel_groups, transform = mfcc_constants(wanted.n_fft, wanted.n_mels, wanted.n_mfcc)
+    constants = mfcc_constants(wanted.n_fft, wanted.n_mels, wanted.n_mfcc)
     half = wanted.n_fft // 2
     padded = torch.nn.functional.pad(torch.from_numpy(samples), (half, half))
     frames = padded.unfold(0, wanted.n_fft, wanted.hop_length)
     decibels = torch.empty(len(frames), wanted.n_mels)
     for start in range(0, len(frames), BLOCK_FRAMES):
-        spectrum = torch.fft.rfft(frames[start : start + BLOCK_FRAMES] * window)
+        spectrum = torch.fft.rfft(frames[start : start + BLOCK_FRAMES] * constants.window)
         power = torch.view_as_real(spectrum).square_().flatten(1)
-        mel_power = torch.cat([power[:, first:end] @ filters for first, end, filters in mel_groups], dim=1)
+        mel_power = torch.cat([power[:, first:end] @ filters for first, end, filters in constants.mel_groups], dim=1)
         decibels[start : start + BLOCK_FRAMES] = 10 * torch.log10(mel_power.clamp(min=1e-10))
-    mfcc = decibels.clamp(min=float(decibels.max()) - 80) @ transform
+    mfcc = decibels.clamp(min=float(decibels.max()) - 80) @ constants.transform
     if wanted.cepstral_mean_normalization:
         mfcc -= mfcc.mean(dim=0)
     return mfcc.numpy()
 
 
-@functools.cache
-def mfcc_constants(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, list, torch.Tensor]:
-    """The window (n_fft,), groups of mel filters, and the cosine transform (n_mels, n_mfcc).
+class MfccConstants(NamedTuple):
+    """The window (n_fft,), groups of mel filters, and the cosine transform (n_mels, n_mfcc)."""
 
-    A group has the first row of the power, the row after the last, and the filters (rows, bands). Each frequency bin
-    has two rows, for the squares of its real and its imaginary part, whose sum is the power.
+    window: torch.Tensor
+    mel_groups: list
+    transform: torch.Tensor
+
+
+@functools.cache
+def mfcc_constants(n_fft: int, n_mels: int, n_mfcc: int) -> MfccConstants:
+    """What is the same for all recordings, computed once.
+
+    A group of mel filters has the first row of the power, the row after the last, and the filters (rows, bands). Each
+    frequency bin has two rows, for the squares of its real and its imaginary part, whose sum is the power.
     """
     mel_groups = []
     for filters in torch.from_numpy(mel_filters(n_fft, n_mels).T.copy()).split(BANDS_IN_GROUP, dim=1):
@@ -134,7 +142,7 @@ def mfcc_constants(n_fft: int, n_mels: int, n_mfcc: int) -> tuple[torch.Tensor, 
         first, end = (int(bins.min()), int(bins.max()) + 1) if len(bins) else (0, 1)
         mel_groups.append((2 * first, 2 * end, filters[first:end].repeat_interleave(2, dim=0)))
     transform = torch.from_numpy(cosines(n_mels, n_mfcc).astype(np.float32))
-    return torch.hann_window(n_fft), mel_groups, transform
+    return MfccConstants(torch.hann_window(n_fft), mel_groups, transform)
 
 
 # --------------------------------- Files, windows, triplets ----------------------------

@@ -8,10 +8,9 @@ are.
 """
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,6 @@ from tqdm import tqdm
 import augmentation
 import dataset
 import feature_extraction
-from audio import mono
 from dataset import SpkToUtts
 from feature_extraction import FeatureSettings, feature_settings
 from foundation import parallel, safe_files, script, settings
@@ -39,30 +37,22 @@ DTYPE = np.dtype("<f2")
 
 
 class Entry(NamedTuple):
-    """What the index says of a file.
+    """What the index says of a file."""
 
-    Its size and time of change, a hash of its bytes, [first frame, number of frames] at each speed, or in words why it
-    is skipped; a hash of its features, and warnings about it, in words.
-    """
-
-    bytes: int
+    bytes: int  # Its size, and the time when it was changed.
     changed_ns: int
-    content: str = ""
-    places: Sequence[Sequence[int]] = ()
-    skipped: str = ""
-    digest: str = ""
+    content: str = ""  # A hash of its bytes.
+    places: Sequence[Sequence[int]] = ()  # [first frame, number of frames] at each speed.
+    skipped: str = ""  # In words, why it cannot be used.
+    digest: str = ""  # A hash of its features.
     warnings: Sequence[str] = ()
 
 
-class Extracted(NamedTuple):
-    """A file, its entry, and float16 features (frames, N_MFCC) at each speed that are to be appended, or none."""
-
-    file: str
-    entry: Entry
-    features: list[np.ndarray]
+# A file, its entry, and float16 features (frames, N_MFCC) at each speed that are to be appended, or none.
+Extracted = tuple[str, Entry, list[np.ndarray]]
 
 
-class Features(NamedTuple):
+class FeatureFormat(NamedTuple):
     """What the features in a store are: their settings and speeds, and how they were computed (FEATURES_VERSION)."""
 
     settings: FeatureSettings
@@ -82,17 +72,19 @@ class Features(NamedTuple):
 class FeatureStore:
     """Features of a data set at one or several speeds, opened for reading. Each speed has its own speakers.
 
-    Utterances are numbered through all speeds: `files[number]`, `speaker_of[number]` (a number in `speakers`), and
-    `num_frames[number]`; `utts_of_speaker` lists the utterance numbers of each speaker, `speech_seconds` their total
-    length, and `corpus_of_speaker` the speaker's corpus, of those that `corpora` names.
+    Utterances are numbered through all speeds: `files[number]`, `speaker_of[number]` (a number in `speakers`);
+    `num_frames[number]` rows of `frames`, from `start[number]` on. `utts_of_speaker` lists the utterance numbers of
+    each speaker, `speech_seconds` their total length, `corpus_of_speaker` one of `corpora`.
     """
 
-    def __init__(self, folder: Path, index: dict[str, Entry], spk_to_utts: SpkToUtts, features: Features, corpora: str):
+    def __init__(
+        self, folder: Path, index: dict[str, Entry], spk_to_utts: SpkToUtts, wanted: FeatureFormat, corpora: str
+    ):
         self.speakers: list[str] = []
         self.files: list[str] = []
         self.utts_of_speaker: list[np.ndarray] = []
         starts, lengths = [], []
-        for number, speed in enumerate(features.speeds):
+        for number, speed in enumerate(wanted.speeds):
             for speaker, utts in spk_to_utts.items():
                 used = [utt for utt in utts if not index[utt].skipped]
                 if not used:
@@ -104,15 +96,13 @@ class FeatureStore:
                 lengths += [index[utt].places[number][1] for utt in used]
         self.start = np.array(starts, dtype=np.int64)
         self.num_frames = np.array(lengths, dtype=np.int64)
-        seconds_per_frame = features.settings.hop_length / feature_extraction.SAMPLE_RATE
-        self.speech_seconds = (
-            np.array([self.num_frames[utts].sum() for utts in self.utts_of_speaker]) * seconds_per_frame
-        )
+        frames_of_speaker = np.array([self.num_frames[utts].sum() for utts in self.utts_of_speaker])
+        self.speech_seconds = frames_of_speaker * (wanted.settings.hop_length / feature_extraction.SAMPLE_RATE)
         self.corpus_of_speaker = np.array([dataset.get_corpus(speaker, corpora) for speaker in self.speakers])
         self.speaker_of = np.repeat(np.arange(len(self.speakers)), [len(utts) for utts in self.utts_of_speaker])
         num_rows = int((self.start + self.num_frames).max())
         self.path = folder / "features.f16"
-        self.frames = np.memmap(self.path, dtype=DTYPE, mode="r", shape=(num_rows, features.settings.n_mfcc))
+        self.frames = np.memmap(self.path, dtype=DTYPE, mode="r", shape=(num_rows, wanted.settings.n_mfcc))
 
     def read(self, utt: int, max_frames: int | None = None) -> np.ndarray:
         """The features of an utterance, or its first `max_frames`, float32 (frames, N_MFCC).
@@ -138,27 +128,25 @@ def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,), config:
     can be used, OSError if the disk is full or read-only.
     """
     config = config or settings.present()
-    features = Features(feature_settings(vars(config)), tuple(speeds))
+    wanted = FeatureFormat(feature_settings(vars(config)), tuple(speeds))
     files = [utt for utts in spk_to_utts.values() for utt in utts]
-    folder = store_folder(files, features, config.FEATURE_STORE_DIR)
+    folder = store_folder(files, wanted, config.FEATURE_STORE_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    num_threads = config.NUM_PROCESSES
-    index = build(folder, parallel.own_share(files), features, f"share-{parallel.rank()}", num_threads)
+    index = build(folder, parallel.own_share(files), wanted, f"share-{parallel.rank()}", config.NUM_PROCESSES)
     if parallel.world_size() > 1:
-        parallel.wait_for_all()
-        # Builds nothing, unless machines have separate disks.
-        index = build(folder, files, features, "rest", num_threads)
+        parallel.wait_for_all()  # What follows builds nothing, unless machines have separate disks.
+        index = build(folder, files, wanted, "rest", config.NUM_PROCESSES)
     report_skipped(folder, files, index)
     report_duplicates(spk_to_utts, index)
-    return FeatureStore(folder, index, spk_to_utts, features, config.CORPORA)
+    return FeatureStore(folder, index, spk_to_utts, wanted, config.CORPORA)
 
 
-def store_folder(files: list[str], features: Features, stores_dir: str) -> Path:
+def store_folder(files: list[str], wanted: FeatureFormat, stores_dir: str) -> Path:
     """The folder of a store, named after the data set's own folder and a hash of it and of what the features are."""
     absolute = [str(Path(file).absolute().parent) for file in files]
     # Windows has no common folder for files on two drives.
     common = os.path.commonpath(absolute) if len({Path(file).anchor for file in absolute}) == 1 else "several drives"
-    key = json.dumps([common, features.describe()])
+    key = json.dumps([common, wanted.describe()])
     return Path(stores_dir) / f"{Path(common).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
@@ -173,7 +161,8 @@ def file_state(file: str) -> tuple[int, int]:
 
 def missing_files(files: Sequence[str], index: dict[str, Entry]) -> list[str]:
     """The files that are not in the index, or have changed since."""
-    return [file for file in files if file not in index or index[file][:2] != file_state(file)]
+    state_of = {file: (entry.bytes, entry.changed_ns) for file, entry in index.items()}
+    return [file for file in files if state_of.get(file) != file_state(file)]
 
 
 def read_index(folder: Path, frame_bytes: int) -> dict[str, Entry]:
@@ -187,7 +176,8 @@ def read_index(folder: Path, frame_bytes: int) -> dict[str, Entry]:
         with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
             fields = json.loads(line)
             file, entry = fields.pop("file"), Entry(**fields)
-            if entry.skipped or sum(entry.places[-1]) <= num_frames:
+            first, count = entry.places[-1] if entry.places else (0, 0)
+            if first + count <= num_frames:
                 index[file] = entry
     return index
 
@@ -197,29 +187,29 @@ def index_line(file: str, entry: Entry) -> str:
     return json.dumps({"file": file, **entry._asdict()}) + "\n"
 
 
-def build(folder: Path, files: Sequence[str], features: Features, share: str, num_threads: int) -> dict[str, Entry]:
+def build(folder: Path, files: Sequence[str], wanted: FeatureFormat, share: str, num_threads: int) -> dict[str, Entry]:
     """Decode the files that are missing, in parallel, and append them to the store; returns the whole index.
 
     One process at a time builds a share; those that build different shares take turns at appending.
     """
-    index = read_index(folder, features.frame_bytes)
+    index = read_index(folder, wanted.frame_bytes)
     if not missing_files(files, index):
         return index
     appending = filelock.FileLock(folder / "append.lock")
     with filelock.FileLock(folder / f"{share}.lock"):
-        index = read_index(folder, features.frame_bytes)  # Another process may have built them meanwhile.
+        index = read_index(folder, wanted.frame_bytes)  # Another process may have built them meanwhile.
         with appending:  # Those that build other shares write it, too.
             if not (folder / "store.json").exists():
-                safe_files.write_text(folder / "store.json", features.describe() + "\n")
-        for extracted in extract_all(missing_files(files, index), features, index, num_threads):
+                safe_files.write_text(folder / "store.json", wanted.describe() + "\n")
+        for extracted in extract_all(missing_files(files, index), wanted, index, num_threads):
             with appending:
-                append(folder, extracted, features.frame_bytes)
+                append(folder, extracted, wanted.frame_bytes)
         with appending:
-            index = read_index(folder, features.frame_bytes)
+            index = read_index(folder, wanted.frame_bytes)
             skipped = [[path, entry.skipped] for path, entry in index.items() if entry.skipped]
             doubtful = [[path, "; ".join(entry.warnings)] for path, entry in index.items() if entry.warnings]
-            write_list(folder / "skipped.csv", skipped)
-            write_list(folder / "doubtful.csv", doubtful)
+            safe_files.write_rows(folder / "skipped.csv", [["file", "reason"], *skipped])
+            safe_files.write_rows(folder / "doubtful.csv", [["file", "reason"], *doubtful])
     return index
 
 
@@ -228,8 +218,10 @@ def append(folder: Path, extracted: list[Extracted], frame_bytes: int) -> None:
     lines = []
     with (folder / "features.f16").open("ab") as features_file:
         end = features_file.seek(0, os.SEEK_END)
-        features_file.write(bytes(-end % frame_bytes))  # A process that was killed may have left part of a frame.
-        start = -(-end // frame_bytes)
+        start = math.ceil(end / frame_bytes)
+        features_file.write(
+            bytes(start * frame_bytes - end)
+        )  # A process that was killed may have left part of a frame.
         for file, entry, features in extracted:
             for at_speed in features:
                 features_file.write(at_speed.tobytes())
@@ -242,34 +234,26 @@ def append(folder: Path, extracted: list[Extracted], frame_bytes: int) -> None:
         index_file.write(("\n" + "".join(lines)).encode())  # The line before may have been cut off.
 
 
-def write_list(path: Path, reasons: list[list[str]]) -> None:
-    """List files with the reasons why they are skipped or doubtful."""
-    with safe_files.replace_when_whole(path) as file:
-        listing = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-        csv.writer(listing).writerow(["file", "reason"])
-        csv.writer(listing).writerows(reasons)
-        listing.detach()
-
-
 def extract_all(
-    files: list[str], features: Features, index: dict[str, Entry], num_threads: int
+    files: list[str], wanted: FeatureFormat, index: dict[str, Entry], num_threads: int
 ) -> Iterator[list[Extracted]]:
     """Groups of files, extracted. A file whose time of change alone is another than in the index is not decoded."""
 
     def extract(file: str) -> Extracted:
         entry = Entry(*file_state(file), safe_files.digest_of(file)[:16])
         before = index.get(file)
-        if before and before.content == entry.content != "" and not before.skipped:
-            return Extracted(file, before._replace(bytes=entry.bytes, changed_ns=entry.changed_ns), [])
+        if before and entry.content and before.content == entry.content and not before.skipped:
+            return (file, before._replace(bytes=entry.bytes, changed_ns=entry.changed_ns), [])
         warnings: list[str] = []
         try:
-            result = [at_speed.astype(DTYPE) for at_speed in features_at_speeds(file, features, warnings)]
+            at_speeds = augmentation.features_at_speeds(file, wanted.settings, wanted.speeds, warnings)
+            result = [features.astype(DTYPE) for features in at_speeds]
         except ValueError as error:
-            return Extracted(file, entry._replace(skipped=str(error)), [])
+            return (file, entry._replace(skipped=str(error)), [])
         except OSError as error:  # It may pass: a size that no file has makes it be tried again.
-            return Extracted(file, Entry(-1, -1, skipped=f"{file} cannot be read: {script.in_words(error)}."), [])
+            return (file, Entry(-1, -1, skipped=f"{file} cannot be read: {script.in_words(error)}."), [])
         digest = hashlib.sha256(result[0].tobytes()).hexdigest()[:16]
-        return Extracted(file, entry._replace(digest=digest, warnings=warnings), result)
+        return (file, entry._replace(digest=digest, warnings=warnings), result)
 
     if not files:
         return
@@ -285,14 +269,6 @@ def extract_all(
                 progress.update()
                 script.raise_if_interrupted()
             yield chunk
-
-
-def features_at_speeds(file: str, features: Features, warnings: list[str]) -> list[np.ndarray]:
-    """Features of a file at each speed, the file decoded once. Raises ValueError for one that cannot be used."""
-    samples = mono.read_audio(file, warnings)
-    feature_extraction.check_length(samples, file, features.settings)
-    at_speeds = (augmentation.change_speed(samples, speed) for speed in features.speeds)
-    return [feature_extraction.compute_mfcc_fast(changed, features.settings) for changed in at_speeds]
 
 
 def report_skipped(folder: Path, files: list[str], index: dict[str, Entry]) -> None:

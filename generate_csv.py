@@ -18,8 +18,6 @@ if __name__ == "__main__":
     parser.add_argument("csv_file", type=expand_home)
     options = parser.parse_args()
 
-import csv
-import io
 import os
 import re
 from pathlib import Path
@@ -63,11 +61,9 @@ def main(options: argparse.Namespace) -> None:
     if not options.csv_file.lower().endswith(".csv"):
         raise ValueError(f"{options.csv_file}, the file to write, must end in .csv.")
     rows, num_others = list_recordings(options.folder, options.pattern)
-    text = io.StringIO()
     start = Path(options.csv_file).absolute().parent
-    for speaker, file, *group in rows:
-        csv.writer(text, lineterminator="\n").writerow([speaker, path_from(start, file), *group])
-    safe_files.write_text(Path(options.csv_file), text.getvalue())
+    relative = ([speaker, path_from(start, file), *group] for speaker, file, *group in rows)
+    safe_files.write_rows(options.csv_file, relative)
     others = f" {num_others} files do not match the pattern." if num_others else ""
     print(f"{options.csv_file}: {len({row[0] for row in rows})} speakers, {len(rows)} recordings.{others}")
 

@@ -135,14 +135,14 @@ def bootstrap_eers(
     bounds = np.searchsorted(kind_of_trial[order], np.arange(0, len(kinds) + BLOCK_PAIRS, BLOCK_PAIRS))
     histograms = np.zeros((2, NUM_BOOTSTRAPS, num_bins))  # Of non-target and target scores in each replicate.
     for block, first in enumerate(range(0, len(kinds), BLOCK_PAIRS)):
-        pair, test = np.divmod(kinds[first : first + BLOCK_PAIRS], num_speakers)
-        label, enrol = np.divmod(pair, num_speakers)
+        pair, other = np.divmod(kinds[first : first + BLOCK_PAIRS], num_speakers)
+        label, speaker = np.divmod(pair, num_speakers)
         trials = order[bounds[block] : bounds[block + 1]]
         cells = (kind_of_trial[trials] - first) * num_bins + bins[trials]
         counts = np.bincount(cells, minlength=len(label) * num_bins).reshape(-1, num_bins).astype(np.float32)
-        weights = draws[:, enrol] * np.where(label == 1, 1, draws[:, test])
-        for kind in (0, 1):
-            histograms[kind] += weights[:, label == kind] @ counts[label == kind]
+        weights = draws[:, speaker] * np.where(label == 1, 1, draws[:, other])
+        for is_target in (0, 1):
+            histograms[is_target] += weights[:, label == is_target] @ counts[label == is_target]
     return histogram_eers(*histograms)
 
 

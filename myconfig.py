@@ -62,8 +62,9 @@ LSTM_HIDDEN_SIZE = 128
 # Number of LSTM layers.
 LSTM_NUM_LAYERS = 3
 
-# Normalise the outputs of each LSTM layer, to mean 0 and deviation 1 in each step, and add to them what the layer has
-# read, except in the first. In long trainings with many speakers, the EER falls further; in short ones it does not.
+# Normalise the outputs of each LSTM layer, to mean 0 and standard deviation 1 in each step, and add to them what the
+# layer has read, except in the first. In long trainings with many speakers, the EER falls further; in short ones it
+# does not.
 LSTM_LAYER_NORM = False
 
 # Read the frames in both directions. Doubles the cost of a step and the size of the embedding.
@@ -210,8 +211,9 @@ NUM_EVAL_TRIPLETS = 10000
 # EVAL_TRIALS="all_pairs", each speaker's recordings are divided into groups of so many. A trial list has one for each.
 EVAL_ENROL_UTTS = 1
 
-# Normalise scores (AS-norm): a score is the number of deviations above the mean score of its two utterances with the
-# most similar training speakers, so that one threshold suits many kinds of recordings; if False, a cosine similarity.
+# Normalise scores (AS-norm): a score is the number of standard deviations above the mean score of its two utterances
+# with the most similar training speakers, so that one threshold suits many kinds of recordings; if False, a cosine
+# similarity.
 AS_NORM = False
 
 # What the names of speakers begin with whose embeddings no model keeps for AS_NORM, with commas between several: "cv-"

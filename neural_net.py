@@ -79,20 +79,21 @@ def get_batch_hard_losses(embeddings: torch.Tensor, config: Config) -> torch.Ten
 
 
 def get_smooth_batch_hard_losses(embeddings: torch.Tensor, config: Config) -> torch.Tensor:
-    """Like get_batch_hard_losses, but all pairs count, harder pairs more, and the hinge is soft -> the same shape.
+    """Like get_batch_hard_losses, but all triplets of an anchor a count, harder ones more -> the same shape.
 
-    log-sum-exp with sharpness s replaces the maximum, softplus replaces the hinge; as s grows, the loss becomes
-    get_batch_hard_losses. All pairs give gradients, so training does not collapse if the hardest pair is too hard. As
-    all pairs count, the anchor must not be among its own positives here.
+    log(1 + sum over positives p and negatives n of exp(s (cos(a, n) - cos(a, p) + TRIPLET_ALPHA))) / s; s is
+    MINING_SHARPNESS, and as it grows, this becomes get_batch_hard_losses. The sum over both is a product of two sums,
+    and log(1 + exp(x)) is softplus(x). All triplets give gradients, so training does not collapse if the hardest one is
+    too hard. The anchor must not be among its own positives here.
     Sources: Hermans et al. 2017, section 2 (soft margin); Oh Song et al. 2016, "Deep metric learning via lifted
     structured feature embedding" (smooth maximum).
     """
     sharpness = config.MINING_SHARPNESS
     similarity, same_speaker = get_batch_similarities(embeddings)
     itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
-    hard_neg = smooth_maximum(sharpness * similarity, ~same_speaker)
-    hard_pos = -smooth_maximum(-sharpness * similarity, same_speaker & ~itself)  # So this is a minimum.
-    return nn.functional.softplus(hard_neg - hard_pos + sharpness * config.TRIPLET_ALPHA) / sharpness
+    scaled_neg = smooth_maximum(sharpness * similarity, ~same_speaker)
+    scaled_pos = -smooth_maximum(-sharpness * similarity, same_speaker & ~itself)  # So this is a minimum.
+    return nn.functional.softplus(scaled_neg - scaled_pos + sharpness * config.TRIPLET_ALPHA) / sharpness
 
 
 def smooth_maximum(values: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
@@ -125,7 +126,10 @@ def get_triplet_losses(embeddings: torch.Tensor, config: Config) -> torch.Tensor
 
 
 def active_share(losses: torch.Tensor, config: Config) -> float:
-    """Share of the losses above the hinge: those whose positive is not yet nearer than the negative by the margin."""
+    """Share of the losses above the hinge, whose positive is not yet nearer than the negative by the margin.
+
+    With smooth_batch_hard, it is at softplus(0) / MINING_SHARPNESS, and all triplets of an anchor together count.
+    """
     at_hinge = math.log(2) / config.MINING_SHARPNESS if config.TRIPLET_MINING == "smooth_batch_hard" else 0.0
     return float((losses > at_hinge).float().mean())
 
@@ -136,7 +140,7 @@ def active_share(losses: torch.Tensor, config: Config) -> float:
 def train_encoder(
     encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_steps: int, saved_model: str | None, config: Config
 ) -> list[float]:
-    """Do what `train_network` does with this encoder, whose shape is that of the settings."""
+    """Train this encoder, whose shape is that of the settings; see `train_network`."""
     train_data, validation_data = set_validation_speakers_aside(spk_to_utts, encoder.train_speakers, config)
     dataset.describe_corpora(spk_to_utts, config.CORPORA)
     encoder.train_speakers = sorted({*encoder.train_speakers, *train_data})
@@ -145,13 +149,13 @@ def train_encoder(
     store, validation_store, noise_store = open_stores(train_data, validation_data, config)
     if not config.INITIAL_MODELS:
         set_normalisation(encoder, store, config.SEED)
-    optimizer = torch.optim.Adam(encoder.parameters())
+    optimizer = torch.optim.Adam(encoder.parameters())  # Each step sets the learning rate.
     progress = TrainingProgress(num_steps, config)
     origin = find_origin(encoder, store, noise_store, bool(config.INITIAL_MODELS))
     if checkpoint and saved_model:
         continue_from(checkpoint, saved_model, encoder, optimizer, progress, origin, config)
     elif saved_model:
-        remove_models(saved_model)
+        remove_models(saved_model)  # There are some if START_OVER is set.
     network = parallel.replicate(encoder)
 
     batches = draw_batches(encoder, store, noise_store, range(len(progress.losses), num_steps), config)
@@ -208,7 +212,7 @@ def train_network(
         torch.default_generator.manual_seed(config.SEED)
         encoder = join_encoders(initial_models) if initial_models else new_encoder(vars(config))
     encoder = encoder.to(parallel.get_device(config.DEVICE))
-    config = Config(**vars(config) | encoder.settings)
+    config = config.but(**encoder.settings)
     setting_checks.check(vars(config))
     setting_checks.check_training(vars(config), typed)
     with contextlib.ExitStack() as locks:
@@ -222,9 +226,8 @@ def run_training(typed: Collection[str] = ()) -> None:
     parallel.prepare_process()
     config = settings.present()
     spk_to_utts = dataset.get_spk_to_utts("TRAIN", typed)
-    names = ", ".join(
-        [*list(spk_to_utts)[:2], *(["..."] if len(spk_to_utts) > 2 else [])]
-    )  # The names show whether it is the right folder.
+    # The names show whether it is the right folder.
+    names = ", ".join([*list(spk_to_utts)[:2], "..."][: len(spk_to_utts)])
     num_utts = sum(map(len, spk_to_utts.values()))
     print(f"Training data: {len(spk_to_utts)} speakers ({names}), {num_utts} utterances.", flush=True)
     with parallel.process_group(config.DEVICE):

@@ -13,7 +13,10 @@ from foundation.settings import Config
 
 
 def apply_specaug(features: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Mask the features of one utterance (frames, N_MFCC) with their mean -> a copy of the same shape and type."""
+    """Mask features (frames, N_MFCC) with the mean of all their values, one number -> a copy of the same shape.
+
+    Training takes the mean of each coefficient instead.
+    """
     crops = torch.from_numpy(np.array(features)[None])
     fill = crops.mean().expand(crops.shape[2])
     config = settings.present()

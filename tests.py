@@ -7,11 +7,9 @@
 import sys
 import unittest
 import warnings
-from pathlib import Path
 
 from foundation import script, setting_checks, settings
-
-PROJECT_DIR = Path(__file__).resolve().parent
+from foundation.paths import PROJECT_DIR
 
 
 def main() -> None:

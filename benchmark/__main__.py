@@ -1,98 +1,52 @@
 """Compare the speed of this project with a straightforward implementation, in a Markdown table.
 
 `python3 -m benchmark` times both in turns on the training and test data of the settings, in a few minutes; `--quick` is
-less precise. `--minutes 30` instead trains the straightforward way for 30 minutes and reports how soon the project's
-own training is as good; extracting its features is included. `--growth growth.png` instead draws how the times grow
-as the training data are multiplied.
+less precise.
 """
 
 from foundation import script, settings
-from foundation.paths import expand_home
 
 if __name__ == "__main__":
     script.begin()
     parser = script.OptionParser(prog="python3 -m benchmark", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
-    parser.add_argument("--minutes", type=float, default=0, help="minutes of straightforward training to compare with")
-    parser.add_argument(
-        "--growth", type=expand_home, metavar="PNG", help="draw how the times grow with the data instead"
-    )
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
     options = parser.parse_intermixed_args()
     settings.read_command_line(__doc__, arguments=options.settings)
 
 import contextlib
 import io
-import itertools
 import multiprocessing
 import os
 import platform
 import tempfile
-import time
 
 import librosa
 import numpy as np
 import torch
 
+import augmentation
 import dataset
 import evaluation
 import feature_extraction
-import feature_store
 import myconfig
 import neural_net
-from benchmark.growth import draw_growth
 from benchmark.networks import gpu_rows, network_rows, network_step
 from benchmark.peers import peer_rows
-from benchmark.start_up import enrol_gigabytes, measure_start_up
+from benchmark.start_up import measure_start_up
 from benchmark.straightforward import (
     straightforward_crops,
     straightforward_features,
     straightforward_speeds,
     straightforward_step,
     straightforward_sweep,
-    straightforward_training,
     straightforward_trials,
 )
 from benchmark.timing import Row, compare, in_torch_threads, median_seconds, share
-from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel
-from scoring.trials import all_pair_trials
 
 NUM_TRIPLETS, NUM_TRIALS = 10**4, 10**6
 ROUNDS = 3 if options.quick else 11
-
-# ------------------------------------- Time to an EER -----------------------------------
-
-
-def all_pairs_eer(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> float:
-    """EER over all pairs of the test utterances."""
-    store = feature_store.open_store(spk_to_utts)
-    labels, enrol, test = all_pair_trials(store)
-    return evaluation.compute_eer(labels, evaluation.score_trials(encoder.eval(), store, enrol, test))[0]
-
-
-def catch_up(minutes: float) -> None:
-    """Print the EER that the straightforward way reaches in `minutes`, and how soon the project reaches it."""
-    train_data, test_data = dataset.get_spk_to_utts("TRAIN"), dataset.get_spk_to_utts("TEST")
-    encoder = neural_net.get_speaker_encoder()
-    num_steps = straightforward_training(encoder, train_data, 60 * minutes)
-    goal = all_pairs_eer(encoder, test_data)
-    print(f"Straightforward: EER {goal:.1%} after {minutes:g} minutes, {num_steps} steps.", flush=True)
-    parallel.prepare_process()
-    for num_steps in (125 * 2**doublings for doublings in itertools.count()):
-        with tempfile.TemporaryDirectory() as folder, settings.override(TRAINING_STEPS=num_steps):
-            start = time.perf_counter()
-            with settings.override(FEATURE_STORE_DIR=folder):
-                neural_net.train_network(train_data, num_steps, f"{folder}/model.pt")
-            encoder = neural_net.load_encoder(f"{folder}/model.pt")
-            seconds = time.perf_counter() - start
-        eer = all_pairs_eer(encoder, test_data)
-        print(f"neural_net.py: EER {eer:.1%} after {seconds:.0f} s, {num_steps} steps, features extracted.", flush=True)
-        if eer <= goal or seconds > 60 * minutes:
-            return
-
-
-# --------------------------------------- The table --------------------------------------
 
 
 def mfcc_rows(files: list[str]) -> list[Row]:
@@ -113,11 +67,11 @@ def mfcc_rows(files: list[str]) -> list[Row]:
         lambda: feature_extraction.compute_mfcc_fast(clip, feature_extraction.feature_settings()),
     )
     few = files[:8]
-    features = feature_store.Features(feature_extraction.feature_settings(), tuple(myconfig.SPEEDS))
+    wanted = feature_extraction.feature_settings()
     at_speeds = median_seconds(
         ROUNDS,
         lambda: [straightforward_speeds(file) for file in few],
-        lambda: [feature_store.features_at_speeds(file, features, []) for file in few],
+        lambda: [augmentation.features_at_speeds(file, wanted, myconfig.SPEEDS, []) for file in few],
     )
     return [
         compare(f"MFCC of {len(files)} files, decoded, on all cores", *of_files),
@@ -190,15 +144,11 @@ def evaluation_rows(spk_to_utts: dataset.SpkToUtts) -> list[Row]:
 
 
 def start_up_rows(files: list[str]) -> list[Row]:
-    """The processor time of commands, against that of loading PyTorch, and the memory of a long recording."""
+    """The processor time of commands, against that of loading PyTorch."""
     measured = measure_start_up(files, 1 if options.quick else 5)
-    hours = 1 if options.quick else 3
     return [
-        (f"peak memory of enrolling a recording of {hours} h", "-", f"{enrol_gigabytes(hours):.2f} GB", "-"),
-        *(
-            share(f"processor time of {name}, against `import torch`", torch_alone, here)
-            for name, (torch_alone, here) in measured.items()
-        ),
+        share(f"processor time of {name}, against `import torch`", torch_alone, here)
+        for name, (torch_alone, here) in measured.items()
     ]
 
 
@@ -219,15 +169,9 @@ def print_table() -> None:
 
 
 def main() -> None:
-    """Print the table, the time to an EER, or how the times grow."""
+    """Print the table."""
     with settings.override(AS_NORM=False):  # These networks have no cohort for it.
-        if options.minutes:
-            catch_up(options.minutes)
-        elif options.growth:
-            parallel.prepare_process()
-            draw_growth(dataset.get_spk_to_utts("TRAIN"), options.growth)
-        else:
-            print_table()
+        print_table()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""Training steps of the network alone: against the machine's matrix products, PyTorch's own threads, and on a GPU."""
+"""Training steps of the network alone: against PyTorch's own threads, in bfloat16, and on a GPU."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -9,13 +8,8 @@ from torch import nn
 import myconfig
 import neural_net
 from benchmark.straightforward import straightforward_step
-from benchmark.timing import Row, compare, in_torch_threads, median_seconds, share
-from encoder.lstm import LstmEncoder
-from encoder.speaker_encoder import SpeakerEncoder
+from benchmark.timing import Row, compare, in_torch_threads, median_seconds
 from foundation import parallel, settings
-
-# Layers of three LSTMs: whether they are bidirectional, and their units.
-ENCODERS = {"2 x 64": (True, 64), "108": (False, 108), "128": (False, 128), "256": (False, 256)}
 
 
 def network_step(crops: torch.Tensor) -> Callable[[], None]:
@@ -37,47 +31,27 @@ def network_step(crops: torch.Tensor) -> Callable[[], None]:
     return step
 
 
-def plain_step(encoder: SpeakerEncoder, crops: torch.Tensor) -> Callable[[], object]:
-    """The same step as most would write it: `nn.LSTM` on the whole batch, with PyTorch's own threads, in float32."""
-    optimizer = torch.optim.Adam(encoder.parameters())
-    return in_torch_threads(lambda: straightforward_step(encoder, optimizer, crops))
-
-
 def network_rows(rounds: int) -> list[Row]:
-    """Steps of LSTMs of several shapes: the plain way, the matrix products in them, and bfloat16."""
+    """Steps of the settings' LSTMs: as most would write it, in float32, and in bfloat16."""
     crops = torch.randn(32, 4, myconfig.SEQ_LEN, myconfig.N_MFCC)
-    matrix = torch.randn(2048, 2048)
-    rows = []
-    for name, (bidirectional, units) in ENCODERS.items():
-        plain_lstm = {"USE_TRANSFORMER": False, "LSTM_LAYER_NORM": False, "ENSEMBLE_SIZE": 1, "TDNN_CHANNELS": 0}
-        with settings.override(**plain_lstm, BI_LSTM=bidirectional, LSTM_HIDDEN_SIZE=units, DEVICE="cpu"):
-            with settings.override(MIXED_PRECISION=False):
-                float32_step = network_step(crops)
-            plain, float32, bfloat16, product = median_seconds(
-                rounds,
-                plain_step(neural_net.get_speaker_encoder(), crops),
-                float32_step,
-                network_step(crops),
-                in_torch_threads(lambda: matrix @ matrix),
-            )
-            weights = LstmEncoder().named_parameters()
-            num_weights = sum(values.numel() for weight, values in weights if ".weight" in weight)
-        # A multiply-add for each weight and time step, once forward and twice backward.
-        time_steps = math.ceil(crops.shape[2] / myconfig.STACKED_FRAMES)
-        num_products = 3 * num_weights * crops[:, :, 0, 0].numel() * time_steps
-        roofline = num_products * product / len(matrix) ** 3
-        what = f"step of an LSTM of 3 x {name} units"
-        rows.append(compare(f"float32 {what}, against plain `nn.LSTM`", plain, float32))
-        rows.append(share(f"matrix products in a float32 {what}", float32, roofline))
-        if myconfig.MIXED_PRECISION and parallel.has_bfloat16(torch.device("cpu")):
-            rows.append(compare(f"bfloat16 {what}, against float32", float32, bfloat16))
+    with settings.override(USE_TRANSFORMER=False, LSTM_LAYER_NORM=False, TDNN_CHANNELS=0, DEVICE="cpu"):
+        with settings.override(MIXED_PRECISION=False):
+            float32_step = network_step(crops)
+        encoder = neural_net.get_speaker_encoder()
+        optimizer = torch.optim.Adam(encoder.parameters())
+        # `nn.LSTM` on the whole batch, with PyTorch's own threads.
+        plain_step = in_torch_threads(lambda: straightforward_step(encoder, optimizer, crops))
+        plain, float32, bfloat16 = median_seconds(rounds, plain_step, float32_step, network_step(crops))
+    rows = [compare("float32 step of LSTMs alone, against plain `nn.LSTM`", plain, float32)]
+    if myconfig.MIXED_PRECISION and parallel.has_bfloat16(torch.device("cpu")):
+        rows.append(compare("bfloat16 step of LSTMs alone, against float32", float32, bfloat16))
     return rows
 
 
 def gpu_rows(rounds: int) -> list[Row]:
     """A training step's network on a GPU, if there is one."""
     if not torch.cuda.is_available():
-        return [("network step on a GPU", "-", "no GPU here", "-")]
+        return []
     crops = torch.randn(32, 4, myconfig.SEQ_LEN, myconfig.N_MFCC)
     steps = []
     for device in ("cpu", "cuda"):

@@ -9,19 +9,8 @@ from benchmark.timing import Row, compare, in_torch_threads, median_seconds
 from encoder.lstm import LstmEncoder
 from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
+from experiments.ladder import COURSE
 from foundation import paths, settings
-
-# The encoder of the course: three bidirectional layers of 64 units, and the mean over sliding windows.
-COURSE = {
-    "DELTAS": False,
-    "STACKED_FRAMES": 1,
-    "USE_TRANSFORMER": False,
-    "BI_LSTM": True,
-    "LSTM_HIDDEN_SIZE": 64,
-    "LSTM_LAYER_NORM": False,
-    "ENSEMBLE_SIZE": 1,
-    "TDNN_CHANNELS": 0,
-}
 
 
 def course_embeddings(encoder: SpeakerEncoder, files: Sequence[str]) -> None:
@@ -49,7 +38,8 @@ def resemblyzer_embeddings() -> Callable[[Sequence[str]], None] | None:
 
 def peer_rows(files: Sequence[str], rounds: int) -> list[Row]:
     """Embedding the files, decoding included, on all cores."""
-    with settings.override(**COURSE):
+    # The lecture's encoder is bidirectional.
+    with settings.override(**COURSE | {"BI_LSTM": True}):
         course = LstmEncoder().eval()
     models = {path.name: load_encoder(path) for path in sorted(paths.SHIPPED_DIR.glob("*.pt"))}
     others = {"the course's way": in_torch_threads(lambda: course_embeddings(course, files))}

@@ -9,12 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
-import demo_data
-
-PROJECT_DIR = Path(__file__).parents[1]
+from foundation.paths import PROJECT_DIR
 
 
 def processor_seconds(arguments: Sequence[str]) -> float:
@@ -44,23 +39,3 @@ def measure_start_up(files: Sequence[str], rounds: int) -> dict[str, tuple[float
             times[name].append(processor_seconds(arguments))
     medians = {name: statistics.median(of_name) for name, of_name in times.items()}
     return {name: (medians["torch"], medians[name]) for name in commands}
-
-
-def enrol_gigabytes(hours: int) -> float:
-    """The peak memory of enrolling one recording of so many hours; NaN where the system does not tell it."""
-    if os.name == "nt":
-        return float("nan")
-    rng = np.random.default_rng(0)
-    voice = demo_data.synthesise(demo_data.draw_voice(rng), 60, rng)
-    with tempfile.TemporaryDirectory() as folder:
-        with soundfile.SoundFile(f"{folder}/long.flac", "w", demo_data.SAMPLE_RATE, 1) as file:
-            for _ in range(60 * hours):
-                file.write(voice)
-        command = [sys.executable, str(PROJECT_DIR / "speaker_id.py"), "enrol", "Ann", "long.flac"]
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        # The one way to wait that tells the memory of this process alone.
-        _, status, used = os.wait4(process.pid, 0)
-        _, errors = process.communicate()
-    if status:
-        raise ChildProcessError(f"{' '.join(command)}: {errors.decode()}")
-    return used.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

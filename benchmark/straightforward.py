@@ -1,6 +1,5 @@
 """The straightforward way: the same steps one file, one trial and one threshold at a time, for `__main__.py`."""
 
-import time
 from collections.abc import Sequence
 
 import librosa
@@ -8,16 +7,12 @@ import numpy as np
 import soundfile
 import torch
 
-import dataset
 import evaluation
 import feature_extraction
 import myconfig
 import neural_net
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import settings
-
-COURSE_LEARNING_RATE = 0.0001
-COURSE_BATCH_SIZE = 8
 
 
 def straightforward_features(audio_file: str) -> np.ndarray:
@@ -48,20 +43,6 @@ def straightforward_step(encoder: SpeakerEncoder, optimizer: torch.optim.Optimiz
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-
-
-def straightforward_training(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, seconds: float) -> int:
-    """Train on random triplets, as the course does, for `seconds`; returns the number of steps."""
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=COURSE_LEARNING_RATE)
-    rng = np.random.default_rng(myconfig.SEED)
-    num_steps, end = 0, time.perf_counter() + seconds
-    with settings.override(TRIPLET_MINING="random"):
-        while time.perf_counter() < end:
-            files = [file for _ in range(COURSE_BATCH_SIZE) for file in dataset.get_triplet(spk_to_utts, rng)]
-            crops = straightforward_crops(files, myconfig.SEQ_LEN, rng)
-            straightforward_step(encoder, optimizer, crops.unflatten(0, (COURSE_BATCH_SIZE, 3)))
-            num_steps += 1
-    return num_steps
 
 
 def straightforward_trials(encoder: SpeakerEncoder, triplets: Sequence[Sequence[str]]) -> list[float]:

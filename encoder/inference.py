@@ -29,7 +29,7 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
 
 
 def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray], config: Config | None = None) -> np.ndarray:
-    """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), L2-normalised, in order.
+    """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), each of length 1, in order.
 
     Batches hold utterances of similar length. The settings are the present ones, unless `config` is given: with
     USE_FULL_SEQUENCE_INFERENCE or not. An utterance shorter than SEQ_LEN is embedded in one piece anyway, one longer
@@ -48,9 +48,9 @@ def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray], conf
     device = encoder.feature_mean.device
 
     @torch.no_grad()
-    def embed(batch: torch.Tensor) -> None:
-        padded = nn.utils.rnn.pad_sequence([pieces[number] for number in batch], batch_first=True)
-        outputs[batch] = encoder(padded.to(device), lengths[batch]).cpu()
+    def embed(numbers: torch.Tensor) -> None:
+        padded = nn.utils.rnn.pad_sequence([pieces[number] for number in numbers], batch_first=True)
+        outputs[numbers] = encoder(padded.to(device), lengths[numbers]).cpu()
 
     longest_first = torch.argsort(lengths, descending=True, stable=True)
     batches = []
@@ -61,7 +61,7 @@ def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray], conf
     pool = parallel.thread_pool(config.NUM_PROCESSES if device.type == "cpu" else 1)
     list(pool.map(embed, batches))  # The list raises the errors of the threads.
     of_utt = outputs.split([len(pieces) for pieces in pieces_of_utt])
-    return nn.functional.normalize(torch.stack([outputs.mean(dim=0) for outputs in of_utt])).numpy()
+    return nn.functional.normalize(torch.stack([of_pieces.mean(dim=0) for of_pieces in of_utt])).numpy()
 
 
 def embed_store(
@@ -70,7 +70,7 @@ def embed_store(
     utts: np.ndarray | None = None,
     config: Config | None = None,
 ) -> np.ndarray:
-    """Embed utterances of a feature store, by their numbers, or all -> float32 (utterances, dimensions), normalised.
+    """Embed utterances of a feature store, by their numbers, or all -> float32 (utterances, dimensions), of length 1.
 
     With several processes, each one embeds its share, and all get the full result.
     """

@@ -24,7 +24,7 @@ class LstmEncoder(SpeakerEncoder):
         """Make ENSEMBLE_SIZE LSTMs, and a TDNN if it has channels; each gives equally many dimensions."""
         dim_per_network = (2 if values["BI_LSTM"] else 1) * values["LSTM_HIDDEN_SIZE"]
         channels = values["TDNN_CHANNELS"]
-        shape = {
+        options = {
             "input_size": num_inputs,
             "hidden_size": values["LSTM_HIDDEN_SIZE"],
             "num_layers": values["LSTM_NUM_LAYERS"],
@@ -32,32 +32,32 @@ class LstmEncoder(SpeakerEncoder):
             "batch_first": True,
         }
         kind = NormalizedLstm if values["LSTM_LAYER_NORM"] else nn.LSTM
-        self.lstms = nn.ModuleList(kind(**shape) for _ in range(values["ENSEMBLE_SIZE"]))
+        self.lstms = nn.ModuleList(kind(**options) for _ in range(values["ENSEMBLE_SIZE"]))
         self.tdnns = nn.ModuleList([Tdnn(num_inputs, channels, dim_per_network)] if channels else [])
         self.dimensions = (len(self.lstms) + len(self.tdnns)) * dim_per_network
 
-    def embed(self, steps: torch.Tensor, num_steps: torch.Tensor | None) -> torch.Tensor:
+    def embed(self, inputs: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         """The aggregated outputs of each LSTM, and those of the TDNN, side by side."""
-        if num_steps is None or not self.settings["BI_LSTM"]:  # What reads forwards gets to the padding last.
-            embeddings = [self.aggregate(lstm(steps)[0], num_steps) for lstm in self.lstms]
+        if lengths is None or not self.settings["BI_LSTM"]:  # Read forwards, padding comes last.
+            embeddings = [self.aggregate(lstm(inputs)[0], lengths) for lstm in self.lstms]
         else:  # Packing leaves the padding out, and is slower.
-            packed = nn.utils.rnn.pack_padded_sequence(steps, num_steps.cpu(), batch_first=True, enforce_sorted=False)
+            packed = nn.utils.rnn.pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
             padded = [nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0] for lstm in self.lstms]
-            embeddings = [self.aggregate(outputs, num_steps) for outputs in padded]
-        embeddings += [tdnn(steps, num_steps) for tdnn in self.tdnns]
+            embeddings = [self.aggregate(outputs, lengths) for outputs in padded]
+        embeddings += [tdnn(inputs, lengths) for tdnn in self.tdnns]
         if len(embeddings) == 1:
             return embeddings[0]
         return torch.cat([nn.functional.normalize(part, dim=1) for part in embeddings], dim=1)
 
-    def aggregate(self, outputs: torch.Tensor, num_steps: torch.Tensor | None = None) -> torch.Tensor:
+    def aggregate(self, outputs: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """The mean of an LSTM's outputs (batch, steps, units) or the last one -> (batch, units)."""
-        if num_steps is None:
+        if lengths is None:
             return outputs.mean(dim=1) if self.settings["FRAME_AGGREGATION_MEAN"] else outputs[:, -1]
         if self.settings["FRAME_AGGREGATION_MEAN"]:
-            num_steps = num_steps.to(outputs.device)[:, None]
-            is_counted = torch.arange(outputs.shape[1], device=outputs.device) < num_steps
-            return (outputs * is_counted[:, :, None]).sum(dim=1) / num_steps
-        return outputs[torch.arange(len(outputs)), num_steps - 1]
+            lengths = lengths.to(outputs.device)[:, None]
+            is_counted = torch.arange(outputs.shape[1], device=outputs.device) < lengths
+            return (outputs * is_counted[:, :, None]).sum(dim=1) / lengths
+        return outputs[torch.arange(len(outputs)), lengths - 1]
 
 
 class NormalizedLstm(nn.Module):
@@ -78,15 +78,15 @@ class NormalizedLstm(nn.Module):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(num_outputs) for _ in range(num_layers))
 
-    def forward(self, steps: Steps) -> tuple[Steps, None]:
+    def forward(self, inputs: Steps) -> tuple[Steps, None]:
         """Steps (batch, steps, input_size) -> the last layer's outputs (batch, steps, units), and no state."""
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            outputs = layer(steps)[0]
-            values = norm(values_of(outputs)) + (values_of(steps) if number else 0)
-            steps = values if isinstance(outputs, torch.Tensor) else outputs._replace(data=values)
-        return steps, None
+            outputs = layer(inputs)[0]
+            values = norm(values_of(outputs)) + (values_of(inputs) if number else 0)
+            inputs = values if isinstance(outputs, torch.Tensor) else outputs._replace(data=values)
+        return inputs, None
 
 
-def values_of(steps: Steps) -> torch.Tensor:
+def values_of(inputs: Steps) -> torch.Tensor:
     """The values of a tensor or a packed sequence."""
-    return steps if isinstance(steps, torch.Tensor) else steps.data
+    return inputs if isinstance(inputs, torch.Tensor) else inputs.data

@@ -14,13 +14,13 @@ from foundation.settings import Config
 
 
 def new_encoder(shape: dict | None = None) -> SpeakerEncoder:
-    """An encoder of this shape, a value for each of MODEL_SETTINGS, or of that of the present settings."""
+    """A new encoder, untrained; `shape` has a value for each of MODEL_SETTINGS, those of `myconfig.py` if not given."""
     values = settings.all_settings() if shape is None else shape
-    return (TransformerEncoder if values["USE_TRANSFORMER"] else LstmEncoder)(shape)
+    return (TransformerEncoder if values["USE_TRANSFORMER"] else LstmEncoder)(values)
 
 
 def split_networks(embeddings: torch.Tensor, config: Config) -> Sequence[torch.Tensor]:
-    """The parts of embeddings (..., dimensions) that are each network's, of an encoder with these settings."""
+    """Split embeddings (..., dimensions) into one part for each network: the LSTMs, then the TDNN."""
     return embeddings.chunk(config.ENSEMBLE_SIZE + bool(config.TDNN_CHANNELS), dim=-1)
 
 
@@ -66,9 +66,10 @@ def join_lstms(encoders: Sequence[LstmEncoder], paths: str) -> LstmEncoder:
 def renormalise(encoder: LstmEncoder, other: SpeakerEncoder) -> None:
     """Change an encoder's LSTMs so that they give the same outputs for features normalised like those of `other`.
 
-    With weights W, bias b, mean m and deviation s, and m' and s' of `other`, the first layer computes the same if
-    W (x - m) / s + b = W' (x - m') / s' + b', so for W' = W s' / s and b' = b + W (m' - m) / s. For example, features
-    with twice the deviation get weights twice as large. Deltas have no mean. Each of the stacked frames adds to b'.
+    With weights W, bias b, mean m and standard deviation s, and m' and s' of `other`, the first layer computes the same
+    if W (x - m) / s + b = W' (x - m') / s' + b', so for W' = W s' / s and b' = b + W (m' - m) / s. For example,
+    features with twice the standard deviation get weights twice as large. Deltas have no mean. Each of the stacked
+    frames adds to b'.
     """
     shift = (other.feature_mean - encoder.feature_mean) / encoder.feature_std
     for lstm in encoder.lstms:

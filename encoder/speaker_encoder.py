@@ -12,10 +12,10 @@ from foundation import parallel, setting_table, settings
 
 
 class SpeakerEncoder(nn.Module):
-    """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not normalised.
+    """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), of any length.
 
-    The features are normalised with the mean and deviation of the training data, with DELTAS the changes of them are
-    appended, STACKED_FRAMES of them are put side by side, and the network of a subclass embeds the result.
+    The features are normalised with the mean and standard deviation of the training data, with DELTAS their changes
+    are appended, STACKED_FRAMES of them are put side by side, and the network of a subclass embeds the result.
 
     The settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by
     `experiments/conditions.py`, in `calibration`, and the embeddings of some training speakers (speakers, dimensions),
@@ -44,8 +44,11 @@ class SpeakerEncoder(nn.Module):
         """Make the network's layers, and set `dimensions`, the length of an embedding."""
         raise NotImplementedError
 
-    def embed(self, steps: torch.Tensor, num_steps: torch.Tensor | None) -> torch.Tensor:
-        """Embed what the network reads in each step (batch, steps, num_inputs) -> (batch, dimensions)."""
+    def embed(self, inputs: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        """Embed what the network reads in each time step (batch, steps, num_inputs) -> (batch, dimensions).
+
+        `lengths` (batch,) says how many steps of each row count where rows are padded.
+        """
         raise NotImplementedError
 
     def to(self, *args: Any, **options: Any) -> "SpeakerEncoder":
@@ -61,19 +64,19 @@ class SpeakerEncoder(nn.Module):
 
     def forward(self, features: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
         """Embed a batch; `num_frames` (batch,) says how many frames of each row count where rows are padded."""
-        frames = (features - self.feature_mean) / self.feature_std
+        inputs, lengths = (features - self.feature_mean) / self.feature_std, num_frames
         if self.settings["DELTAS"]:
-            frames = append_deltas(frames, num_frames)
+            inputs = append_deltas(inputs, lengths)
         if self.settings["STACKED_FRAMES"] > 1:
-            frames, num_frames = stack_frames(frames, num_frames, self.settings["STACKED_FRAMES"])
-        return self.embed(frames, num_frames)
+            inputs, lengths = stack_frames(inputs, lengths, self.settings["STACKED_FRAMES"])
+        return self.embed(inputs, lengths)
 
 
 def append_deltas(frames: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
     """Append to each frame (batch, frames, N) the one after it minus the one before it -> (batch, frames, 2 N).
 
     The first and the last frame get zeros; if rows are padded, `num_frames` (batch,) tells which one is last. Source of
-    deltas: Furui 1986; these are plain differences, not his slopes of lines fitted to several frames.
+    deltas: Furui 1986; these are central differences, not his slopes of lines fitted to several frames.
     """
     deltas = torch.zeros_like(frames)
     deltas[:, 1:-1] = frames[:, 2:] - frames[:, :-2]

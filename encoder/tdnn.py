@@ -16,10 +16,10 @@ ATTENTION_UNITS = 128
 
 
 class Tdnn(nn.Module):
-    """What is read in each step (batch, steps, num_inputs) -> embeddings (batch, dimensions), not normalised.
+    """What is read in each step (batch, steps, num_inputs) -> embeddings (batch, dimensions), of any length.
 
-    The outputs of all blocks are joined, and their mean and deviation over the steps are taken, in which the steps
-    that say more about the speaker count more. `channels` is a multiple of NUM_GROUPS.
+    The outputs of all blocks are joined, and their mean and standard deviation over the steps are taken, in which the
+    steps that say more about the speaker count more. `channels` is a multiple of NUM_GROUPS.
 
     Source: Desplanques et al. 2020, "ECAPA-TDNN". This one is smaller: a block reads the output of the last one alone,
     and the attention reads no means. Layer normalisation takes the place of batch normalisation, so that no recording
@@ -39,12 +39,12 @@ class Tdnn(nn.Module):
         self.statistics_norm = nn.LayerNorm(2 * joined)
         self.last = nn.Linear(2 * joined, dimensions)
 
-    def forward(self, steps: torch.Tensor, num_steps: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed a batch; `num_steps` (batch,) says how many steps of each row count where rows are padded."""
-        num_counted = torch.full((len(steps),), steps.shape[1]) if num_steps is None else num_steps
-        is_counted = torch.arange(steps.shape[1], device=steps.device) < num_counted.to(steps.device)[:, None]
+    def forward(self, inputs: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed a batch; `lengths` (batch,) says how many steps of each row count where rows are padded."""
+        num_counted = torch.full((len(inputs),), inputs.shape[1]) if lengths is None else lengths
+        is_counted = torch.arange(inputs.shape[1], device=inputs.device) < num_counted.to(inputs.device)[:, None]
         is_counted = is_counted[:, :, None]
-        outputs = [self.first_norm(convolve(self.first, steps, is_counted).relu())]
+        outputs = [self.first_norm(convolve(self.first, inputs, is_counted).relu())]
         for block in self.blocks:
             outputs.append(block(outputs[-1], is_counted))
         joined = self.join(torch.cat(outputs[1:], dim=2)).relu()
@@ -76,18 +76,18 @@ class TdnnBlock(nn.Module):
             nn.Linear(channels, of_group), nn.ReLU(), nn.Linear(of_group, channels), nn.Sigmoid()
         )
 
-    def forward(self, steps: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
         """Steps (batch, steps, channels), of which some count (batch, steps, 1) -> the same shape."""
-        first, *others = self.before_norm(self.before(steps).relu()).chunk(NUM_GROUPS, dim=2)
+        first, *others = self.before_norm(self.before(inputs).relu()).chunk(NUM_GROUPS, dim=2)
         results, found = [first], 0.0
         for convolution, norm, group in zip(self.groups, self.group_norms, others, strict=True):
             found = norm(convolve(convolution, group + found, is_counted).relu())
             results.append(found)
         change = self.after_norm(self.after(torch.cat(results, dim=2)).relu())
         mean = (change * is_counted).sum(dim=1) / is_counted.sum(dim=1)
-        return steps + change * self.excitation(mean)[:, None]
+        return inputs + change * self.excitation(mean)[:, None]
 
 
-def convolve(convolution: nn.Module, steps: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
+def convolve(convolution: nn.Module, inputs: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
     """A convolution over the steps (batch, steps, channels), with zeros before the first and after the last counted."""
-    return convolution((steps * is_counted).transpose(1, 2)).transpose(1, 2)
+    return convolution((inputs * is_counted).transpose(1, 2)).transpose(1, 2)

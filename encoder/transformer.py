@@ -28,11 +28,11 @@ class TransformerEncoder(SpeakerEncoder):
         )
         self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**options), num_layers=1)
 
-    def embed(self, steps: torch.Tensor, num_steps: torch.Tensor | None) -> torch.Tensor:
+    def embed(self, inputs: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         """What the decoder answers; padding is masked."""
         is_padding = None
-        if num_steps is not None:
-            is_padding = torch.arange(steps.shape[1], device=steps.device) >= num_steps[:, None].to(steps.device)
-        read = self.encoder(torch.sigmoid(self.linear_layer(steps)), src_key_padding_mask=is_padding)
-        query = torch.zeros(len(steps), 1, self.dimensions, device=steps.device)
+        if lengths is not None:
+            is_padding = torch.arange(inputs.shape[1], device=inputs.device) >= lengths[:, None].to(inputs.device)
+        read = self.encoder(torch.sigmoid(self.linear_layer(inputs)), src_key_padding_mask=is_padding)
+        query = torch.zeros(len(inputs), 1, self.dimensions, device=inputs.device)
         return self.decoder(query, read, memory_key_padding_mask=is_padding)[:, 0]

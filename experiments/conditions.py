@@ -25,10 +25,8 @@ if __name__ == "__main__":
     if options.calibrate and settings.all_settings()["AS_NORM"]:
         parser.error("--calibrate needs cosine similarities, which speaker_id.py uses: leave AS_NORM out")
 
-import csv
 import functools
 import hashlib
-import io
 import json
 import urllib.parse
 from pathlib import Path
@@ -120,7 +118,8 @@ def build_conditions(spk_to_utts: SpkToUtts, config: Config) -> dict[str, SpkToU
     with filelock.FileLock(folder / "build.lock"):  # Others wait, then find it complete.
         conditions = derive_all(dataset.split_by_corpus(spk_to_utts, config.CORPORA), noise_files, config)
         for name, data in conditions.items():
-            write_csv(folder / f"{urllib.parse.quote(name, safe='')}.csv", data)
+            rows = ([speaker, str(Path(utt).absolute())] for speaker, utts in data.items() for utt in utts)
+            safe_files.write_rows(folder / f"{urllib.parse.quote(name, safe='')}.csv", rows)
     return conditions
 
 
@@ -162,14 +161,6 @@ def derive(spk_to_utts: SpkToUtts, change: Change, other_files: Sequence[str], c
     return derived
 
 
-def write_csv(path: Path, spk_to_utts: SpkToUtts) -> None:
-    """Write rows `speaker,path` that `dataset.get_csv_spk_to_utts` reads, with absolute paths."""
-    text = io.StringIO()
-    rows = ([speaker, str(Path(utt).absolute())] for speaker, utts in spk_to_utts.items() for utt in utts)
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    safe_files.write_text(path, text.getvalue())
-
-
 # ------------------------------------ Scoring them -------------------------------------
 
 
@@ -181,7 +172,7 @@ def score_conditions(
     number_of = {
         name: number for number, name in enumerate(sorted({name for data in conditions.values() for name in data}))
     }
-    config = Config(**vars(config or settings.present()) | encoder.settings)
+    config = (config or settings.present()).but(**encoder.settings)
     for condition, data in conditions.items():
         store = feature_store.open_store(data, config=config)
         labels, enrol, test = all_pair_trials(store)

@@ -167,7 +167,7 @@ def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float, config: Config) -
 def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int, config: Config) -> SpeakerEncoder:
     """Train the model of a row with its settings and this seed, or continue its training."""
     path = str(row_path(row, f"-{seed}.pt", config))
-    config = Config(**vars(config) | {"SEED": seed, "SAVED_MODEL_PATH": path})
+    config = config.but(SEED=seed, SAVED_MODEL_PATH=path)
     neural_net.train_network(spk_to_utts, num_steps, path, config=config)
     return load_encoder(path)
 

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-SHIPPED_DIR = Path(__file__).parents[1] / "saved_model" / "pretrained"
+PROJECT_DIR = Path(__file__).resolve().parents[1]
+SHIPPED_DIR = PROJECT_DIR / "saved_model" / "pretrained"
 
 
 def expand_home(path: str) -> str:

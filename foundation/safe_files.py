@@ -1,9 +1,11 @@
 """Files that are complete or missing, whatever happens while they are written."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +34,13 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, completely or not at all."""
     with replace_when_whole(path) as file:
         file.write(text.encode("utf-8", errors="surrogateescape"))
+
+
+def write_rows(path: str | Path, rows: Iterable[Sequence], delimiter: str = ",") -> None:
+    """Write rows as CSV, completely or not at all; fields with a delimiter or a quote in them stand in quotes."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def digest_of(path: str | Path) -> str:

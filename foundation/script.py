@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from foundation.paths import PROJECT_DIR
+
 # The error codes of a full disk, and of the limits of a user or a file.
 NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 # Exit codes. Python's own 1 can be the answer "no".
 MISTAKE, INTERNAL_ERROR, STOPPED, OUTPUT_CLOSED = 2, 70, 130, 141
 
-PROJECT_DIR = Path(__file__).resolve().parents[1]
 
 # What the files of this project import of others.
 PACKAGES = {"torch", "numpy", "scipy", "soundfile", "soxr", "av", "matplotlib", "tqdm", "filelock", "sklearn"}

@@ -5,6 +5,7 @@ import inspect
 import os
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
 
 from foundation import script
 from foundation.paths import find_model
@@ -39,82 +40,69 @@ def check_each(values: dict) -> None:
 def check(values: dict) -> None:
     """Check all settings, alone and against each other, except the checks of `check_training`. Raises ValueError."""
     check_each(values)
-    refuse = [
-        (not values["SAVED_MODEL_PATH"].endswith(".pt"), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must end in .pt."),
-        (Path(values["SAVED_MODEL_PATH"]).is_dir(), "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is a folder."),
-        (
-            0 < values["EVAL_THRESHOLD_STEP"] < 1e-5,
-            "EVAL_THRESHOLD_STEP={EVAL_THRESHOLD_STEP} is too fine a sweep; 0 is exact.",
-        ),
-        (
-            values["EVAL_TRIALS"] not in ("triplets", "all_pairs") and not Path(values["EVAL_TRIALS"]).is_file(),
-            "EVAL_TRIALS={EVAL_TRIALS} is neither triplets nor all_pairs nor the path of a trial list.",
-        ),
-        (
-            values["EVAL_ENROL_UTTS"] > 1 and values["EVAL_TRIALS"] not in ("triplets", "all_pairs"),
-            "EVAL_ENROL_UTTS={EVAL_ENROL_UTTS}: a trial list has one recording on either side.",
-        ),
-    ]
-    raise_first(refuse, values)
+    config = SimpleNamespace(**values)
+    is_list = config.EVAL_TRIALS not in ("triplets", "all_pairs")
+    if not config.SAVED_MODEL_PATH.endswith(".pt"):
+        raise ValueError(f"SAVED_MODEL_PATH={config.SAVED_MODEL_PATH} must end in .pt.")
+    if Path(config.SAVED_MODEL_PATH).is_dir():
+        raise ValueError(f"SAVED_MODEL_PATH={config.SAVED_MODEL_PATH} is a folder.")
+    if 0 < config.EVAL_THRESHOLD_STEP < 1e-5:
+        raise ValueError(f"EVAL_THRESHOLD_STEP={config.EVAL_THRESHOLD_STEP} is too fine a sweep; 0 is exact.")
+    if is_list and not Path(config.EVAL_TRIALS).is_file():
+        raise ValueError(
+            f"EVAL_TRIALS={config.EVAL_TRIALS} is neither triplets nor all_pairs nor the path of a trial list."
+        )
+    if is_list and config.EVAL_ENROL_UTTS > 1:
+        raise ValueError(f"EVAL_ENROL_UTTS={config.EVAL_ENROL_UTTS}: a trial list has one recording on either side.")
 
 
 def check_training(values: dict, typed: Collection[str] = ()) -> None:
     """Check the settings that matter only in training against each other, and those typed. Raises ValueError."""
     check_initial_models(values, typed)
-    disturbed = values["DISTURBED_BATCHES"] * max(values[f"{name}_PROB"] for name in ("ROOM", "NOISE", "NARROW_BAND"))
-    refuse = [
-        (
-            values["SAVED_MODEL_PATH"].endswith(".last.pt"),
-            "SAVED_MODEL_PATH={SAVED_MODEL_PATH} must not end in .last.pt, the ending of checkpoints.",
-        ),
-        (
-            values["TRIPLET_MINING"] != "random" and values["BATCH_SIZE"] < 2,
-            "BATCH_SIZE={BATCH_SIZE}: a batch needs 2 speakers or more.",
-        ),
-        (1.0 not in values["SPEEDS"], "SPEEDS must include 1.0, the recordings as they are."),
-        (len(set(values["SPEEDS"])) < len(values["SPEEDS"]), "SPEEDS names one speed twice."),
-        (
-            len(values["NOISE_SNR_DB"]) != 2 or values["NOISE_SNR_DB"][0] > values["NOISE_SNR_DB"][-1],
-            "NOISE_SNR_DB must be two numbers, the least and the most.",
-        ),
-        (
-            values["CEPSTRAL_MEAN_NORMALIZATION"] and max(disturbed, values["GAIN_AUGMENTATION_DB"]) > 0,
+    config = SimpleNamespace(**values)
+    disturbed = config.DISTURBED_BATCHES * max(config.ROOM_PROB, config.NOISE_PROB, config.NARROW_BAND_PROB)
+    if config.SAVED_MODEL_PATH.endswith(".last.pt"):
+        raise ValueError(
+            f"SAVED_MODEL_PATH={config.SAVED_MODEL_PATH} must not end in .last.pt, the ending of checkpoints."
+        )
+    if config.TRIPLET_MINING != "random" and config.BATCH_SIZE < 2:
+        raise ValueError(f"BATCH_SIZE={config.BATCH_SIZE}: a batch needs 2 speakers or more.")
+    if 1.0 not in config.SPEEDS:
+        raise ValueError("SPEEDS must include 1.0, the recordings as they are.")
+    if len(set(config.SPEEDS)) < len(config.SPEEDS):
+        raise ValueError("SPEEDS names one speed twice.")
+    if len(config.NOISE_SNR_DB) != 2 or config.NOISE_SNR_DB[0] > config.NOISE_SNR_DB[1]:
+        raise ValueError("NOISE_SNR_DB must be two numbers, the least and the most.")
+    if config.CEPSTRAL_MEAN_NORMALIZATION and max(disturbed, config.GAIN_AUGMENTATION_DB) > 0:
+        raise ValueError(
             "CEPSTRAL_MEAN_NORMALIZATION takes away the levels that gains, rooms, noise and narrow bands work on: set "
-            "DISTURBED_BATCHES=0 GAIN_AUGMENTATION_DB=0.",
-        ),
-        (
-            values["SPECAUG_TRAINING"] and values["SPECAUG_FREQ_MASK_MAX_WIDTH"] > values["N_MFCC"],
-            "SPECAUG_FREQ_MASK_MAX_WIDTH={SPECAUG_FREQ_MASK_MAX_WIDTH} is more than N_MFCC={N_MFCC}.",
-        ),
-        (
-            values["SPECAUG_TRAINING"]
-            and values["SPECAUG_TIME_MASK_MAX_WIDTH"] > values["SEQ_LEN"] * (1 - values["SEQ_LEN_JITTER"]),
-            "SPECAUG_TIME_MASK_MAX_WIDTH={SPECAUG_TIME_MASK_MAX_WIDTH} is more than the shortest crop, "
-            "SEQ_LEN * (1 - SEQ_LEN_JITTER).",
-        ),
-    ]
-    raise_first(refuse, values)
+            "DISTURBED_BATCHES=0 GAIN_AUGMENTATION_DB=0."
+        )
+    if config.SPECAUG_TRAINING and config.SPECAUG_FREQ_MASK_MAX_WIDTH > config.N_MFCC:
+        raise ValueError(
+            f"SPECAUG_FREQ_MASK_MAX_WIDTH={config.SPECAUG_FREQ_MASK_MAX_WIDTH} is more than N_MFCC={config.N_MFCC}."
+        )
+    shortest_crop = config.SEQ_LEN * (1 - config.SEQ_LEN_JITTER)
+    if config.SPECAUG_TRAINING and shortest_crop < config.SPECAUG_TIME_MASK_MAX_WIDTH:
+        raise ValueError(
+            f"SPECAUG_TIME_MASK_MAX_WIDTH={config.SPECAUG_TIME_MASK_MAX_WIDTH} is more than the shortest crop, "
+            "SEQ_LEN * (1 - SEQ_LEN_JITTER)."
+        )
 
 
 def check_initial_models(values: dict, typed: Collection[str]) -> None:
     """Check that INITIAL_MODELS are there, each once, and stay what they are. Raises ValueError."""
-    initial = split_list(values["INITIAL_MODELS"])
+    initial, saved = split_list(values["INITIAL_MODELS"]), values["SAVED_MODEL_PATH"]
     files = {os.path.realpath(path) for path in initial}
-    missing = [path for path in initial or [values["INITIAL_MODELS"]] if not is_model(path)]
-    saved = os.path.realpath(values["SAVED_MODEL_PATH"])
-    refuse = [
-        (
-            bool(files & {saved, str(Path(saved).with_suffix(".last.pt"))}),
-            "SAVED_MODEL_PATH={SAVED_MODEL_PATH} is among INITIAL_MODELS, and would be overwritten: choose another.",
-        ),
-        (len(files) < len(initial), "INITIAL_MODELS names one model twice."),
-        (any(missing), "INITIAL_MODELS: there is no file {missing!r}; commas stand between paths."),
-        (
-            bool(initial) and "ENSEMBLE_SIZE" in typed,
-            "INITIAL_MODELS bring an ENSEMBLE_SIZE with them: leave it out.",
-        ),
-    ]
-    raise_first(refuse, values | {"missing": missing[0] if missing else ""})
+    if files & {os.path.realpath(saved), str(Path(os.path.realpath(saved)).with_suffix(".last.pt"))}:
+        raise ValueError(f"SAVED_MODEL_PATH={saved} is among INITIAL_MODELS, and would be overwritten: choose another.")
+    if len(files) < len(initial):
+        raise ValueError("INITIAL_MODELS names one model twice.")
+    for path in initial or [values["INITIAL_MODELS"]]:
+        if path and not is_model(path):
+            raise ValueError(f"INITIAL_MODELS: there is no file {path!r}; commas stand between paths.")
+    if initial and "ENSEMBLE_SIZE" in typed:
+        raise ValueError("INITIAL_MODELS bring an ENSEMBLE_SIZE with them: leave it out.")
 
 
 def is_model(path: str) -> bool:
@@ -134,42 +122,31 @@ def check_model(values: dict) -> None:
             is_text = isinstance(allowed[0], str) if kind == "choice" else False
             shown = repr(value) if isinstance(value, str) and not is_text else display(value)
             raise ValueError(f"{name}={shown} is not {allowed_values(name)}.")
-    num_heads = values["TRANSFORMER_HEADS"]
-    refuse = [
-        (
-            values["USE_TRANSFORMER"] and values["TRANSFORMER_DIM"] % num_heads != 0,
-            "TRANSFORMER_DIM={TRANSFORMER_DIM} is not a multiple of TRANSFORMER_HEADS={TRANSFORMER_HEADS}.",
-        ),
-        (
-            values["USE_TRANSFORMER"] and values["ENSEMBLE_SIZE"] > 1,
-            "ENSEMBLE_SIZE={ENSEMBLE_SIZE}: only LSTMs form an ensemble, not USE_TRANSFORMER=true.",
-        ),
-        (
-            values["USE_TRANSFORMER"] and values["TDNN_CHANNELS"] > 0,
-            "TDNN_CHANNELS={TDNN_CHANNELS}: a TDNN stands beside LSTMs, not beside USE_TRANSFORMER=true.",
-        ),
-        (
-            values["TDNN_CHANNELS"] % 4 != 0 or 0 < values["TDNN_CHANNELS"] < 32,  # 4 is tdnn.NUM_GROUPS.
-            "TDNN_CHANNELS={TDNN_CHANNELS} is neither 0 nor a multiple of 4 from 32 up.",
-        ),
-        (
-            values["LSTM_LAYER_NORM"] and values["LSTM_HIDDEN_SIZE"] < 4,
-            "LSTM_LAYER_NORM needs LSTM_HIDDEN_SIZE=4 or more, not {LSTM_HIDDEN_SIZE}.",
-        ),
-        (values["N_MFCC"] > values["N_MELS"], "N_MFCC={N_MFCC} is more than N_MELS={N_MELS}: lower it."),
-        (
-            values["HOP_LENGTH"] > values["N_FFT"],
-            "HOP_LENGTH={HOP_LENGTH} is more than N_FFT={N_FFT}, so samples between the windows would be lost.",
-        ),
-    ]
-    raise_first(refuse, values)
-
-
-def raise_first(refuse: list[tuple[bool, str]], values: dict) -> None:
-    """Raise ValueError with the first sentence whose condition holds, values filled in."""
-    for condition, sentence in refuse:
-        if condition:
-            raise ValueError(sentence.format(**values))
+    config = SimpleNamespace(**values)
+    if config.USE_TRANSFORMER and config.TRANSFORMER_DIM % config.TRANSFORMER_HEADS != 0:
+        raise ValueError(
+            f"TRANSFORMER_DIM={config.TRANSFORMER_DIM} is not a multiple of "
+            f"TRANSFORMER_HEADS={config.TRANSFORMER_HEADS}."
+        )
+    if config.USE_TRANSFORMER and config.ENSEMBLE_SIZE > 1:
+        raise ValueError(
+            f"ENSEMBLE_SIZE={config.ENSEMBLE_SIZE}: only LSTMs form an ensemble, not USE_TRANSFORMER=true."
+        )
+    if config.USE_TRANSFORMER and config.TDNN_CHANNELS > 0:
+        raise ValueError(
+            f"TDNN_CHANNELS={config.TDNN_CHANNELS}: a TDNN stands beside LSTMs, not beside USE_TRANSFORMER=true."
+        )
+    if config.TDNN_CHANNELS % 4 != 0 or 0 < config.TDNN_CHANNELS < 32:  # 4 is tdnn.NUM_GROUPS.
+        raise ValueError(f"TDNN_CHANNELS={config.TDNN_CHANNELS} is neither 0 nor a multiple of 4 from 32 up.")
+    if config.LSTM_LAYER_NORM and config.LSTM_HIDDEN_SIZE < 4:
+        raise ValueError(f"LSTM_LAYER_NORM needs LSTM_HIDDEN_SIZE=4 or more, not {config.LSTM_HIDDEN_SIZE}.")
+    if config.N_MFCC > config.N_MELS:
+        raise ValueError(f"N_MFCC={config.N_MFCC} is more than N_MELS={config.N_MELS}: lower it.")
+    if config.HOP_LENGTH > config.N_FFT:
+        raise ValueError(
+            f"HOP_LENGTH={config.HOP_LENGTH} is more than N_FFT={config.N_FFT}, so samples between the windows would "
+            "be lost."
+        )
 
 
 def refuse_contradictions(shape: dict, path: str, typed: Collection[str]) -> None:

@@ -29,6 +29,10 @@ changing = threading.Lock()
 class Config(types.SimpleNamespace):
     """A value for each setting, under its name: `config.N_MFCC`. It is made once, and nobody changes it."""
 
+    def but(self, **changes: object) -> "Config":
+        """Another one with these values changed, such as those of a model. Raises ValueError for unknown names."""
+        return Config(**{**vars(self), **known(changes)})
+
 
 def all_settings() -> dict:
     """Every setting with its current value, in the order of `myconfig.py`; `~` in a path is the home folder."""
@@ -40,16 +44,13 @@ def all_settings() -> dict:
 
 
 def present(**changes: object) -> Config:
-    """The settings as they are now, but for these changes, such as the settings of a model.
-
-    Raises ValueError for unknown names.
-    """
-    return Config(**all_settings() | known(changes))
+    """The settings as they are now, but for these changes. Raises ValueError for unknown names."""
+    return Config(**all_settings()).but(**changes)
 
 
 def in_one_piece(config: Config | None = None) -> Config:
     """These settings, or the present ones, but with utterances embedded as a whole."""
-    return Config(**vars(config or present()) | {"USE_FULL_SEQUENCE_INFERENCE": True})
+    return (config or present()).but(USE_FULL_SEQUENCE_INFERENCE=True)
 
 
 def known(values: dict) -> dict:

@@ -1,7 +1,5 @@
 """The files of an evaluation: the score of each trial, and the picture."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,14 +19,12 @@ def write_scores(path: Path, files: Sequence[str], trials: Trials, scores: np.nd
     """
     if len(scores) > MAX_SAVED_SCORES:
         print(f"{path} holds the first {MAX_SAVED_SCORES:,} of {len(scores):,} trials.")
-    text = io.StringIO()
     columns = (column[:MAX_SAVED_SCORES].tolist() for column in (*trials, scores))
     rows = (
         [label, f"{score:.6f}", *(files[utt] for utt in (enrol if isinstance(enrol, list) else [enrol])), files[test]]
         for label, enrol, test, score in zip(*columns, strict=True)
     )
-    csv.writer(text, delimiter=" ", lineterminator="\n").writerows(rows)
-    safe_files.write_text(path, text.getvalue())
+    safe_files.write_rows(path, rows, " ")
 
 
 def plot_evaluation(

@@ -54,25 +54,25 @@ def embed_cohort(encoder: SpeakerEncoder, store: FeatureStore, config: Config) -
 
 
 def cohort_statistics(embeddings: np.ndarray, cohort: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each utterance's scores with its NUM_NEAREST nearest cohort speakers, both (utterances,).
+    """Mean and standard deviation of the scores of utterances with their NUM_NEAREST of the cohort, both (utterances,).
 
     Embeddings are (utterances, dimensions), the cohort (speakers, dimensions). Raises ValueError if all of it is equal.
     """
     blocks = np.split(embeddings, range(BLOCK_UTTS, len(embeddings), BLOCK_UTTS))
     nearest = np.concatenate([np.sort(block @ cohort.T, axis=1)[:, -NUM_NEAREST:] for block in blocks])
-    mean, deviation = nearest.mean(axis=1), nearest.std(axis=1)
-    if deviation.min() < LEAST_DEVIATION:
+    mean, std = nearest.mean(axis=1), nearest.std(axis=1)
+    if std.min() < LEAST_DEVIATION:
         raise ValueError("AS_NORM: the cohort's embeddings are all alike, as those of a collapsed training are.")
-    return mean, deviation
+    return mean, std
 
 
 def normalize_scores(
-    scores: np.ndarray, enrol: np.ndarray, test: np.ndarray, mean: np.ndarray, deviation: np.ndarray
+    scores: np.ndarray, enrol: np.ndarray, test: np.ndarray, mean: np.ndarray, std: np.ndarray
 ) -> np.ndarray:
     """Cosine similarities of the trials between utterances `enrol` and `test`, all (trials,) -> normalised scores.
 
-    A normalised score is the number of deviations above the mean of an utterance's scores with the cohort, averaged
-    over the trial's two utterances.
+    A normalised score is the number of standard deviations above the mean of an utterance's scores with the cohort,
+    averaged over the trial's two utterances.
     """
-    above_enrol, above_test = ((scores - mean[utts]) / deviation[utts] for utts in (enrol, test))
+    above_enrol, above_test = ((scores - mean[utts]) / std[utts] for utts in (enrol, test))
     return (above_enrol + above_test) / 2

@@ -1,7 +1,7 @@
 """Stress tests of the project: `python3 -m stress`, in an hour at most, on Linux or macOS.
 
-They use broken recordings, lists, models and databases, kills at any moment, many threads, meetings of up to sixty
-people, and large inputs in a laptop's memory.
+They use broken recordings, lists, models and databases, kills at any moment, meetings of up to sixty people, and large
+inputs in a laptop's memory.
 `--quick` uses fewer files and kills, and leaves out the large inputs.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from foundation import parallel
-from stress import audio, kill, large, meetings, parsing, threads, together
+from stress import audio, kill, large, meetings, parsing
 
 NUM_BROKEN_FILES, NUM_BROKEN_FILES_QUICK = 1000, 150
 NUM_BROKEN_LISTS, NUM_BROKEN_LISTS_QUICK = 1000, 40
@@ -26,8 +26,6 @@ NUM_BROKEN_LISTS, NUM_BROKEN_LISTS_QUICK = 1000, 40
 # What is done in an empty folder, how often, and how often with --quick.
 IN_A_FOLDER: dict[str, tuple[Callable[[Path, int], str], int, int]] = {
     "Killed": (kill.soak, 100, 6),
-    "Together": (together.embed_together, 50, 3),
-    "Threads": (threads.work_together, 200, 40),
     "Meetings": (meetings.hold_meetings, 200, 10),
 }
 

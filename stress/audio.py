@@ -15,10 +15,9 @@ import soundfile
 import dataset
 import demo_data
 import feature_store
-from foundation import settings
 
 # Names of files and folders, with unusual characters that file systems allow.
-NAMES = (
+NAMES = [
     "plain",
     "two words",
     "quote'",
@@ -32,7 +31,7 @@ NAMES = (
     "%41",
     "a;b",
     "~",
-)
+]
 FORMATS = ("flac", "wav", "ogg", "mp3")
 
 Change = Callable[[bytes, np.random.Generator], bytes]
@@ -71,9 +70,6 @@ def claim_hours(content: bytes, _: np.random.Generator) -> bytes:
     return b"RIFF" + num_bytes + b"WAVEfmt " + content[16:40] + num_bytes + content[44:4044]
 
 
-# How files begin that must be heard whole, and how long they are.
-WHOLE, WHOLE_SECONDS = "whole", 2
-
 CHANGES: tuple[Change, ...] = (truncate, flip_bits, hurt_header, shuffle)
 
 
@@ -94,7 +90,6 @@ def write_special_files(folder: Path, samples: np.ndarray) -> None:
     soundfile.write(folder / "mp3 named.wav", samples, rate, format="MP3")
     wave = (folder / "24-bit.wav").read_bytes()
     (folder / "ten hours.wav").write_bytes(claim_hours(wave, np.random.default_rng(0)))
-    write_whole_files(folder, samples)
     (folder / "empty.flac").touch()
     (folder / "text.ogg").write_text("This is a text.")
     (folder / "folder.wav").mkdir()
@@ -102,22 +97,6 @@ def write_special_files(folder: Path, samples: np.ndarray) -> None:
         (folder / "dangling.wav").symlink_to("nowhere")
         (folder / "circle.wav").symlink_to("circle.wav")
         os.mkfifo(folder / "pipe.wav")
-
-
-def write_whole_files(folder: Path, samples: np.ndarray) -> None:
-    """Files of WHOLE_SECONDS, all of which must be heard, though their headers tell less or nothing."""
-    rate = demo_data.SAMPLE_RATE
-    for suffix in FORMATS:
-        one = folder / f"one.{suffix}"
-        soundfile.write(one, samples[: WHOLE_SECONDS * rate // 2], rate)
-        (folder / f"{WHOLE} joined.{suffix}").write_bytes(2 * one.read_bytes())
-        soundfile.write(folder / f"{WHOLE} offset.{suffix}", 0.3 + 0.5 * samples, rate)
-        soundfile.write(folder / f"{WHOLE} opposite.{suffix}", np.stack([samples, -samples], axis=1), rate)
-    flac = bytearray((folder / f"{WHOLE} offset.flac").read_bytes())
-    flac[21], flac[22:26] = flac[21] & 0xF0, bytes(4)
-    (folder / f"{WHOLE} without length.flac").write_bytes(flac)
-    wave = (folder / f"{WHOLE} offset.wav").read_bytes()
-    (folder / f"{WHOLE} of a killed recorder.wav").write_bytes(wave[:40] + bytes(4) + wave[44:])
 
 
 def write_broken_corpus(folder: Path, num_files: int, seed: int) -> list[str]:
@@ -160,7 +139,4 @@ def hear_broken_corpus(folder: Path, num_files: int, seed: int = 0) -> str:
         assert np.array_equal(alone.read(number), store.read(number_of[utt])), utt
     assert set(good) <= set(store.files)
     assert np.isfinite(store.frames).all()
-    whole = [number for number, utt in enumerate(store.files) if Path(utt).name.startswith(f"{WHOLE} ")]
-    seconds = store.num_frames[whole] * settings.present().HOP_LENGTH / demo_data.SAMPLE_RATE
-    assert len(whole) == 3 * len(FORMATS) + 2 and np.abs(seconds - WHOLE_SECONDS).max() < 0.2, seconds
     return f"{len(listed)} files, {len(skipped)} of them refused with a reason, {len(good)} good ones unharmed."

@@ -15,9 +15,9 @@ import torch
 
 import demo_data
 from encoder.saved_models import read_model
+from foundation.paths import PROJECT_DIR
 from voices import database as speaker_database
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
 NUM_SPEAKERS = 12
 TRAINING = (
     "TRAIN_DATA_DIR=voices",

@@ -82,7 +82,7 @@ def write_sparse_store(hours: float) -> dataset.SpkToUtts:
     num_utts = int(hours * 3600 / UTT_SECONDS)
     files = [f"/corpus/{utt // UTTS_PER_SPEAKER}/{utt}.flac" for utt in range(num_utts)]
     for speeds in (myconfig.SPEEDS, (1.0,)):
-        features = feature_store.Features(feature_settings(), speeds)
+        features = feature_store.FeatureFormat(feature_settings(), speeds)
         folder = feature_store.store_folder(files, features, myconfig.FEATURE_STORE_DIR)
         folder.mkdir(parents=True)
         frames = int(UTT_SECONDS * FRAMES_PER_SECOND)

@@ -60,7 +60,7 @@ def open_stores(train_data: dataset.SpkToUtts, validation_data: dataset.SpkToUtt
 
 
 def set_normalisation(encoder: SpeakerEncoder, store: feature_store.FeatureStore, seed: int) -> None:
-    """Give the encoder the mean and deviation of each coefficient over a sample of the training utterances."""
+    """Give the encoder the mean and standard deviation of each coefficient over a sample of the training utterances."""
     rng = np.random.default_rng(seed)
     utts = rng.choice(len(store.files), min(NORMALISATION_UTTS, len(store.files)), replace=False)
     frames = torch.from_numpy(np.concatenate([store.read(utt, NORMALISATION_FRAMES) for utt in np.sort(utts)]))

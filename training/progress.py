@@ -97,15 +97,19 @@ class TrainingProgress:
 
     def is_best(self) -> bool:
         """Whether the last validation EER is the lowest; always true without validation."""
-        return not self.validation[-1][1] > min(eer for _, eer in self.validation)
+        best = self.best()
+        return best is None or best[0] == len(self.losses)
+
+    def best(self) -> tuple[int, float] | None:
+        """The step with the lowest validation EER, of equal ones the last, and that EER; None without validation."""
+        measured = [(step, eer) for step, eer in self.validation if not math.isnan(eer)]
+        return min(measured, key=lambda of_step: (of_step[1], -of_step[0]), default=None)
 
     def describe_best(self) -> str:
         """Which step's model is the best, in words."""
-        measured = [(eer, step) for step, eer in self.validation if not math.isnan(eer)]
-        if not measured:
+        if not (best := self.best()):
             return f"the model of the last step, {len(self.losses)}"
-        eer, step = min(measured, key=lambda pair: (pair[0], -pair[1]))  # Of equal ones the last was saved.
-        return f"the best model, of step {step}, with a validation EER of {eer:.1%}"
+        return f"the best model, of step {best[0]}, with a validation EER of {best[1]:.1%}"
 
     def describe(self) -> str:
         """Recent loss, share of active triplets, and the last validation EER."""
@@ -129,12 +133,11 @@ class TrainingProgress:
                 axes.axhline(self.config.TRIPLET_ALPHA, color="0.5", linestyle=":", label="margin")
             axes.set(xlabel="training step", ylabel="triplet loss", ylim=(0, None))
             handles, labels = axes.get_legend_handles_labels()
-            if any(not math.isnan(eer) for _, eer in self.validation):
+            if best := self.best():
                 right = axes.twinx()
                 measured, eers = zip(*self.validation, strict=True)
                 right.plot(measured, [100 * eer for eer in eers], "o-", color="C1", label="validation EER")
-                best = min(range(len(eers)), key=lambda number: (math.isnan(eers[number]), eers[number], -number))
-                right.plot(measured[best], 100 * eers[best], "*", color="0.2", markersize=12, label="best")
+                right.plot(best[0], 100 * best[1], "*", color="0.2", markersize=12, label="best")
                 right.set(ylabel="validation EER (%)", ylim=(0, None))
                 right.grid(False)
                 handles += right.get_legend_handles_labels()[0]

@@ -25,8 +25,8 @@ import demo_data
 import feature_extraction
 import neural_net
 from foundation import parallel, script, setting_table, settings
+from foundation.paths import PROJECT_DIR
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
 RATE = feature_extraction.SAMPLE_RATE
 
 # Far more than a command takes, also on a busy machine.

@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
+import augmentation
 import dataset
 import feature_extraction
 import feature_store
@@ -52,11 +53,11 @@ class FeatureStoreTest(ProjectTest):
     def test_files_are_decoded_once_and_again_when_they_change(self) -> None:
         spk_to_utts = self.write_speakers(2, 2)
         decoded = []
-        extract, feature_store.features_at_speeds = (
-            feature_store.features_at_speeds,
+        extract, augmentation.features_at_speeds = (
+            augmentation.features_at_speeds,
             lambda file, *more: decoded.append(file) or extract(file, *more),
         )
-        self.addCleanup(setattr, feature_store, "features_at_speeds", extract)
+        self.addCleanup(setattr, augmentation, "features_at_speeds", extract)
         feature_store.open_store(spk_to_utts)
         self.assertEqual(sorted(decoded), sorted(sum(spk_to_utts.values(), [])))
         decoded.clear()
@@ -103,12 +104,12 @@ class FeatureStoreTest(ProjectTest):
             "8 kHz.ogg": (0.5 * tone[:20000], 8000),
             "float.wav": (3 * tone[:32000], 32000),
         }
-        features = feature_store.Features(feature_extraction.feature_settings(), (0.9, 1.0))
+        features = feature_store.FeatureFormat(feature_extraction.feature_settings(), (0.9, 1.0))
         self.assertEqual(feature_store.FEATURES_VERSION, 2, "then write the new features below, too")
         for name, (samples, rate) in signals.items():
             subtype = "FLOAT" if name == "float.wav" else None
             soundfile.write(self.dir / name, samples, rate, subtype=subtype)
-            slow, usual = feature_store.features_at_speeds(str(self.dir / name), features, [])
+            slow, usual = augmentation.features_at_speeds(str(self.dir / name), *features[:2], [])
             found = [len(slow), len(usual), *slow.mean(axis=0)[:4], *usual.mean(axis=0)[:4]]
             np.testing.assert_allclose(
                 found, KNOWN_FEATURES[name], atol=0.05, err_msg=f"{name}: raise FEATURES_VERSION"
@@ -122,14 +123,14 @@ class FeatureStoreTest(ProjectTest):
     def test_a_passing_error_is_tried_again(self) -> None:
         spk_to_utts = self.write_speakers(2, 2)
         broken = spk_to_utts["s0"][0]
-        extract = feature_store.features_at_speeds
+        extract = augmentation.features_at_speeds
 
         def fail_once(file: str, *more) -> list[np.ndarray]:
             if file == broken:
                 raise OSError(24, "too many open files")
             return extract(file, *more)
 
-        with unittest.mock.patch.object(feature_store, "features_at_speeds", fail_once):
+        with unittest.mock.patch.object(augmentation, "features_at_speeds", fail_once):
             self.assertNotIn(broken, feature_store.open_store(spk_to_utts).files)
         self.assertIn(broken, feature_store.open_store(spk_to_utts).files)
 

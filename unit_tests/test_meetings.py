@@ -1,4 +1,4 @@
-"""Meetings and threads of `stress/`, a few of them, and recordings that were heard wrongly."""
+"""A few meetings of `stress/`, and recordings that were heard wrongly."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import numpy as np
 
 import speaker_id
 from encoder import saved_models
-from stress import meetings, threads
+from stress import meetings
 from unit_tests.shared import PROJECT_DIR, ProjectTest
 from voices import timeline as speaker_timeline
 from voices.turns import Turn, to_rttm
@@ -32,9 +32,6 @@ class MeetingsTest(ProjectTest):
         ):
             with self.assertRaises(AssertionError):
                 meetings.check_answer(found, said, {"Ann"}, "cluster")
-
-    def test_threads_work_as_one_does(self) -> None:
-        self.assertIn("all as in one", threads.work_together(self.dir, 40))
 
     def test_names_stay_different_in_rttm(self) -> None:
         turns = [Turn(0, 1, name, None) for name in ("Ann Lee", "Ann_Lee", "speaker 1", "speaker_1", "Ann%20Lee")]

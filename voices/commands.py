@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         "identify": run_identify,
         "timeline": run_timeline,
         "embed": run_embed,
-        "map": run_map,
+        "map": run_embed,
     }
     return commands[options.command](load_encoder(options.model), options)
 
@@ -128,27 +128,14 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
 
 
 def run_embed(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
-    """The command `embed`."""
+    """The commands `embed` and `map`."""
     heard = hear(encoder, options.files)
     warn(list_warnings(heard))
-    write_embeddings(options.out, heard)
-    script.show(
-        options.json,
-        {"out": options.out, "recordings": len(heard)},
-        f"{options.out} has {count(len(heard), 'embedding')}.",
-    )
-    return 0
-
-
-def run_map(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
-    """The command `map`."""
-    heard = hear(encoder, options.files)
-    warn(list_warnings(heard))
-    speakers = voice_map.name_speakers([one.recording.file for one in heard])
-    pictures.save(options.out, voice_map.draw_map(np.stack([one.recording.embedding for one in heard]), speakers))
-    script.show(
-        options.json,
-        {"out": options.out, "recordings": len(heard)},
-        f"{options.out} shows {count(len(heard), 'recording')}.",
-    )
+    if options.command == "embed":
+        write_embeddings(options.out, heard)
+    else:
+        speakers = voice_map.name_speakers([one.recording.file for one in heard])
+        pictures.save(options.out, voice_map.draw_map(np.stack([one.recording.embedding for one in heard]), speakers))
+    words = f"{options.out} is written, with {count(len(heard), 'recording')}."
+    script.show(options.json, {"out": options.out, "recordings": len(heard)}, words)
     return 0

@@ -1,8 +1,6 @@
 """The user's own recordings: find them, embed them, and report what is wrong with them."""
 
 import contextlib
-import csv
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -178,7 +176,4 @@ def write_embeddings(path: str, heard: Sequence[Heard]) -> None:
         with safe_files.replace_when_whole(path) as file:
             np.savez(file, embeddings=embeddings, files=np.array(files))
         return
-    text = io.StringIO()
-    rows = ([name, *row] for name, row in zip(files, embeddings.tolist(), strict=True))
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    safe_files.write_text(path, text.getvalue())
+    safe_files.write_rows(path, ([name, *row] for name, row in zip(files, embeddings.tolist(), strict=True)))
