@@ -143,7 +143,7 @@ def narrow_band(power: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     upper = torch.where(is_telephone, uniform(rng, 3300, 4000, batch), uniform(rng, 3000, 8000, batch))
     lower = torch.where(is_telephone, uniform(rng, 50, 350, batch), 1.0)
     above, below = (frequencies / upper).log2().clamp(min=0), (lower / frequencies).log2().clamp(min=0)
-    power = power * to_power(-200 * above - 24 * below)  # Decibels per octave outside of the band.
+    power = power * to_power(-200 * above - 24 * below)  # Decibels per octave outside the band.
     # Mel bands hold power per Hz, so the noise is spread evenly over its 4 kHz.
     companding_noise = 10**-3.6 * (power @ widths)[:, :, None] / 4000
     return power + companding_noise * (is_telephone & (frequencies < 4000))

@@ -41,7 +41,7 @@ BLOCK_TRIALS = 2**18
 
 
 def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
-    """Embed one utterance's features (frames, N_MFCC) -> (dimensions,), of any length.
+    """Embed one utterance's features (frames, N_MFCC) -> (dimensions,), not scaled to length 1.
 
     The simple version of `inference.embed_features`: the whole sequence, or the mean over its sliding windows.
     """

@@ -31,12 +31,12 @@ class FeatureSettings(NamedTuple):
 
 
 def feature_settings(values: Mapping | None = None) -> FeatureSettings:
-    """Those of the settings that features depend on, of a model for instance; of `myconfig.py` if none are given."""
+    """The settings on which features depend, out of `values` (those of a model, for instance), or of `myconfig.py`."""
     values = vars(myconfig) if values is None else values
     return FeatureSettings(*(values[name.upper()] for name in FeatureSettings._fields))
 
 
-# -------------------- MFCC, as in the lecture (the tests compare with it) --------------
+# --------------------------------- MFCC, as in the lecture -----------------------------
 
 
 def compute_mfcc(samples: np.ndarray, wanted: FeatureSettings | None = None) -> np.ndarray:
@@ -100,7 +100,7 @@ def cosines(n_mels: int, n_mfcc: int) -> np.ndarray:
 
 
 def compute_mfcc_fast(samples: np.ndarray, wanted: FeatureSettings) -> np.ndarray:
-    """Like `compute_mfcc`, equal up to rounding, but several times faster: files are extracted with this one.
+    """Like `compute_mfcc`, equal up to rounding, but several times faster: this one extracts the features of files.
 
     Single precision; PyTorch's Fourier transform; in blocks, so that an hour needs no more memory than its samples and
     its result; and each group of mel bands is multiplied with the few bins that it covers.

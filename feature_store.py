@@ -39,8 +39,8 @@ DTYPE = np.dtype("<f2")
 class Entry(NamedTuple):
     """What the index says of a file."""
 
-    bytes: int  # Its size, and the time when it was changed.
-    changed_ns: int
+    bytes: int  # Its size.
+    changed_ns: int  # When it was changed, in nanoseconds.
     content: str = ""  # A hash of its bytes.
     places: Sequence[Sequence[int]] = ()  # [first frame, number of frames] at each speed.
     skipped: str = ""  # In words, why it cannot be used.
@@ -72,9 +72,9 @@ class FeatureFormat(NamedTuple):
 class FeatureStore:
     """Features of a data set at one or several speeds, opened for reading. Each speed has its own speakers.
 
-    Utterances are numbered through all speeds: `files[number]`, `speaker_of[number]` (a number in `speakers`);
-    `num_frames[number]` rows of `frames`, from `start[number]` on. `utts_of_speaker` lists the utterance numbers of
-    each speaker, `speech_seconds` their total length, `corpus_of_speaker` one of `corpora`.
+    Utterances are numbered through all speeds: `files[number]`, `speaker_of[number]` (a number in `speakers`). Its
+    features are `num_frames[number]` rows of `frames`, beginning at `start[number]`. `utts_of_speaker` lists the
+    utterance numbers of each speaker, `speech_seconds` their total length, `corpus_of_speaker` one of `corpora`.
     """
 
     def __init__(
@@ -176,8 +176,7 @@ def read_index(folder: Path, frame_bytes: int) -> dict[str, Entry]:
         with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
             fields = json.loads(line)
             file, entry = fields.pop("file"), Entry(**fields)
-            first, count = entry.places[-1] if entry.places else (0, 0)
-            if first + count <= num_frames:
+            if entry.skipped or sum(entry.places[-1]) <= num_frames:  # Its first frame, and their number.
                 index[file] = entry
     return index
 
@@ -218,10 +217,8 @@ def append(folder: Path, extracted: list[Extracted], frame_bytes: int) -> None:
     lines = []
     with (folder / "features.f16").open("ab") as features_file:
         end = features_file.seek(0, os.SEEK_END)
-        start = math.ceil(end / frame_bytes)
-        features_file.write(
-            bytes(start * frame_bytes - end)
-        )  # A process that was killed may have left part of a frame.
+        start = math.ceil(end / frame_bytes)  # A process that was killed may have left part of a frame.
+        features_file.write(bytes(start * frame_bytes - end))
         for file, entry, features in extracted:
             for at_speed in features:
                 features_file.write(at_speed.tobytes())

@@ -79,20 +79,19 @@ def get_batch_hard_losses(embeddings: torch.Tensor, config: Config) -> torch.Ten
 
 
 def get_smooth_batch_hard_losses(embeddings: torch.Tensor, config: Config) -> torch.Tensor:
-    """Like get_batch_hard_losses, but all triplets of an anchor a count, harder ones more -> the same shape.
+    """Like get_batch_hard_losses, but all triplets of an anchor count, harder ones more -> the same shape.
 
-    log(1 + sum over positives p and negatives n of exp(s (cos(a, n) - cos(a, p) + TRIPLET_ALPHA))) / s; s is
-    MINING_SHARPNESS, and as it grows, this becomes get_batch_hard_losses. The sum over both is a product of two sums,
-    and log(1 + exp(x)) is softplus(x). All triplets give gradients, so training does not collapse if the hardest one is
-    too hard. The anchor must not be among its own positives here.
-    Sources: Hermans et al. 2017, section 2 (soft margin); Oh Song et al. 2016, "Deep metric learning via lifted
-    structured feature embedding" (smooth maximum).
+    With an anchor a: log(1 + sum over positives p and negatives n of exp(s (cos(a, n) - cos(a, p) + TRIPLET_ALPHA))) /
+    s; s is MINING_SHARPNESS, and as it grows, this becomes get_batch_hard_losses. The sum over both is a product of two
+    sums, and log(1 + exp(x)) is softplus(x). All triplets give gradients, so training does not collapse if the hardest
+    one is too hard. The anchor must not be among its own positives here. Sources: Hermans et al. 2017, section 2 (soft
+    margin); Oh Song et al. 2016, "Deep metric learning via lifted structured feature embedding" (smooth maximum).
     """
     sharpness = config.MINING_SHARPNESS
     similarity, same_speaker = get_batch_similarities(embeddings)
     itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     scaled_neg = smooth_maximum(sharpness * similarity, ~same_speaker)
-    scaled_pos = -smooth_maximum(-sharpness * similarity, same_speaker & ~itself)  # So this is a minimum.
+    scaled_pos = -smooth_maximum(-sharpness * similarity, same_speaker & ~itself)  # A smooth minimum.
     return nn.functional.softplus(scaled_neg - scaled_pos + sharpness * config.TRIPLET_ALPHA) / sharpness
 
 
@@ -128,7 +127,8 @@ def get_triplet_losses(embeddings: torch.Tensor, config: Config) -> torch.Tensor
 def active_share(losses: torch.Tensor, config: Config) -> float:
     """Share of the losses above the hinge, whose positive is not yet nearer than the negative by the margin.
 
-    With smooth_batch_hard, it is at softplus(0) / MINING_SHARPNESS, and all triplets of an anchor together count.
+    With smooth_batch_hard, the hinge is at softplus(0) / MINING_SHARPNESS, softplus(0) being log 2, and a loss is that
+    of all triplets of an anchor together.
     """
     at_hinge = math.log(2) / config.MINING_SHARPNESS if config.TRIPLET_MINING == "smooth_batch_hard" else 0.0
     return float((losses > at_hinge).float().mean())

@@ -13,7 +13,7 @@ from foundation.settings import Config
 
 
 def apply_specaug(features: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Mask features (frames, N_MFCC) with the mean of all their values, one number -> a copy of the same shape.
+    """Mask features (frames, N_MFCC) with one number, the mean of all their values -> a copy.
 
     Training takes the mean of each coefficient instead.
     """

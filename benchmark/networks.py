@@ -42,9 +42,10 @@ def network_rows(rounds: int) -> list[Row]:
         # `nn.LSTM` on the whole batch, with PyTorch's own threads.
         plain_step = in_torch_threads(lambda: straightforward_step(encoder, optimizer, crops))
         plain, float32, bfloat16 = median_seconds(rounds, plain_step, float32_step, network_step(crops))
-    rows = [compare("float32 step of LSTMs alone, against plain `nn.LSTM`", plain, float32)]
+    what = f"{myconfig.LSTM_NUM_LAYERS} x {myconfig.LSTM_HIDDEN_SIZE} LSTM units"
+    rows = [compare(f"float32 step of {what}, against plain `nn.LSTM`", plain, float32)]
     if myconfig.MIXED_PRECISION and parallel.has_bfloat16(torch.device("cpu")):
-        rows.append(compare("bfloat16 step of LSTMs alone, against float32", float32, bfloat16))
+        rows.append(compare(f"bfloat16 step of {what}, against float32", float32, bfloat16))
     return rows
 
 

@@ -38,8 +38,7 @@ def resemblyzer_embeddings() -> Callable[[Sequence[str]], None] | None:
 
 def peer_rows(files: Sequence[str], rounds: int) -> list[Row]:
     """Embedding the files, decoding included, on all cores."""
-    # The lecture's encoder is bidirectional.
-    with settings.override(**COURSE | {"BI_LSTM": True}):
+    with settings.override(**COURSE | {"BI_LSTM": True, "FRAME_AGGREGATION_MEAN": True}):
         course = LstmEncoder().eval()
     models = {path.name: load_encoder(path) for path in sorted(paths.SHIPPED_DIR.glob("*.pt"))}
     others = {"the course's way": in_torch_threads(lambda: course_embeddings(course, files))}

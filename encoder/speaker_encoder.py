@@ -12,7 +12,7 @@ from foundation import parallel, setting_table, settings
 
 
 class SpeakerEncoder(nn.Module):
-    """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), of any length.
+    """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not scaled to length 1.
 
     The features are normalised with the mean and standard deviation of the training data, with DELTAS their changes
     are appended, STACKED_FRAMES of them are put side by side, and the network of a subclass embeds the result.

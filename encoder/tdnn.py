@@ -16,7 +16,7 @@ ATTENTION_UNITS = 128
 
 
 class Tdnn(nn.Module):
-    """What is read in each step (batch, steps, num_inputs) -> embeddings (batch, dimensions), of any length.
+    """What is read in each step (batch, steps, num_inputs) -> embeddings (batch, dimensions), not of length 1.
 
     The outputs of all blocks are joined, and their mean and standard deviation over the steps are taken, in which the
     steps that say more about the speaker count more. `channels` is a multiple of NUM_GROUPS.

@@ -37,10 +37,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_rows(path: str | Path, rows: Iterable[Sequence], delimiter: str = ",") -> None:
-    """Write rows as CSV, completely or not at all; fields with a delimiter or a quote in them stand in quotes."""
-    text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    """Write rows as CSV, completely or not at all; fields with a delimiter, a quote or a line end stand in quotes."""
+    lines = []
+    for row in rows:
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=delimiter).writerow(row)  # It quotes both parts of its own line end, "\r\n".
+        lines.append(text.getvalue().removesuffix("\r\n"))
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def digest_of(path: str | Path) -> str:

@@ -22,7 +22,6 @@ NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") i
 # Exit codes. Python's own 1 can be the answer "no".
 MISTAKE, INTERNAL_ERROR, STOPPED, OUTPUT_CLOSED = 2, 70, 130, 141
 
-
 # What the files of this project import of others.
 PACKAGES = {"torch", "numpy", "scipy", "soundfile", "soxr", "av", "matplotlib", "tqdm", "filelock", "sklearn"}
 PACKAGES |= {"librosa", "gradio"}

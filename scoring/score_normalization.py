@@ -54,7 +54,9 @@ def embed_cohort(encoder: SpeakerEncoder, store: FeatureStore, config: Config) -
 
 
 def cohort_statistics(embeddings: np.ndarray, cohort: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the scores of utterances with their NUM_NEAREST of the cohort, both (utterances,).
+    """Mean and standard deviation of each utterance's scores with its most similar of the cohort, both (utterances,).
+
+    Those are NUM_NEAREST speakers.
 
     Embeddings are (utterances, dimensions), the cohort (speakers, dimensions). Raises ValueError if all of it is equal.
     """

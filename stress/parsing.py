@@ -26,8 +26,8 @@ from voices import database as speaker_database
 Reader = Callable[[Path], object]
 
 # Pieces of lists and command lines, which are inserted where they do not belong.
-SNIPPETS = [b"\n", b'"', b",", b" ", b"\0", b"\xff", b"\r", b"=", b"..", b"-1", b"1e999", b"nan"]
-SNIPPETS += ["声".encode(), b"1" * 5000]
+SNIPPETS: tuple[bytes, ...] = (b"\n", b'"', b",", b" ", b"\0", b"\xff", b"\r", b"=", b"..", b"-1", b"1e999", b"nan")
+SNIPPETS += ("声".encode(), b"1" * 5000)
 
 
 def put_in_snippets(content: bytes, rng: np.random.Generator) -> bytes:

@@ -96,7 +96,7 @@ class TrainingProgress:
             print(f"Step {len(self.losses)}: {self.describe()}, {minutes_left:.1f} min left", flush=True)
 
     def is_best(self) -> bool:
-        """Whether the last validation EER is the lowest; always true without validation."""
+        """Whether the model of the last step is the best so far; always true without validation."""
         best = self.best()
         return best is None or best[0] == len(self.losses)
 

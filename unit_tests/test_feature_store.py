@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import unittest.mock
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import librosa
@@ -150,7 +151,9 @@ class FeatureStoreTest(ProjectTest):
         expected = [whole.read(utt) for utt in range(9)]
         del whole
         lines = (folder / "index.jsonl").read_bytes().splitlines(keepends=True)
-        for kept, cut in ((4, b""), (4, lines[4][:20]), (9, b""), (9, b"damaged\n"), (9, b"5\n"), (0, b"")):
+        no_places = json.dumps({**json.loads(lines[8]), "places": []}).encode()
+        cuts = [(4, b""), (4, lines[4][:20]), (9, b""), (9, b"damaged\n"), (9, b"5\n"), (8, no_places), (0, b"")]
+        for kept, cut in cuts:
             with self.subTest(kept=kept, cut=cut):
                 (folder / "index.jsonl").write_bytes(b"".join(lines[:kept]) + cut)
                 with (folder / "features.f16").open("ab") as file:
@@ -178,6 +181,25 @@ class FeatureStoreTest(ProjectTest):
             expected = feature_extraction.extract_features(file)
             np.testing.assert_allclose(store.read(utt), expected, rtol=1e-3, atol=1e-2)
         self.assertEqual(len(store.frames), store.num_frames.sum(), "nothing stands in the store twice")
+
+    def test_threads_with_other_settings_do_not_disturb_each_other(self) -> None:
+        spk_to_utts = self.write_speakers(3, 3)
+        configs = [settings.present(N_MFCC=number, FEATURE_STORE_DIR=str(self.dir / "both")) for number in (13, 20)]
+
+        def build(number: int) -> np.ndarray:
+            store = feature_store.open_store(spk_to_utts, config=configs[number % 2])
+            return np.concatenate([store.read(utt) for utt in range(len(store.files))])
+
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(build, range(16)))
+        for number, features in enumerate(found):
+            np.testing.assert_array_equal(features, found[number % 2])
+        with settings.override(N_MFCC=13):
+            expected = [feature_extraction.extract_features(file) for file in sum(spk_to_utts.values(), [])]
+        np.testing.assert_allclose(found[0], np.concatenate(expected), rtol=1e-3, atol=0.3)
+        for index in (self.dir / "both").glob("*/index.jsonl"):
+            files = [json.loads(line)["file"] for line in index.read_text().splitlines() if line]
+            self.assertEqual(len(files), len(set(files)))
 
     def test_crops_are_from_their_utterance_and_short_ones_are_joined(self) -> None:
         spk_to_utts = self.write_speakers(2, 3, seconds=1.0)

@@ -1,6 +1,7 @@
 """Tests of `foundation/safe_files.py`, of pictures and of what errors say."""
 
 import contextlib
+import csv
 import io
 import os
 import subprocess
@@ -21,6 +22,15 @@ class SafeFilesTest(ProjectTest):
             raise KeyError
         self.assertEqual(path.read_bytes(), b"first")
         self.assertEqual(list(path.parent.iterdir()), [path])
+
+    def test_rows_are_read_back_as_they_were(self) -> None:
+        rows = [["a", "b c"], ["a,b", 'a"b'], ["new\nline", "return\rhere"], ["both\r\n", ""], ["声", "1"]]
+        for delimiter in (",", " "):
+            safe_files.write_rows(self.dir / "rows.csv", rows, delimiter)
+            with (self.dir / "rows.csv").open(encoding="utf-8", newline="") as file:
+                self.assertEqual(list(csv.reader(file, delimiter=delimiter)), rows)
+        safe_files.write_rows(self.dir / "rows.csv", rows[:2])
+        self.assertEqual((self.dir / "rows.csv").read_bytes(), b'a,b c\n"a,b","a""b"\n')
 
     def test_a_folder_that_cannot_be_written_is_an_error(self) -> None:
         (self.dir / "file").touch()

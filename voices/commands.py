@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> int:
         "enrol": run_enrol,
         "identify": run_identify,
         "timeline": run_timeline,
-        "embed": run_embed,
-        "map": run_embed,
+        "embed": run_embed_or_map,
+        "map": run_embed_or_map,
     }
     return commands[options.command](load_encoder(options.model), options)
 
@@ -127,7 +127,7 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     return 0
 
 
-def run_embed(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
+def run_embed_or_map(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     """The commands `embed` and `map`."""
     heard = hear(encoder, options.files)
     warn(list_warnings(heard))
@@ -136,6 +136,7 @@ def run_embed(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     else:
         speakers = voice_map.name_speakers([one.recording.file for one in heard])
         pictures.save(options.out, voice_map.draw_map(np.stack([one.recording.embedding for one in heard]), speakers))
-    words = f"{options.out} is written, with {count(len(heard), 'recording')}."
+    verb = "has the embeddings of" if options.command == "embed" else "shows"
+    words = f"{options.out} {verb} {count(len(heard), 'recording')}."
     script.show(options.json, {"out": options.out, "recordings": len(heard)}, words)
     return 0
