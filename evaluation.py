@@ -31,9 +31,9 @@ from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files, setting_table
 from foundation.settings import Config
-from scoring.calibration import keep_thresholds
+from scoring.calibration import keep_thresholds, log_likelihood_ratio
 from scoring.report import plot_evaluation, write_scores
-from scoring.score_normalization import cohort_statistics, normalize_scores
+from scoring.score_normalization import score_offsets
 from scoring.trials import draw_triplet_trials, get_trials
 
 CHUNK_FILES = 64
@@ -99,24 +99,36 @@ def score_trials(
     Raises ValueError if AS_NORM is set and the model has no cohort.
     """
     config = config or settings.present()
+    check_cohort(encoder, config)
+    similarities, normalised = score_both_ways(encoder, store, enrol, test, config)
+    return normalised if config.AS_NORM else similarities
+
+
+def score_both_ways(
+    encoder: SpeakerEncoder, store: feature_store.FeatureStore, enrol: np.ndarray, test: np.ndarray, config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine similarities of trials, and normalised scores, which are the same without a cohort, both (trials,)."""
+    embeddings, seconds = embed_store(encoder, store, config=config), store.utt_seconds
+    if enrol.ndim > 1:  # The mean of each group is one more embedding.
+        groups, group = np.unique(enrol, axis=0, return_inverse=True)
+        enrol = len(embeddings) + group.ravel()
+        embeddings = np.concatenate([embeddings, unit_length(embeddings[groups].mean(axis=1))])
+        seconds = np.concatenate([seconds, seconds[groups].sum(axis=1)])
+    offsets = score_offsets(embeddings, seconds, encoder.cohort)
+    similarities = np.empty(len(enrol), np.float32)
+    for start in range(0, len(enrol), BLOCK_TRIALS):
+        block = slice(start, start + BLOCK_TRIALS)
+        similarities[block] = np.einsum("td,td->t", embeddings[enrol[block]], embeddings[test[block]])
+    return similarities, similarities - offsets[enrol] - offsets[test]
+
+
+def check_cohort(encoder: SpeakerEncoder, config: Config) -> None:
+    """Raise ValueError if AS_NORM is set and the model has no cohort."""
     if config.AS_NORM and not len(encoder.cohort):
         raise ValueError(
             f"{encoder.path} holds no cohort for AS_NORM. Training puts one in at its end; for an older model, repeat "
             "the command of its training, with its checkpoint beside it."
         )
-    embeddings = embed_store(encoder, store, config=config)
-    if enrol.ndim > 1:  # The mean of each group is one more embedding.
-        groups, group = np.unique(enrol, axis=0, return_inverse=True)
-        enrol = len(embeddings) + group.ravel()
-        embeddings = np.concatenate([embeddings, unit_length(embeddings[groups].mean(axis=1))])
-    statistics = cohort_statistics(embeddings, encoder.cohort) if config.AS_NORM else None
-    scores = np.empty(len(enrol), np.float32)
-    for start in range(0, len(enrol), BLOCK_TRIALS):
-        block = slice(start, start + BLOCK_TRIALS)
-        scores[block] = np.einsum("td,td->t", embeddings[enrol[block]], embeddings[test[block]])
-        if statistics:
-            scores[block] = normalize_scores(scores[block], enrol[block], test[block], *statistics)
-    return scores
 
 
 def compute_scores(
@@ -151,7 +163,9 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
     store = feature_store.open_store(spk_to_utts, config=config)
     warn_of_known_speakers(encoder, store)
     labels, enrol, test = get_trials(store, config)
-    scores = score_trials(encoder, store, enrol, test, config)
+    check_cohort(encoder, config)
+    similarities, normalised = score_both_ways(encoder, store, enrol, test, config)
+    scores = normalised if config.AS_NORM else similarities
     first = enrol if enrol.ndim == 1 else enrol[:, 0]
     group_of = np.array([(groups or {}).get(speaker, "") for speaker in store.speakers])[store.speaker_of]
     sweep = metrics.error_rates(labels, scores, config.EVAL_THRESHOLD_STEP)
@@ -165,6 +179,10 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         "eer": eer,
         "eer_threshold": eer_threshold,
         "eer_ci95": interval,
+        "eer_of_similarities": compute_eer(labels, similarities)[0],
+        "eer_normalised": compute_eer(labels, normalised)[0] if len(encoder.cohort) else None,
+        "min_cllr": metrics.min_cllr(labels, scores),
+        "cllr": calibrated_cllr(encoder, labels, similarities, normalised, config),
         "min_dcf_0.01": metrics.min_dcf(*sweep[1:], p_target=0.01),
         "min_dcf_0.05": metrics.min_dcf(*sweep[1:], p_target=0.05),
         "num_target_trials": int(labels.sum()),
@@ -182,6 +200,15 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
         plot_evaluation(results_dir / "results.png", labels, scores, sweep, results)
     return results
+
+
+def calibrated_cllr(
+    encoder: SpeakerEncoder, labels: np.ndarray, similarities: np.ndarray, normalised: np.ndarray, config: Config
+) -> float | None:
+    """Cllr of the log-likelihood ratios that the model's calibration gives; None if it has none."""
+    scores = normalised if len(encoder.answer_cohort) else similarities
+    ratios = log_likelihood_ratio(encoder.calibration, scores, config.EVAL_ENROL_UTTS, 1)
+    return None if ratios is None else metrics.cllr(labels, ratios)
 
 
 def count_distinct(enrol: np.ndarray, test: np.ndarray) -> int:
@@ -239,12 +266,16 @@ def print_report(results: dict) -> None:
     print(f"Trials: {results['num_target_trials']} target, {results['num_nontarget_trials']} non-target{repeated}.")
     if results["settings"]["EVAL_ENROL_UTTS"] > 1:
         print(f"Enrolled: the mean of {results['settings']['EVAL_ENROL_UTTS']} recordings in each trial.")
-    if results["settings"]["AS_NORM"]:
-        print("Scores: normalised with a cohort of training speakers (AS-norm).")
     print(f"EER: {results['eer']:.2%}, {interval}.")
+    if results["settings"]["AS_NORM"]:
+        print(f"These scores are normalised. EER of cosine similarities: {results['eer_of_similarities']:.2%}.")
+    elif results["eer_normalised"] is not None:
+        print(f"EER of normalised scores (AS_NORM=true): {results['eer_normalised']:.2%}.")
     for name, eer in results["eer_within_groups"].items():
         print(f"EER within {name}: {eer:.2%}.")
     print(f"minDCF: {results['min_dcf_0.01']:.3f} at P_target 0.01, {results['min_dcf_0.05']:.3f} at 0.05.")
+    with_model = "the model has no calibration" if results["cllr"] is None else f"{results['cllr']:.3f} as calibrated"
+    print(f"Cllr: {with_model}, {results['min_cllr']:.3f} at best.")
     print(f"Time: {results['seconds']:.1f} s. Scores, figures and plots are in {results['settings']['RESULTS_DIR']}.")
     print(f"eer_threshold = {results['eer_threshold']:.6f} eer = {results['eer']:.6f}")
 

@@ -72,9 +72,10 @@ class FeatureFormat(NamedTuple):
 class FeatureStore:
     """Features of a data set at one or several speeds, opened for reading. Each speed has its own speakers.
 
-    Utterances are numbered through all speeds: `files[number]`, `speaker_of[number]` (a number in `speakers`). Its
-    features are `num_frames[number]` rows of `frames`, beginning at `start[number]`. `utts_of_speaker` lists the
-    utterance numbers of each speaker, `speech_seconds` their total length, `corpus_of_speaker` one of `corpora`.
+    Utterances are numbered through all speeds: `files[number]`, `speaker_of[number]` (a number in `speakers`) and
+    `utt_seconds[number]`. Its features are `num_frames[number]` rows of `frames`, beginning at `start[number]`. Of each
+    speaker, `utts_of_speaker` has the utterances' numbers, `speech_seconds` their total length, and `corpus_of_speaker`
+    one of `corpora`.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class FeatureStore:
                 lengths += [index[utt].places[number][1] for utt in used]
         self.start = np.array(starts, dtype=np.int64)
         self.num_frames = np.array(lengths, dtype=np.int64)
-        frames_of_speaker = np.array([self.num_frames[utts].sum() for utts in self.utts_of_speaker])
-        self.speech_seconds = frames_of_speaker * (wanted.settings.hop_length / feature_extraction.SAMPLE_RATE)
+        self.utt_seconds = self.num_frames * (wanted.settings.hop_length / feature_extraction.SAMPLE_RATE)
+        self.speech_seconds = np.array([self.utt_seconds[utts].sum() for utts in self.utts_of_speaker])
         self.corpus_of_speaker = np.array([dataset.get_corpus(speaker, corpora) for speaker in self.speakers])
         self.speaker_of = np.repeat(np.arange(len(self.speakers)), [len(utts) for utts in self.utts_of_speaker])
         num_rows = int((self.start + self.num_frames).max())

@@ -1,4 +1,4 @@
-"""Figures computed from the scores of trials: error rates, EER, minDCF and confidence intervals. Pure NumPy.
+"""Figures computed from the scores of trials: error rates, EER, minDCF, Cllr and confidence intervals.
 
 A trial compares two utterances. Its label is 1 if one speaker said both (a target trial) and 0 if not; it is accepted
 when its score reaches the threshold.
@@ -81,6 +81,30 @@ def min_dcf(false_accept: np.ndarray, false_reject: np.ndarray, p_target: float)
     """
     costs = p_target * false_reject + (1 - p_target) * false_accept
     return float(costs.min() / min(p_target, 1 - p_target))
+
+
+def cllr(labels: ArrayLike, log_likelihood_ratios: ArrayLike) -> float:
+    """The cost of log-likelihood ratios (natural logarithms), in bits: 0 if they are certain and right, 1 if all are 0.
+
+    A ratio says how many times likelier a trial is of one person than of two. Source: Brümmer and du Preez 2006,
+    "Application-independent evaluation of speaker detection", equation 18.
+    """
+    labels, ratios = np.asarray(labels), np.asarray(log_likelihood_ratios, float)
+    of_targets = np.logaddexp(0, -ratios[labels == 1]).mean()
+    of_nontargets = np.logaddexp(0, ratios[labels == 0]).mean()
+    return float((of_targets + of_nontargets) / 2 / np.log(2))
+
+
+def min_cllr(labels: ArrayLike, scores: ArrayLike) -> float:
+    """The lowest `cllr` that any rising function of the scores has: what is left is not the fault of calibration."""
+    from sklearn.isotonic import IsotonicRegression  # Slow to import, and only needed here.
+
+    labels = np.asarray(labels)
+    weights = np.where(labels == 1, 0.5 / (labels == 1).sum(), 0.5 / (labels == 0).sum())
+    scores = np.asarray(scores, float)
+    posterior = IsotonicRegression(y_min=0, y_max=1).fit(scores, labels, weights).predict(scores)
+    with np.errstate(divide="ignore"):
+        return cllr(labels, np.log(posterior) - np.log1p(-posterior))
 
 
 def eer_interval(

@@ -211,9 +211,9 @@ NUM_EVAL_TRIPLETS = 10000
 # EVAL_TRIALS="all_pairs", each speaker's recordings are divided into groups of so many. A trial list has one for each.
 EVAL_ENROL_UTTS = 1
 
-# Normalise scores (AS-norm): a score is the number of standard deviations above the mean score of its two utterances
-# with the most similar training speakers, so that one threshold suits many kinds of recordings; if False, a cosine
-# similarity.
+# Normalise scores, as `speaker_id.py` does: what strangers would score with such recordings is subtracted, by their
+# similarity to the nearest training speakers and their lengths (see `scoring/score_normalization.py`), so that one
+# threshold suits many kinds of recordings; if False, a score is a cosine similarity.
 AS_NORM = False
 
 # What the names of speakers begin with whose embeddings no model keeps for AS_NORM, with commas between several: "cv-"

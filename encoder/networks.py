@@ -14,7 +14,7 @@ from foundation.settings import Config
 
 
 def new_encoder(shape: dict | None = None) -> SpeakerEncoder:
-    """A new encoder, untrained; `shape` has a value for each of MODEL_SETTINGS: by default those of the present settings."""
+    """A new encoder, untrained; `shape` has a value for each of MODEL_SETTINGS: else the present settings."""
     values = settings.all_settings() if shape is None else shape
     return (TransformerEncoder if values["USE_TRANSFORMER"] else LstmEncoder)(values)
 

@@ -246,14 +246,18 @@ def check_calibration(calibration: dict) -> dict:
         raise ValueError("its numbers of recordings are damaged.")
     for number, second in enumerate(counts):
         for first in counts[: number + 1]:
-            thresholds, quantiles = (np.array(part, float) for part in calibration["curves"][f"{first} {second}"])
-            is_valid = np.isfinite([*thresholds, *quantiles]).all() and thresholds.shape == rates.shape
+            parts = [np.array(part, float) for part in calibration["curves"][f"{first} {second}"]]
+            thresholds, quantiles, *line = parts  # Older versions had no line.
+            is_valid = np.isfinite(np.concatenate(parts)).all() and thresholds.shape == rates.shape
+            is_valid &= not line or (len(line) == 1 and line[0].shape == (2,) and line[0][0] > 0)
             if not is_valid or (np.diff(thresholds) > 0).any() or (np.diff(quantiles) < 0).any():
                 raise ValueError("its decision thresholds are damaged.")
             if quantiles.shape != (NUM_SHARES,):
                 raise ValueError("its decision thresholds are of another version.")
     if not isinstance(calibration["source"], str):
         raise ValueError("its decision thresholds have no source.")
+    if "normalised" in calibration and not 0 < float(calibration["near_strangers"]) < 2:
+        raise ValueError("its distance of strangers is damaged.")
     return calibration
 
 

@@ -62,6 +62,11 @@ class SpeakerEncoder(nn.Module):
         """The settings of the features that this encoder reads."""
         return feature_extraction.feature_settings(self.settings)
 
+    @property
+    def answer_cohort(self) -> np.ndarray:
+        """The cohort by which the scores of answers are normalised; nobody if thresholds are of cosine similarities."""
+        return self.cohort if self.calibration.get("normalised", not self.calibration) else self.cohort[:0]
+
     def forward(self, features: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
         """Embed a batch; `num_frames` (batch,) says how many frames of each row count where rows are padded."""
         inputs, lengths = (features - self.feature_mean) / self.feature_std, num_frames

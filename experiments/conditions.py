@@ -22,8 +22,6 @@ if __name__ == "__main__":
     if options.calibrate.partition("=")[0] in settings.all_settings():
         parser.error(f"--calibrate {options.calibrate}: that is a setting; say first what the test data are")
     typed = settings.read_command_line(__doc__, arguments=options.settings)
-    if options.calibrate and settings.all_settings()["AS_NORM"]:
-        parser.error("--calibrate needs cosine similarities, which speaker_id.py uses: leave AS_NORM out")
 
 import functools
 import hashlib
@@ -223,7 +221,7 @@ def calibrate(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], source:
     config = settings.present(**encoder.settings)
     rng = np.random.default_rng(config.SEED)
     stores = [feature_store.open_store(data, config=config) for data in conditions.values()]
-    measured = calibration.measure(calibration.embed_all(encoder, stores, rng, config), source, rng)
+    measured = calibration.measure(calibration.embed_all(encoder, stores, rng, config), source, rng, encoder.cohort)
     calibration.save_calibration(encoder, measured)
     return measured
 

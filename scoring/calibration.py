@@ -2,12 +2,18 @@
 
 This depends on how many recordings are compared: the mean of several embeddings is nearer to every voice than a single
 embedding is, so that a threshold for pairs of recordings accepts too many pairs of means. Both rates are measured for
-each number of recordings on either side, and stay with the model.
+each number of recordings on either side, of normalised scores if the model has a cohort, and stay with the model. So
+does the line that turns scores into log-likelihood ratios: how many times likelier a score is of one person than of
+two, as a natural logarithm. Source: Brümmer and du Preez 2006, "Application-independent evaluation of speaker
+detection".
 """
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import dataset
 import feature_store
@@ -18,6 +24,7 @@ from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from foundation import settings
 from foundation.settings import Config
+from scoring.score_normalization import score_offsets
 
 # Numbers of recordings on a side. 0 stands for a window of this length, which the timeline compares.
 COUNTS = (0, 1, 2, 3, 5, 10)
@@ -41,8 +48,22 @@ SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.
 # Utterances of a condition, and of each speaker, that are used; more would tell little more.
 MAX_UTTS, MAX_UTTS_OF_SPEAKER = 4000, 50
 
-# Embeddings of whole utterances and of a window of each, both (utterances, dimensions), and the speakers' numbers.
-Voices = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Trials of each kind from which the line is computed; more would not change it.
+MOST_TRIALS = 20000
+
+
+class Voices(NamedTuple):
+    """Utterances of one condition.
+
+    Embeddings of whole utterances and of a window of each, both (utterances, dimensions); the speakers' numbers and the
+    lengths in seconds, both (utterances,).
+    """
+
+    whole: np.ndarray
+    windows: np.ndarray
+    speaker_of: np.ndarray
+    seconds: np.ndarray
+
 
 # -------------------------------------- Measuring --------------------------------------
 
@@ -67,7 +88,8 @@ def embed_voices(
         start = max(0, (len(features) - frames) // 2)
         windows.append(features[start : start + frames])
     config = settings.in_one_piece(config)
-    return embed_store(encoder, store, utts, config), embed_features(encoder, windows, config), store.speaker_of[utts]
+    whole, of_windows = embed_store(encoder, store, utts, config), embed_features(encoder, windows, config)
+    return Voices(whole, of_windows, store.speaker_of[utts], store.utt_seconds[utts])
 
 
 def embed_all(
@@ -79,45 +101,49 @@ def embed_all(
     }
     voices = []
     for store in stores:
-        whole, windows, speaker_of = embed_voices(encoder, store, rng, config)
-        voices.append((whole, windows, np.array([number_of[name] for name in store.speakers])[speaker_of]))
+        of_store = embed_voices(encoder, store, rng, config)
+        numbers = np.array([number_of[name] for name in store.speakers])
+        voices.append(of_store._replace(speaker_of=numbers[of_store.speaker_of]))
     return voices
 
 
-def group_means(embeddings: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The mean embedding of each group of utterances (groups, utterances) -> (groups, dimensions), of length 1."""
-    return unit_length(embeddings[groups].sum(axis=1))
-
-
-def draw_scores(voices: Voices, first: int, second: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_scores(
+    voices: Voices, first: int, second: int, rng: np.random.Generator, cohort: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores of one person and of different people, means of `first` recordings against means of `second`.
 
     Each speaker has as many groups of recordings as recordings, and each pair of groups of two speakers is compared;
     of one speaker, as many pairs of groups without a common recording as pairs of recordings.
     """
-    whole, windows, speaker_of = voices
-    sources = [whole if number else windows for number in (first, second)]
     sizes = [max(1, first), max(1, second)]
-    same = [np.zeros(0)]
+    pairs: list[np.ndarray] = [np.zeros((0, sum(sizes)), np.int64)]
     groups_of_side: tuple[list, list] = ([], [])
-    owners_of_side: tuple[list, list] = ([], [])
-    for speaker in np.unique(speaker_of):
-        utts = np.flatnonzero(speaker_of == speaker)
+    for speaker in np.unique(voices.speaker_of):
+        utts = np.flatnonzero(voices.speaker_of == speaker)
         if len(utts) >= sum(sizes):
             drawn = rng.permuted(np.tile(utts, (len(utts) * (len(utts) - 1) // 2, 1)), axis=1)
-            sides = np.split(drawn[:, : sum(sizes)], [sizes[0]], axis=1)
-            left, right = (group_means(source, groups) for source, groups in zip(sources, sides, strict=True))
-            same.append(np.einsum("gd,gd->g", left, right))
-        for side, (source, size) in enumerate(zip(sources, sizes, strict=True)):
+            pairs.append(drawn[:, : sum(sizes)])
+        for of_side, size in zip(groups_of_side, sizes, strict=True):
             if len(utts) >= size:
-                drawn = rng.permuted(np.tile(utts, (len(utts), 1)), axis=1)[:, :size] if size > 1 else utts[:, None]
-                groups_of_side[side].append(group_means(source, drawn))
-                owners_of_side[side].append(np.full(len(utts), speaker))
+                several = rng.permuted(np.tile(utts, (len(utts), 1)), axis=1)[:, :size] if size > 1 else utts[:, None]
+                of_side.append(several)
+
+    def side_of(groups: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean embeddings of groups of utterances (groups, utterances), and what is subtracted from their scores."""
+        source = voices.whole if number else voices.windows
+        seconds = voices.seconds if number else voices.seconds.clip(max=WINDOW_SECONDS)
+        means = unit_length(source[groups].sum(axis=1))
+        return means, score_offsets(means, seconds[groups].sum(axis=1), cohort)
+
+    sides = np.split(np.concatenate(pairs), [sizes[0]], axis=1)
+    (left, left_offsets), (right, right_offsets) = map(side_of, sides, (first, second))
+    same = np.einsum("gd,gd->g", left, right) - left_offsets - right_offsets
     if not groups_of_side[0] or not groups_of_side[1]:
-        return np.concatenate(same), np.zeros(0)
-    left, right = map(np.concatenate, groups_of_side)
-    owners, others = map(np.concatenate, owners_of_side)
-    return np.concatenate(same), (left @ right.T)[owners[:, None] != others]
+        return same, np.zeros(0)
+    groups, others = map(np.concatenate, groups_of_side)
+    (left, left_offsets), (right, right_offsets) = side_of(groups, first), side_of(others, second)
+    scores = left @ right.T - left_offsets[:, None] - right_offsets
+    return same, scores[voices.speaker_of[groups[:, :1]] != voices.speaker_of[others[:, 0]]]
 
 
 def count_distinct(conditions: Sequence[Voices], first: int, second: int) -> int:
@@ -126,8 +152,8 @@ def count_distinct(conditions: Sequence[Voices], first: int, second: int) -> int
     A recording counts in each condition, as its noise differs.
     """
     total = 0
-    for _, _, speaker_of in conditions:
-        num_utts = np.unique(speaker_of, return_counts=True)[1]
+    for voices in conditions:
+        num_utts = np.unique(voices.speaker_of, return_counts=True)[1]
         groups, others = num_utts // max(1, first), num_utts // max(1, second)
         total += int(groups.sum() * others.sum() - (groups * others).sum())
     return total // 2 if first == second else total
@@ -135,7 +161,7 @@ def count_distinct(conditions: Sequence[Voices], first: int, second: int) -> int
 
 def count_pairs(conditions: Sequence[Voices]) -> int:
     """How many pairs of speakers are compared, each counted once, however many conditions they are in."""
-    groups = [np.unique(speaker_of) for _, _, speaker_of in conditions]
+    groups = [np.unique(voices.speaker_of) for voices in conditions]
     total = 0
     for speaker in np.unique(np.concatenate(groups)):
         others = np.concatenate([group for group in groups if speaker in group])
@@ -148,12 +174,12 @@ def is_measurable(rate: float, num_pairs: int, num_trials: int) -> bool:
     return rate * num_pairs >= 1 and rate * num_trials >= LEAST_ERRORS
 
 
-def measure(conditions: Sequence[Voices], source: str, rng: np.random.Generator) -> dict:
+def measure(conditions: Sequence[Voices], source: str, rng: np.random.Generator, cohort: np.ndarray) -> dict:
     """Thresholds at RATES, and quantiles of one person's scores, over all conditions, for each pair of COUNTS.
 
-    Speakers of different conditions have different numbers, unless they are the same. Counts for which there are too
-    few recordings are left out, and so are rates. Raises ValueError if nothing is left. `source` says what the
-    conditions are.
+    Scores are normalised by the cohort (speakers, dimensions), unless it is empty. Speakers of different conditions
+    have different numbers, unless they are the same. Counts for which there are too few recordings are left out, and so
+    are rates. Raises ValueError if nothing is left. `source` says what the conditions are.
     """
     num_pairs, num_trials = count_pairs(conditions), count_distinct(conditions, 1, 1)
     rates = [rate for rate in RATES if is_measurable(rate, num_pairs, num_trials)]
@@ -164,7 +190,7 @@ def measure(conditions: Sequence[Voices], source: str, rng: np.random.Generator)
     for second in COUNTS:
         of_count = {}
         for first in (*counts, second):
-            drawn = [draw_scores(voices, first, second, rng) for voices in conditions]
+            drawn = [draw_scores(voices, first, second, rng, cohort) for voices in conditions]
             same, different = (np.concatenate(kind) for kind in zip(*drawn, strict=True))
             is_enough = count_distinct(conditions, first, second) * max(USUAL_RATE, rates[0]) >= LEAST_ERRORS
             if len(same) >= LEAST_ERRORS and is_enough:
@@ -175,14 +201,35 @@ def measure(conditions: Sequence[Voices], source: str, rng: np.random.Generator)
         curves |= of_count
     if len(counts) < 2:
         raise ValueError("these are too few recordings of each speaker for thresholds.")
-    return {"source": source, "false_accept_rates": rates, "counts": counts, "curves": curves}
+    similarities = np.concatenate([draw_scores(voices, 1, 1, rng, cohort[:0])[1] for voices in conditions])
+    near = 1 - float(np.quantile(similarities, 1 - max(USUAL_RATE, rates[0])))
+    return {
+        "source": source,
+        "normalised": len(cohort) > 0,
+        "near_strangers": round(near, 5),
+        "false_accept_rates": rates,
+        "counts": counts,
+        "curves": curves,
+    }
 
 
 def make_curve(same: np.ndarray, different: np.ndarray, rates: Sequence[float]) -> list[list[float]]:
-    """The lowest thresholds with these false-accept rates or less, and the scores of one person at SHARES."""
+    """The lowest thresholds with these false-accept rates or less, and the scores of one person at SHARES.
+
+    Then slope and offset of the line from a score to its log-likelihood ratio, by logistic regression.
+    """
+    from sklearn.linear_model import LogisticRegression  # Slow to import, and only needed here.
+
     labels = np.repeat([1, 0], [len(same), len(different)])
     at_rates = thresholds_with(labels, np.concatenate([same, different]), rates)
-    return [[round(value, 5) for value in at_rates], np.quantile(same, SHARES).round(5).tolist()]
+    kept = [np.sort(scores)[:: math.ceil(len(scores) / MOST_TRIALS)] for scores in (same, different)]
+    labels = np.repeat([1, 0], [len(scores) for scores in kept])
+    line = LogisticRegression(C=1e6, class_weight="balanced").fit(np.concatenate(kept)[:, None], labels)
+    return [
+        [round(value, 5) for value in at_rates],
+        np.quantile(same, SHARES).round(5).tolist(),
+        [round(float(line.coef_[0, 0]), 5), round(float(line.intercept_[0]), 5)],
+    ]
 
 
 def thresholds_with(labels: np.ndarray, scores: np.ndarray, false_accept_rates: Sequence[float]) -> list[float]:
@@ -199,18 +246,21 @@ def save_calibration(encoder: SpeakerEncoder, calibration: dict) -> None:
 # ---------------------------------------- Using ----------------------------------------
 
 
-def curve_for(calibration: dict, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
+def curve_for(calibration: dict, first: int, second: int) -> list[np.ndarray]:
     """Thresholds at the calibration's rates, and one person's scores at SHARES, for numbers of recordings, 0 a window.
 
-    Between measured numbers both are interpolated on a logarithmic scale; above the highest one, that is taken.
+    Then the line to log-likelihood ratios, if it was measured. Between measured numbers all are interpolated on a
+    logarithmic scale; above the highest one, that is taken.
     """
-    thresholds, quantiles = np.zeros(len(calibration["false_accept_rates"])), np.zeros(len(SHARES))
-    for one, weight in neighbours(calibration["counts"], first):
-        for other, other_weight in neighbours(calibration["counts"], second):
-            at_rates, at_shares = calibration["curves"][f"{min(one, other)} {max(one, other)}"]
-            thresholds += weight * other_weight * np.array(at_rates)
-            quantiles += weight * other_weight * np.array(at_shares)
-    return thresholds, quantiles
+    weighted = [
+        [
+            weight * other_weight * np.array(part)
+            for part in calibration["curves"][f"{min(one, other)} {max(one, other)}"]
+        ]
+        for one, weight in neighbours(calibration["counts"], first)
+        for other, other_weight in neighbours(calibration["counts"], second)
+    ]
+    return [np.sum(parts, axis=0) for parts in zip(*weighted, strict=True)]
 
 
 def neighbours(counts: Sequence[int], number: int) -> list[tuple[int, float]]:
@@ -227,13 +277,15 @@ def neighbours(counts: Sequence[int], number: int) -> list[tuple[int, float]]:
 
 def threshold_at(calibration: dict, false_accept_rate: float, first: int, second: int) -> float:
     """The threshold for a false-accept rate, between the measured rates on a logarithmic scale."""
-    thresholds, _ = curve_for(calibration, first, second)
+    thresholds = curve_for(calibration, first, second)[0]
     return float(np.interp(np.log(false_accept_rate), np.log(calibration["false_accept_rates"]), thresholds))
 
 
 def near_strangers(calibration: dict) -> float:
     """The distance that 1 % of pairs of strangers are within, NEAR_STRANGERS if there is no calibration."""
-    return 1 - threshold_at(calibration, USUAL_RATE, 1, 1) if calibration else NEAR_STRANGERS
+    if calibration.get("normalised") is None:  # Of an older version, whose scores are cosine similarities.
+        return 1 - threshold_at(calibration, USUAL_RATE, 1, 1) if calibration else NEAR_STRANGERS
+    return calibration["near_strangers"]
 
 
 def rates_at(calibration: dict, score: float, first: int, second: int) -> tuple[float, float]:
@@ -241,10 +293,19 @@ def rates_at(calibration: dict, score: float, first: int, second: int) -> tuple[
 
     The first is the lowest or the highest of the measured rates beyond them.
     """
-    thresholds, quantiles = curve_for(calibration, first, second)
+    thresholds, quantiles = curve_for(calibration, first, second)[:2]
     log_rates = np.log(calibration["false_accept_rates"])
     as_high = np.exp(np.interp(score, thresholds[::-1], log_rates[::-1]))
     return float(as_high), float(np.interp(score, quantiles, SHARES))
+
+
+def log_likelihood_ratio(calibration: dict, score: ArrayLike, first: int, second: int) -> np.ndarray | None:
+    """The natural logarithm of how many times likelier scores are of one person than of two; None if not measured."""
+    curve = curve_for(calibration, first, second) if calibration else []
+    if len(curve) < 3:
+        return None
+    slope, offset = curve[2]
+    return slope * np.asarray(score) + offset
 
 
 def keep_thresholds(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> None:
@@ -257,7 +318,7 @@ def keep_thresholds(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> 
     try:
         corpora = dataset.split_by_corpus(spk_to_utts, config.CORPORA).values()
         stores = [feature_store.open_store(data, config=config) for data in corpora]
-        measured = measure(embed_all(encoder, stores, rng, config), source, rng)
+        measured = measure(embed_all(encoder, stores, rng, config), source, rng, encoder.cohort)
         save_calibration(encoder, measured)
     except (ValueError, OSError) as error:
         print(f"The model gets no decision thresholds for speaker_id.py: {error}")

@@ -51,8 +51,7 @@ def long_recording(folder: Path) -> str:
             file.write(np.concatenate([voices[minute % 3], voices[0], voices[1]]).astype(np.float32) / 4)
     encoder = neural_net.get_speaker_encoder().eval()
     start = time.perf_counter()
-    nobody = np.zeros((0, encoder.dimensions), np.float32)
-    turns = speaker_timeline.find_timeline(encoder, str(path), [], nobody, np.zeros((2, 0))).turns
+    turns = speaker_timeline.find_timeline(encoder, str(path)).turns
     assert turns[-1].end > 3600 * RECORDING_HOURS - 60
     answer = f"turns in {time.perf_counter() - start:.0f} s and {peak_gigabytes():.2f} GB"
     start = time.perf_counter()

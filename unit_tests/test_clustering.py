@@ -16,6 +16,10 @@ def windows_of(rng: np.random.Generator, voices: np.ndarray, turns: list[int], n
     return unit_length(windows + rng.normal(0, noise, windows.shape))
 
 
+def find_voices(embeddings: np.ndarray, *more) -> np.ndarray:
+    return clustering.find_voices(embeddings, 0.4 * np.arange(len(embeddings)), *more)
+
+
 class ClusteringTest(unittest.TestCase):
     def test_path_changes_only_where_it_pays(self) -> None:
         scores = np.zeros((9, 2))
@@ -48,8 +52,8 @@ class ClusteringTest(unittest.TestCase):
             people = np.eye(24)[:number] + 0.1
             turns = rng.permutation(np.arange(24) % number).tolist()
             embeddings = windows_of(rng, unit_length(people), turns, 0.05)
-            self.assertEqual(len(clustering.find_voices(embeddings)), number)
-        voices = clustering.find_voices(embeddings, 4)
+            self.assertEqual(len(find_voices(embeddings)), number)
+        voices = find_voices(embeddings, 4)
         self.assertEqual(len(voices), 4)
         np.testing.assert_allclose(np.linalg.norm(voices, axis=1), 1)
 
@@ -60,24 +64,25 @@ class ClusteringTest(unittest.TestCase):
             people[0, 0] = people[1, 1] = 1
             people[2, 1:3] = np.cos(angle), np.sin(angle)
             embeddings = windows_of(rng, people, [0, 1, 2] * 5, 0.15)
-            self.assertEqual(len(clustering.find_voices(embeddings)), number)
+            self.assertEqual(len(find_voices(embeddings)), number)
 
     def test_four_voices_whose_halves_are_alike(self) -> None:
         rng = np.random.default_rng(0)
         for number in (1, 4):
             people = np.zeros((number, 24))
-            people[:, 0], people[:, 1:][np.arange(number), np.arange(number)] = np.sqrt(0.65), np.sqrt(0.35)
+            people[:, 0], people[:, 1:][np.arange(number), np.arange(number)] = np.sqrt(0.8), np.sqrt(0.2)
             embeddings = windows_of(rng, people, [turn % number for turn in range(16)], 0.11)
+            starts = 0.4 * np.arange(len(embeddings))
             halves = unit_length(np.stack([people[:2].mean(axis=0), people[-2:].mean(axis=0)]))
             self.assertLess(1 - halves[0] @ halves[1], clustering.ONE_VOICE * NEAR_STRANGERS)
-            self.assertEqual(len(clustering.find_voices(embeddings)), number)
-            self.assertEqual(clustering.seem_several(embeddings), number > 1)
-            self.assertFalse(clustering.seem_several(embeddings, near_strangers=0.9))  # A model with other distances.
+            self.assertEqual(len(find_voices(embeddings)), number)
+            self.assertEqual(clustering.seem_several(embeddings, starts), number > 1)
+            self.assertFalse(clustering.seem_several(embeddings, starts, 2.0))  # A model with other distances.
 
     def test_few_windows(self) -> None:
         windows = np.eye(8)[:5]
         for given, number in ((None, 1), (3, 3), (5, 5), (8, 5)):
-            self.assertEqual(len(clustering.find_voices(windows, given)), number)
+            self.assertEqual(len(find_voices(windows, given)), number)
         for given in (None, 1, 3):
-            voices = clustering.find_voices(windows[:1], given)
+            voices = find_voices(windows[:1], given)
             np.testing.assert_allclose(voices, windows[:1])

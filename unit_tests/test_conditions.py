@@ -142,7 +142,6 @@ class ConditionsTest(ProjectTest):
             ): "DEVICE=none is not one of",
             ("experiments.ladder", "NUM_PROCESSES=1", "--minutes", "1", "DEVICE=none"): "DEVICE=none is not one of",
             ("experiments.conditions", "--calibrate", "DEVICE=cpu"): "that is a setting",
-            ("experiments.conditions", "--calibrate", "mine", "AS_NORM=true"): "needs cosine similarities",
         }
         for arguments, message in cases.items():
             result = self.run_script(*arguments)

@@ -3,6 +3,7 @@
 import importlib.util
 import unittest
 import unittest.mock
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +11,7 @@ import dataset
 from experiments import conversations
 from experiments.conversations import Span, diarization_errors
 from foundation import settings
-from unit_tests.shared import RATE, ProjectTest
+from unit_tests.shared import RATE, ProjectTest, corpus
 
 
 @unittest.skipUnless(
@@ -56,14 +57,35 @@ class ConversationsTest(ProjectTest):
             conversations.build_conversation(people, np.random.default_rng(0))
         self.assertEqual({call.args[0] for call in read.call_args_list}, {"a/2/y", "a/2/z", "b/2/y", "b/2/z"})
 
+    def test_on_one_line_all_share_a_room_or_a_telephone(self) -> None:
+        spk_to_utts = dataset.get_spk_to_utts("TEST")
+        numbers = []
+        for seed in range(12):
+            rng = np.random.default_rng(seed)
+            with unittest.mock.patch.object(conversations, "telephone", lambda samples, _: samples):
+                samples, spans = conversations.build_conversation(spk_to_utts, rng, conversations.ON_ONE_LINE)
+            self.assertGreater(len(samples) / RATE, max(span.end for span in spans))
+            numbers.append(len({span.speaker for span in spans}))
+        self.assertIn(1, numbers)
+        self.assertTrue(max(numbers) > 2)
+        click = np.zeros(RATE, np.float32)
+        click[100] = 1
+        echoes = conversations.add_room(click, np.random.default_rng(0))
+        self.assertLess(np.abs(echoes[:100]).max(), 1e-6)
+        energy = [float(np.sum(echoes[start : start + 800] ** 2)) for start in (101, 1701, 3301)]
+        self.assertTrue(energy[0] > 10 * energy[1] > 0, energy)  # It decays by 60 dB in half a second or less.
+
     def test_conversations_are_written_with_their_turns(self) -> None:
         with settings.override(CONDITIONS_DIR=str(self.dir)):
             built = conversations.build_conversations(dataset.get_spk_to_utts("TEST"), 1, settings.present())
-        [(path, spans)] = built.items()
-        rttm = (self.dir / "conversations" / "0.rttm").read_text().splitlines()
-        self.assertEqual(len(rttm), len(spans))
-        self.assertIn(f" 1 {spans[0].start:.3f} ", rttm[0])
-        self.assertTrue(path.endswith("0.flac"))
+        self.assertEqual([Path(path).name for path in built], ["0.flac", "0 on one line.flac"])
+        read = conversations.read_conversations(str(self.dir / "conversations"))
+        self.assertEqual(set(read), set(built))
+        for path, spans in built.items():
+            np.testing.assert_allclose([span[:2] for span in read[path]], [span[:2] for span in spans], atol=0.001)
+            self.assertEqual([span.speaker for span in read[path]], [span.speaker for span in spans])
+        with self.assertRaisesRegex(ValueError, "has no recordings with an RTTM file"):
+            conversations.read_conversations(str(corpus() / "test"))
         one = {"a": ["x.wav"]}
         with self.assertRaisesRegex(ValueError, "two speakers or more"):
             conversations.build_conversations(one, 1, settings.present())

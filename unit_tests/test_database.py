@@ -89,7 +89,9 @@ class SpeakerDatabaseTest(ProjectTest):
         np.testing.assert_allclose(embeddings[0], self.recording(3).embedding, rtol=1e-6)
         with speaker_database.open_database(self.path) as connection:
             rows = speaker_database.list_speakers(connection)
+            people = speaker_database.read_speakers(connection, self.MODEL)
         self.assertEqual([row[:3] for row in rows], [("a", 1, 2.0), ("b", 3, 6.0)])
+        self.assertEqual((people.counts, people.seconds.tolist()), ([1, 3], [2.0, 6.0]))
 
     def test_mistakes_change_nothing(self) -> None:
         self.enrol("ann", 1)

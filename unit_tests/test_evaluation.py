@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import statistics
 import unittest
@@ -9,12 +10,14 @@ import unittest.mock
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 import dataset
 import demo_data
 import evaluation
 import feature_extraction
 import feature_store
+import metrics
 import neural_net
 from encoder import networks, saved_models
 from foundation import settings
@@ -48,9 +51,10 @@ class EvaluationTest(ProjectTest):
         ]
         self.assertAlmostEqual(evaluation.cosine_similarity(*pair), float(score), places=3)
 
-    def test_normalised_scores_are_those_above_the_nearest_of_a_cohort(self) -> None:
+    def test_what_strangers_would_score_is_subtracted_from_normalised_scores(self) -> None:
         with self.assertRaisesRegex(ValueError, "holds no cohort for AS_NORM"):
             self.evaluate(AS_NORM=True)
+        self.assertIsNone(self.evaluate()["eer_normalised"])
         cohort = np.random.default_rng(0).normal(size=(250, self.encoder.dimensions)).astype(np.float32)
         self.encoder.cohort = cohort / np.linalg.norm(cohort, axis=1, keepdims=True)
         with unittest.mock.patch.object(score_normalization, "BLOCK_UTTS", 7):
@@ -58,22 +62,45 @@ class EvaluationTest(ProjectTest):
         lines = [line.split(" ") for line in (self.dir / "results/scores.txt").read_text().splitlines()]
         files = sorted({file for _, _, *pair in lines for file in pair})
         embedding_of = dict(zip(files, evaluation.embed_utterances(self.encoder, files), strict=True))
-        for _, score, enrol, test in lines[::50]:
-            above = []
-            for file in (enrol, test):
-                nearest = sorted((embedding_of[file] @ row for row in self.encoder.cohort), reverse=True)[:100]
-                cosine = embedding_of[enrol] @ embedding_of[test]
-                above.append((cosine - statistics.fmean(nearest)) / statistics.pstdev(nearest))
-            self.assertAlmostEqual(float(score), sum(above) / 2, delta=0.02 * abs(sum(above)))
+        for _, score, *pair in lines[::50]:
+            expected = embedding_of[pair[0]] @ embedding_of[pair[1]]
+            for file in pair:
+                nearest = sorted((embedding_of[file] @ row for row in self.encoder.cohort), reverse=True)[:30]
+                expected -= 0.325 * statistics.fmean(nearest) + 0.015 * math.log(soundfile.info(file).duration)
+            self.assertAlmostEqual(float(score), expected, delta=0.005)
         labels, scores = np.array([line[:2] for line in lines], float).T
         self.assertAlmostEqual(results["eer"], evaluation.compute_eer(labels, scores)[0], places=3)
-        self.encoder.cohort = np.tile(self.encoder.cohort[:1], (3, 1)) * np.array(
-            [[1], [1 + 1e-6], [1 - 1e-6]], np.float32
-        )
-        with self.assertRaisesRegex(ValueError, "all alike"):
-            self.evaluate(AS_NORM=True)
+        self.assertEqual(results["eer"], results["eer_normalised"])
+        plain = self.evaluate(EVAL_TRIALS="all_pairs")
+        self.assertEqual(results["eer_of_similarities"], plain["eer"])
+        self.assertEqual(results["eer"], plain["eer_normalised"])
         evaluation.print_report(results)
-        self.assertIn("normalised with a cohort of training speakers", self.output.getvalue())
+        evaluation.print_report(plain)
+        self.assertIn(f"EER of cosine similarities: {plain['eer']:.2%}", self.output.getvalue())
+        self.assertIn(f"EER of normalised scores (AS_NORM=true): {results['eer']:.2%}", self.output.getvalue())
+
+    def test_the_cost_of_log_likelihood_ratios(self) -> None:
+        labels = [1, 1, 0, 0]
+        self.assertAlmostEqual(metrics.cllr(labels, [0, 0, 0, 0]), 1)
+        self.assertAlmostEqual(metrics.cllr(labels, [50, 50, -50, -50]), 0)
+        by_hand = (
+            np.log2(1 + np.exp(-1)) + np.log2(1 + np.exp(2)) + np.log2(1 + np.exp(1)) + np.log2(1 + np.exp(-3))
+        ) / 4
+        self.assertAlmostEqual(metrics.cllr(labels, [1, -2, 1, -3]), by_hand)
+        rng = np.random.default_rng(0)
+        labels = np.repeat([1, 0], [4000, 9000])
+        scores = rng.normal(np.where(labels == 1, 2.0, -2.0), 2.0)  # Then 1 times the score is the true ratio.
+        best = metrics.min_cllr(labels, scores)
+        self.assertLess(abs(best - metrics.cllr(labels, scores)), 0.01)
+        self.assertAlmostEqual(best, metrics.min_cllr(labels, np.exp(scores / 3)))  # Only their order counts.
+        self.assertLess(best, metrics.cllr(labels, 3 * scores))
+        self.encoder.calibration = {"counts": [0, 1], "curves": {"1 1": [[0.5], [0.0] * 16, [4.0, -1.0]]}}
+        self.encoder.calibration |= {"false_accept_rates": [0.01], "source": "a test"}
+        results = self.evaluate(EVAL_TRIALS="all_pairs")
+        lines = [line.split(" ") for line in (self.dir / "results/scores.txt").read_text().splitlines()]
+        labels, scores = np.array([line[:2] for line in lines], float).T
+        self.assertAlmostEqual(results["cllr"], metrics.cllr(labels, 4 * scores - 1), places=4)
+        self.assertLessEqual(results["min_cllr"], results["cllr"])
 
     def test_groups_are_reported_apart(self) -> None:
         speakers = list(self.spk_to_utts)

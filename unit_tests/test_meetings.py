@@ -4,8 +4,6 @@ import json
 import re
 import unittest
 
-import numpy as np
-
 import speaker_id
 from encoder import saved_models
 from stress import meetings
@@ -34,7 +32,7 @@ class MeetingsTest(ProjectTest):
                 meetings.check_answer(found, said, {"Ann"}, "cluster")
 
     def test_names_stay_different_in_rttm(self) -> None:
-        turns = [Turn(0, 1, name, None) for name in ("Ann Lee", "Ann_Lee", "speaker 1", "speaker_1", "Ann%20Lee")]
+        turns = [Turn(0, 1, name) for name in ("Ann Lee", "Ann_Lee", "speaker 1", "speaker_1", "Ann%20Lee")]
         rows = [line.split(" ") for line in to_rttm(turns, "a b.wav").splitlines()]
         self.assertEqual({len(row) for row in rows}, {10})
         self.assertEqual(len({row[7] for row in rows}), 5)
@@ -63,8 +61,7 @@ class MeetingsTest(ProjectTest):
         self.assertEqual([turn["speaker"] for turn in found], order)
         self.assertAlmostEqual(found[6]["start"], 52.9, delta=0.5)
         paused = str(CASES / "15_paused_30s.webm")
-        empty = np.zeros((0, encoder.dimensions), np.float32)
-        nobody = speaker_timeline.find_timeline(encoder, paused, [], empty, np.zeros((2, 0)), True)
+        nobody = speaker_timeline.find_timeline(encoder, paused)
         self.assertEqual(nobody.faults, [])
         self.assertAlmostEqual(nobody.turns[-1].start, 39.1, delta=0.3)
         self.assertAlmostEqual(nobody.turns[-1].end, 46.8, delta=0.3)

@@ -56,17 +56,21 @@ class QuantitiesTest(ProjectTest):
             return len(database.list_speakers(connection))
 
     def test_functions_that_take_lists(self) -> None:
-        nobody = np.zeros((0, self.encoder.dimensions), np.float32)
         for number in QUANTITIES:
             files = self.files[:number]
             with self.subTest(number):
                 self.assertEqual(evaluation.embed_utterances(self.encoder, files).shape, (number, 8))
-                people = np.eye(max(1, number), 8, dtype=np.float32)[:number]
-                candidates = timeline.find_candidates(people, people, np.full(number, 0.5))
-                self.assertLessEqual(len(candidates), number)
-                owners = timeline.find_owners(people[:8], people, np.full(number, 0.5))
-                self.assertEqual(owners, list(range(min(number, 8))))
-                self.assertEqual(timeline.find_owners(people[:8], nobody, np.zeros(0)), [-1] * min(number, 8))
+                embeddings = np.eye(max(1, number), 8, dtype=np.float32)[:number]
+                names = [f"P{count}" for count in range(number)]
+                people = database.People(names, embeddings, [1] * number, np.ones(number))
+                decision = answers.Decision(None, 0.5, {})
+                if number:
+                    found = timeline.find_candidates(self.encoder, embeddings, people, decision)
+                    self.assertEqual(found.tolist(), list(range(min(number, 8))))
+                heard = np.ones(min(number, 8), bool)
+                of_one = timeline.Windows(embeddings[:8], 0.4 * np.arange(len(heard)), 1.6, heard, heard, [])
+                owners = timeline.find_owners(self.encoder, of_one, np.arange(len(heard)), people, decision)
+                self.assertEqual([owner.person for owner in owners], list(range(min(number, 8))) or [-1])
                 if not number:
                     with self.assertRaisesRegex(ValueError, "no recordings were given"):
                         recordings.hear(self.encoder, files)
@@ -79,4 +83,4 @@ class QuantitiesTest(ProjectTest):
                 windows = np.random.default_rng(0).normal(size=(number, 8))
                 windows /= np.linalg.norm(windows, axis=1, keepdims=True)
                 for given in (None, 1, 2, 70):
-                    self.assertLessEqual(len(clustering.find_voices(windows, given)), number)
+                    self.assertLessEqual(len(clustering.find_voices(windows, 0.4 * np.arange(number), given)), number)

@@ -12,9 +12,12 @@ import evaluation
 import feature_extraction
 from encoder import saved_models, speaker_encoder
 from foundation import settings
-from unit_tests.shared import RATE, ProjectTest
+from unit_tests.shared import RATE, ProjectTest, calibration
 from voices import clustering
 from voices import timeline as speaker_timeline
+from voices.answers import Decision
+from voices.database import People
+from voices.timeline import Timeline
 from voices.timeline_picture import draw_timeline
 from voices.turns import find_turns, to_rttm
 
@@ -37,8 +40,9 @@ class TimelineTest(ProjectTest):
             soundfile.write(self.dir / f"{name}.wav", part[: 3 * RATE], RATE)
         embeddings = evaluation.embed_utterances(encoder, [str(self.dir / f"{name}.wav") for name in ("low", "high")])
         with unittest.mock.patch.object(clustering, "SWITCH_COST", 0.01):
+            people = People(["low", "high"], embeddings, [1, 1], np.array([3.0, 3.0]))
             timeline = speaker_timeline.find_timeline(
-                encoder, str(self.dir / "x.wav"), ["low", "high"], embeddings, np.full((2, 2), -1.0)
+                encoder, str(self.dir / "x.wav"), people, Decision(None, -1.0, {}), True, 2
             )
         self.assertEqual([turn.speaker for turn in timeline.turns], ["low", "high", "low"])
         times = np.array([turn[:2] for turn in timeline.turns])
@@ -47,61 +51,83 @@ class TimelineTest(ProjectTest):
         rttm = to_rttm(timeline.turns, "my talk.wav").splitlines()
         self.assertRegex(rttm[0], r"^SPEAKER my%20talk 1 0.000 \d+\.\d{3} <NA> <NA> low <NA> <NA>$")
         draw_timeline(timeline)
-        nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], embeddings[:0], np.zeros((2, 0)))
+        nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), cluster=False)
         self.assertEqual({turn.speaker for turn in nobody.turns}, {"unknown"})
         with unittest.mock.patch.object(speaker_timeline, "BLOCK_STEPS", 7):
             in_blocks = self.windows(encoder)
         np.testing.assert_allclose(in_blocks, self.windows(encoder), atol=0.05)
 
+    def windows_of(self, embeddings: np.ndarray, is_heard: np.ndarray) -> speaker_timeline.Windows:
+        embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        starts = 0.4 * np.arange(len(embeddings))
+        is_speech = np.ones(20 * len(embeddings) + 60, bool)
+        return speaker_timeline.Windows(embeddings, starts, 1.6, is_heard, is_speech, [])
+
     def test_voices_of_nobody_enrolled_are_told_apart(self) -> None:
         rng = np.random.default_rng(0)
         embeddings = rng.normal(size=(3, 16))[np.repeat([0, 1, 0, 2], 25)] + rng.normal(0, 0.3, (100, 16))
-        embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
         is_heard = np.ones(100, bool)
         is_heard[45:50] = False
-        voice, similarities = speaker_timeline.cluster_windows(embeddings, is_heard, None, 0.32)
+        windows = self.windows_of(embeddings, is_heard)
+        voice_of = speaker_timeline.cluster_windows(windows, None, 0.32)
         expected = np.repeat([0, 1, 0, 2], 25)
-        np.testing.assert_array_equal(voice[is_heard], expected[is_heard])
-        self.assertEqual(similarities.shape, (100, 3))
-        self.assertEqual(len(np.unique(speaker_timeline.cluster_windows(embeddings, is_heard, 2, 0.32)[0])), 2)
-        for alone in (embeddings[:25], embeddings[:1]):
-            self.assertEqual(
-                speaker_timeline.cluster_windows(alone, np.ones(len(alone), bool), None, 0.32)[0].tolist(),
-                [0] * len(alone),
-            )
-        self.assertEqual(speaker_timeline.cluster_windows(embeddings, is_heard & False, None, 0.32)[1].shape, (100, 0))
+        np.testing.assert_array_equal(voice_of[is_heard], expected[is_heard])
+        self.assertEqual(len(np.unique(speaker_timeline.cluster_windows(windows, 2, 0.32))), 2)
+        similarities = speaker_timeline.voice_similarities(windows, voice_of)
+        np.testing.assert_array_equal(similarities.argmax(axis=1)[is_heard], expected[is_heard])
+        self.assertTrue((similarities[~is_heard] == 0).all())
+        for number in (25, 1):
+            alone = self.windows_of(embeddings[:number], np.ones(number, bool))
+            self.assertEqual(speaker_timeline.cluster_windows(alone, None, 0.32).tolist(), [0] * number)
+        silent = windows._replace(is_heard=is_heard & False)
+        self.assertEqual(speaker_timeline.cluster_windows(silent, None, 0.32).tolist(), [0] * 100)
 
-    def test_candidates_are_those_above_their_own_thresholds(self) -> None:
-        embeddings = np.tile([0.55, 0.60], (9, 1))  # Similarities to two people.
-        found = speaker_timeline.find_candidates(embeddings, np.eye(2), np.array([0.5, 0.65]))
-        self.assertEqual(found.tolist(), [0])
-
-    def test_a_voice_gets_a_name_by_its_mean_where_windows_are_too_noisy(self) -> None:
+    def find(self, windows: speaker_timeline.Windows, people: People, threshold: float, *more) -> Timeline:
         encoder = saved_models.get_speaker_encoder()
+        decision = Decision(None, threshold, {})
+        with unittest.mock.patch.object(speaker_timeline, "listen", lambda *_: windows):
+            return speaker_timeline.find_timeline(encoder, "", people, decision, *more)
+
+    def test_a_voice_gets_the_name_that_it_exceeds_most(self) -> None:
         rng = np.random.default_rng(0)
-        people = np.eye(32)[:2]  # The first is enrolled.
-        embeddings = people[np.repeat([0, 1, 0], 30)] + rng.normal(0, 0.2, (90, 32))
-        embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
-        step = speaker_timeline.whole_frames(speaker_timeline.STEP_SECONDS, encoder)
-        levels = np.full(91 * step // 320, -20.0)
-        blocks = [(embeddings, levels, 0)]
-        thresholds = np.array([[0.95], [0.9]])  # No window reaches it, the mean does.
-        for cluster, stranger in ((False, "unknown"), (True, "speaker 1")):
-            with unittest.mock.patch.object(speaker_timeline, "embed_windows", lambda *_: blocks):
-                timeline = speaker_timeline.find_timeline(encoder, "", ["Ann"], people[:1], thresholds, cluster)
-            self.assertEqual([turn.speaker for turn in timeline.turns], ["Ann", stranger, "Ann"])
-            self.assertEqual(timeline.candidates, ["Ann", "speaker 1"][: 1 + cluster])
-            voice = embeddings[timeline.margins[:, 0] > -0.5].mean(axis=0)
-            for turn in timeline.turns[::2]:  # The score is the one that decided, not that of the windows.
-                self.assertAlmostEqual(turn.score, voice[0] / np.linalg.norm(voice), delta=0.01)
-                self.assertGreater(turn.score, 0.9)
-        for number, speakers in (
-            (2, ["Ann", "speaker 1", "Ann"]),
-            (1, ["speaker 1"]),
-        ):  # All people, with the enrolled.
-            with unittest.mock.patch.object(speaker_timeline, "embed_windows", lambda *_: blocks):
-                timeline = speaker_timeline.find_timeline(encoder, "", ["Ann"], people[:1], thresholds, True, number)
-            self.assertEqual([turn.speaker for turn in timeline.turns], speakers)
+        voices = np.eye(32)[np.repeat([0, 1, 0, 2], 30)] + rng.normal(0, 0.1, (120, 32))
+        windows = self.windows_of(voices, np.ones(120, bool))
+        people = People(["Ann", "Bob", "Eve"], np.eye(32)[[0, 1, 5]], [1, 1, 1], np.ones(3))
+        timeline = self.find(windows, people, 0.6)
+        self.assertEqual([turn.speaker for turn in timeline.turns], ["Ann", "Bob", "Ann", "speaker 1"])
+        self.assertEqual((timeline.candidates, timeline.num_enrolled), (["Ann", "Bob", "speaker 1"], 2))
+        mean = windows.embeddings[windows.embeddings[:, 0] > 0.5].sum(axis=0)
+        for turn in timeline.turns[::2][:1]:  # The score is that of the whole voice.
+            self.assertAlmostEqual(turn.score, mean[0] / np.linalg.norm(mean), delta=0.01)
+        self.assertIsNone(timeline.turns[-1].score)
+        self.assertEqual(self.find(windows, people, 0.6, False).turns[-1].speaker, "unknown")
+        self.assertEqual({turn.speaker for turn in self.find(windows, people, 0.999).turns} & {"Ann", "Bob"}, set())
+        # Two people who are both like the first voice: one gets it, and the other no other voice.
+        twins = People(["Ann", "Anna"], np.eye(32)[[0, 0]] + np.eye(32)[[3, 4]] * [[0.1], [0.3]], [1, 1], np.ones(2))
+        found = [turn.speaker for turn in self.find(windows, twins, 0.6).turns]
+        self.assertEqual(found, ["Ann", "speaker 1", "Ann", "speaker 2"])
+
+    def test_windows_of_somebody_enrolled_are_a_voice_of_their_own(self) -> None:
+        rng = np.random.default_rng(0)
+        voices = np.eye(32)[np.repeat([1, 0, 1], [40, 8, 40])] + rng.normal(0, 0.05, (88, 32))
+        windows = self.windows_of(voices, np.ones(88, bool))
+        people = People(["Ann"], np.eye(32)[:1], [1], np.ones(1))
+        with unittest.mock.patch.object(speaker_timeline, "cluster_windows", lambda *_: np.zeros(88, np.int64)):
+            timeline = self.find(windows, people, 0.8)
+            self.assertEqual([turn.speaker for turn in timeline.turns], ["speaker 1", "Ann", "speaker 1"])
+            told = self.find(windows, people, 0.8, True, 1)
+        self.assertEqual([turn.speaker for turn in told.turns], ["speaker 1"])  # The number is kept.
+
+    def test_doubt_is_part_of_a_turn(self) -> None:
+        rng = np.random.default_rng(0)
+        windows = self.windows_of(np.eye(32)[np.zeros(60, int)] + rng.normal(0, 0.05, (60, 32)), np.ones(60, bool))
+        people = People(["Ann"], np.eye(32)[:1], [1], np.ones(1))
+        encoder = saved_models.get_speaker_encoder()
+        for thresholds, sure in (((1.4, 0.5, 0.4), False), ((0.95, 0.5, 0.4), True)):
+            known = Decision(0.05, None, calibration(*thresholds, rates=(0.01, 0.05, 0.1)))
+            with unittest.mock.patch.object(speaker_timeline, "listen", lambda *_: windows):
+                [turn] = speaker_timeline.find_timeline(encoder, "", people, known).turns
+            self.assertEqual((turn.speaker, turn.sure), ("Ann", sure))
 
     def test_turns_begin_and_end_with_speech_and_bridge_pauses(self) -> None:
         middles = np.arange(10) + 0.5  # Windows a second apart; stretches of speech are 0.02 s.
@@ -109,7 +135,7 @@ class TimelineTest(ProjectTest):
         is_speech[:50] = is_speech[100:120] = is_speech[300:400] = False  # 0 to 1 s, 2 to 2.4 s, 6 to 8 s.
         is_speech[340:345] = True  # 0.1 s in a pause.
         state = np.array([0, 0, 0, 0, 1, 1, 0, 0, 0, 0])
-        turns = find_turns(state, middles, is_speech, ["a"])
+        turns = find_turns(state, middles, is_speech, ["a", "unknown"], [(0, 0.5, True), (-1, None, None)])
         self.assertEqual([turn.speaker for turn in turns], ["a", "unknown", "a"])
         np.testing.assert_allclose([turn[:2] for turn in turns], [[1, 4], [4, 6], [8, 10]], atol=0.021)
 
@@ -117,7 +143,9 @@ class TimelineTest(ProjectTest):
         is_speech = np.ones(250, bool)
         is_speech[100:125] = False  # 2 to 2.5 s, a pause, but for 0.1 s of another speaker.
         is_speech[110:115] = True
-        turns = find_turns(np.array([0, 1, 0]), np.array([1.76, 2.25, 2.74]), is_speech, ["a", "b"])
+        turns = find_turns(
+            np.array([0, 1, 0]), np.array([1.76, 2.25, 2.74]), is_speech, ["a", "b"], 2 * [(-1, None, None)]
+        )
         self.assertEqual([turn.speaker for turn in turns], ["a"])
         np.testing.assert_allclose(turns[0][:2], [0, 5], atol=0.021)
 
@@ -140,8 +168,7 @@ class TimelineTest(ProjectTest):
             ),
         ):
             soundfile.write(self.dir / "x.wav", samples, RATE)
-            nobody = np.zeros((0, encoder.dimensions), np.float32)
-            timeline = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), [], nobody, np.zeros((2, 0)))
+            timeline = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"))
             self.assertEqual(len(timeline.faults), len(expected), timeline.faults)
             for found, words in zip(timeline.faults, expected, strict=True):
                 self.assertIn(words, found)
@@ -165,7 +192,6 @@ class TimelineTest(ProjectTest):
         encoder = saved_models.get_speaker_encoder()
         for seconds in (0.05, 0.5, 1.6, 1.7, 123.3):
             path = self.write_audio("x.wav", seconds)
-            nobody = np.zeros((0, 8), np.float32)
-            [turn] = speaker_timeline.find_timeline(encoder, path, [], nobody, np.zeros((2, 0))).turns
+            [turn] = speaker_timeline.find_timeline(encoder, path).turns
             self.assertEqual(turn.start, 0)
             self.assertAlmostEqual(turn.end, seconds, delta=0.02)

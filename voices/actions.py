@@ -59,9 +59,8 @@ class Actions:
     def find_timeline(self, file: str | None, spoken: str | None, num_voices: float | None) -> tuple:
         """An answer, the turns as a picture and a table, and the recording to listen to."""
         recording = choose(file, spoken)
-        names, enrolled, counts = self.read_people()
-        thresholds, number = self.decision.timeline_thresholds(counts), int(num_voices or 0) or None
-        found = timeline.find_timeline(self.encoder, recording, names, enrolled, thresholds, True, number)
+        people, number = speaker_database.read_people(self.database, self.model), int(num_voices or 0) or None
+        found = timeline.find_timeline(self.encoder, recording, people, self.decision, True, number)
         speakers = list(dict.fromkeys(turn.speaker for turn in found.turns))
         seconds = [sum(turn.end - turn.start for turn in found.turns if turn.speaker == name) for name in speakers]
         spoken = ", ".join(f"{name} ({time:.0f} s)" for name, time in zip(speakers, seconds, strict=True))
@@ -72,13 +71,6 @@ class Actions:
         turns = [[f"{turn.start:.1f}", f"{turn.end:.1f}", turn.speaker] for turn in found.turns]
         words += notes([(recording, fault) for fault in found.faults])
         return "\n".join(words), draw_timeline(found, width=6), turns, recording
-
-    def read_people(self) -> tuple[list[str], np.ndarray, list[int]]:
-        """Who is enrolled: names, embeddings and numbers of recordings; nobody where there is no database."""
-        if not speaker_database.is_there(self.database):
-            return [], np.zeros((0, self.encoder.dimensions), np.float32), []
-        with speaker_database.open_database(self.database) as connection:
-            return speaker_database.read_speakers(connection, self.model)
 
     def list_people(self) -> list[list]:
         """Name, number of recordings and seconds of speech of each enrolled person."""

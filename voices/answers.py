@@ -7,12 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from audio.recording_lists import Paths
+from encoder.inference import unit_length
 from encoder.saved_models import model_fingerprint
 from encoder.speaker_encoder import SpeakerEncoder
-from scoring.calibration import rates_at, threshold_at
+from scoring.calibration import log_likelihood_ratio, rates_at, threshold_at
+from scoring.score_normalization import score_offsets
 from voices import database as speaker_database
-from voices.database import Model
-from voices.recordings import Heard, hear, is_same_audio, list_warnings, mean_embedding
+from voices.database import Model, People
+from voices.recordings import Heard, hear, is_same_audio, list_warnings, mean_embedding, speech_seconds
 
 NUM_SHOWN = 5
 
@@ -49,10 +51,6 @@ class Decision(NamedTuple):
         """The thresholds for one number of recordings against each of several (counts,)."""
         of_count = {count: self.threshold(first, count) for count in set(counts)}
         return np.array([of_count[count] for count in counts], float)
-
-    def timeline_thresholds(self, counts: Sequence[int]) -> np.ndarray:
-        """Those of a window, and of a recording, which stands for a voice in many windows (2, counts)."""
-        return np.stack([self.thresholds(first, counts) for first in (0, 1)])
 
     def rates(self, score: float, first: int, second: int) -> tuple[float, float] | None:
         """How often different people score as high and one person scores lower, if that was measured."""
@@ -101,22 +99,40 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
     return Decision(far, None, encoder.calibration)
 
 
+def score_all(
+    encoder: SpeakerEncoder, first: np.ndarray, seconds: np.ndarray, second: np.ndarray, other_seconds: np.ndarray
+) -> np.ndarray:
+    """The score of each of the first embeddings with each of the second, both (sides, dimensions) -> (first, second).
+
+    The seconds of speech of each are (sides,). Scores are normalised where the model's thresholds are.
+    """
+    offsets, others = (
+        score_offsets(embeddings, lengths, encoder.answer_cohort)
+        for embeddings, lengths in ((first, seconds), (second, other_seconds))
+    )
+    return first @ second.T - offsets[:, None] - others
+
+
 def describe_score(decision: Decision, score: float, first: int, second: int, num_enrolled: int = 1) -> dict:
     """What is known of a score of means of these numbers of recordings, as plain values."""
     rates = decision.rates(score, first, second)
+    ratio = log_likelihood_ratio(decision.calibration, score, first, second)
     return {
         "score": score,
         "threshold": decision.threshold(first, second),
         "sure": decision.is_sure(score, first, second, num_enrolled),
         "different_people_score_as_high": rates and rates[0],
         "one_person_scores_lower": rates and rates[1],
+        "log_likelihood_ratio": None if ratio is None else float(ratio),
     }
 
 
 def verify(encoder: SpeakerEncoder, first: Paths, second: Paths, decision: Decision) -> dict:
     """Compare the voices of two lists of recordings: `same`, whether that is `sure`, `score`, and what it means."""
     sides = [hear(encoder, files) for files in (first, second)]
-    score = float(mean_embedding(sides[0]) @ mean_embedding(sides[1]))
+    embeddings = np.stack([mean_embedding(side) for side in sides])
+    seconds = np.array([speech_seconds(side) for side in sides])
+    score = float(score_all(encoder, embeddings[:1], seconds[:1], embeddings[1:], seconds[1:])[0, 0])
     counts = [len(side) for side in sides]
     meaning = describe_score(decision, score, *counts)
     return {
@@ -152,12 +168,14 @@ def enrol(
     with speaker_database.open_database(database, "create") as connection:
         owners, before = speaker_database.read_recordings(connection, model_of(encoder))
         speaker_database.enrol(connection, name, [one.recording for one in heard], model_of(encoder), more)
-        names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
+        people = speaker_database.read_speakers(connection, model_of(encoder))
         alike = speaker_database.names_alike(connection, name)
     warnings = [(name, f"{other!r} is another person, whose name differs in case only") for other in alike]
-    warnings += compare_recordings(name, heard, owners, before, decision)
-    warnings += compare_people(name, names, enrolled, counts, decision)
-    return sum(one.recording.speech_seconds for one in heard), list_warnings(heard) + warnings
+    own = before[[owner == name for owner in owners]]
+    warnings += find_copies_of_enrolled(heard, owners, before)
+    warnings += compare_recordings(encoder, heard, own, people.seconds[people.names.index(name)], decision)
+    warnings += compare_people(encoder, name, people, decision)
+    return speech_seconds(heard), list_warnings(heard) + warnings
 
 
 def usual_decision(encoder: SpeakerEncoder) -> Decision | None:
@@ -167,48 +185,62 @@ def usual_decision(encoder: SpeakerEncoder) -> Decision | None:
     return Decision(max(0.01, encoder.calibration["false_accept_rates"][0]), None, encoder.calibration)
 
 
-def compare_recordings(
-    name: str, heard: Sequence[Heard], owners: Sequence[str], before: np.ndarray, decision: Decision | None
-) -> list[tuple[str, str]]:
-    """Warnings of new recordings of `name` that are the same as others, or do not sound like the person's others.
+def find_copies_of_enrolled(heard: Sequence[Heard], owners: Sequence[str], before: np.ndarray) -> list[tuple[str, str]]:
+    """Warnings of new recordings that are the same as one another, or as one that was enrolled before.
 
-    `owners` and their embeddings `before` (recordings, dimensions) were enrolled before.
+    `owners` have the embeddings `before` (recordings, dimensions).
     """
     warnings = []
     embeddings = np.stack([one.recording.embedding for one in heard])
-    own = before[[owner == name for owner in owners]]
     for number, one in enumerate(heard):
-        file, similarity = one.recording.file, embeddings[:number] @ embeddings[number]
+        similarity = embeddings[:number] @ embeddings[number]
         nearest = [heard[other] for other in np.argsort(-similarity)[:NUM_NEAREST]]
         copies = [other.recording.file for other in nearest if is_same_audio(one.beginning, other.beginning)]
         if len(before) and (before @ embeddings[number]).max() > SAME_EMBEDDING:
             owner = owners[int(np.argmax(before @ embeddings[number]))]
-            warnings.append((file, f"it sounds like the same recording as one of {owner!r}"))
+            warnings.append((one.recording.file, f"it sounds like the same recording as one of {owner!r}"))
         elif copies:
-            warnings.append((file, f"it sounds like the same recording as {copies[0]}"))
+            warnings.append((one.recording.file, f"it sounds like the same recording as {copies[0]}"))
+    return warnings
+
+
+def compare_recordings(
+    encoder: SpeakerEncoder, heard: Sequence[Heard], own: np.ndarray, seconds: float, decision: Decision | None
+) -> list[tuple[str, str]]:
+    """Warnings of new recordings that do not sound like the person's others.
+
+    `own` (recordings, dimensions) are embeddings of those that were enrolled before; all have so many seconds of
+    speech.
+    """
+    warnings = []
+    embeddings = np.stack([one.recording.embedding for one in heard])
+    for number, one in enumerate(heard):
         others = np.concatenate([np.delete(embeddings, number, axis=0), own])
         is_first_of_two = number == 0 and len(heard) == 2 and not len(own)  # Which one is wrong cannot be said.
         if decision is not None and len(others) and not is_first_of_two:
-            total = others.sum(axis=0)
-            score = float(embeddings[number] @ total / max(1e-9, float(np.linalg.norm(total))))
+            lengths = np.array([one.recording.speech_seconds]), np.array([seconds - one.recording.speech_seconds])
+            mean = unit_length(others.sum(axis=0, keepdims=True))
+            score = float(score_all(encoder, embeddings[[number]], lengths[0], mean, lengths[1])[0, 0])
             as_high, lower = rates_at(decision.calibration, score, 1, len(others))
             if lower < UNLIKELY_LOW and as_high > LIKELY_HIGH:
-                warnings.append((file, "it does not sound like the other recordings: are they of one person?"))
+                warnings.append(
+                    (one.recording.file, "it does not sound like the other recordings: are they of one person?")
+                )
     return warnings
 
 
 def compare_people(
-    name: str, names: Sequence[str], enrolled: np.ndarray, counts: Sequence[int], decision: Decision | None
+    encoder: SpeakerEncoder, name: str, people: People, decision: Decision | None
 ) -> list[tuple[str, str]]:
     """Warnings of enrolled people whose similarity with this one is above the threshold, the most similar first."""
     if decision is None:
         return []
-    own = names.index(name)
-    scores = enrolled @ enrolled[own]
-    thresholds = decision.thresholds(counts[own], counts)
+    own = people.names.index(name)
+    [scores] = score_all(encoder, people.embeddings[[own]], people.seconds[[own]], people.embeddings, people.seconds)
+    thresholds = decision.thresholds(people.counts[own], people.counts)
     alike = [other for other in np.argsort(-scores) if other != own and scores[other] >= thresholds[other]]
     return [
-        (name, f"{names[other]!r} sounds alike (score {scores[other]:.3f}): identify may confuse them")
+        (name, f"{people.names[other]!r} sounds alike (score {scores[other]:.3f}): identify may confuse them")
         for other in alike[:NUM_SHOWN]
     ]
 
@@ -220,13 +252,17 @@ def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Dec
     it, or the least below; `rivals` are others above theirs.
     """
     with speaker_database.open_database(database) as connection:
-        names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
+        people = speaker_database.read_speakers(connection, model_of(encoder))
+    names, counts = people.names, people.counts
     if not names:
         raise ValueError(f"nobody is enrolled in {database}.")
     thresholds = decision.thresholds(1, counts)
     answers = []
-    for one in hear(encoder, files):
-        scores = enrolled @ one.recording.embedding
+    heard = hear(encoder, files)
+    embeddings = np.stack([one.recording.embedding for one in heard])
+    seconds = np.array([one.recording.speech_seconds for one in heard])
+    all_scores = score_all(encoder, embeddings, seconds, people.embeddings, people.seconds)
+    for one, scores in zip(heard, all_scores, strict=True):
         best = np.argsort(thresholds - scores, kind="stable")[:NUM_SHOWN]
         accepted = [number for number in best if scores[number] >= thresholds[number]]
         meaning = describe_score(decision, float(scores[best[0]]), 1, counts[best[0]], len(names))

@@ -6,16 +6,18 @@ from typing import NamedTuple
 import numpy as np
 
 from encoder.inference import unit_length
-from scoring.calibration import NEAR_STRANGERS
+from scoring.calibration import NEAR_STRANGERS, WINDOW_SECONDS
 
 # This part of the mean of all windows, which holds microphone and room, is subtracted before windows are compared.
 CENTRING = 0.8
 
 # Numbers of voices from 2 to USUAL_MOST are tried, or more where that clearly pays (see `most_voices`). Each leaves
-# something unexplained (see `Voices`), the less, the more voices there are. One voice more must lower it by VOICE_PRICE
-# times the least that is left, and by PIECE_PRICE times what each of the last NUM_PIECES voices does: other people do,
-# pieces of one person do not. These were chosen for the pretrained models.
+# something unexplained (see `Voices`), the less, the more voices there are. One voice more must lower it by SHORT_PRICE
+# divided by the number of windows, by VOICE_PRICE times the least that is left, and by PIECE_PRICE times what each of
+# the last NUM_PIECES voices does: other people do, pieces of one person do not. These were chosen for the pretrained
+# models.
 USUAL_MOST = 8
+SHORT_PRICE = 150.0
 VOICE_PRICE = 0.12
 PIECE_PRICE = 0.75
 NUM_PIECES = 3
@@ -26,13 +28,17 @@ SWITCH_COST = 0.6
 # How often each window is given to a voice, and the means of the voices are computed from their windows.
 REFINEMENTS = 4
 
-# Two halves of a recording are one voice if their means are nearer than this share of `near_strangers`. Of recordings
-# of one person 95 % are, of two people's recordings joined hardly any (three corpora of the development speakers).
-ONE_VOICE = 0.81
+# The windows are of several voices if the means of two parts, and CONTRAST_WEIGHT times the contrast (see
+# `measure_contrast`), are farther apart than ONE_VOICE times the distance of near strangers. In short recordings, parts
+# of one voice differ by chance: ONE_VOICE_SHORT, divided by the square of the number of windows, is added, and the
+# contrast counts only from LEAST_FOR_CONTRAST windows on. Of one person's sessions, 88 % are found to be one voice, of
+# one person's single recordings 98 %; of six real calls and meetings none is.
+ONE_VOICE, ONE_VOICE_SHORT = 0.4, 50.0
+CONTRAST_WEIGHT, LEAST_FOR_CONTRAST = 2.0, 30
 
-# If the windows are farther than this from their common mean, on average, there are several voices, whatever two halves
-# are like: each half of a conversation of four may hold two. Of one person's recordings 98 % are nearer.
-ONE_VOICE_TO_MEAN = 0.72
+# Windows that do not overlap and are so near that one person is likely to speak in both; and windows farther apart than
+# a usual turn, in seconds.
+NEAR_SECONDS, FAR_SECONDS = (WINDOW_SECONDS, WINDOW_SECONDS + 0.9), 6.0
 
 # The fewest windows that can be a voice, and the most that are compared with each other.
 LEAST_WINDOWS = 3
@@ -95,12 +101,15 @@ def follow_voices(centred: np.ndarray, means: np.ndarray) -> Voices:
 
 
 def find_voices(
-    embeddings: np.ndarray, num_voices: int | None = None, near_strangers: float = NEAR_STRANGERS
+    embeddings: np.ndarray,
+    starts: np.ndarray,
+    num_voices: int | None = None,
+    near_strangers: float = NEAR_STRANGERS,
 ) -> np.ndarray:
     """The mean, centred, of each voice in windows of speech (windows, dimensions) -> (voices, dimensions).
 
-    The number is found if it is not given. The search begins with the groups of Ward 1963, "Hierarchical grouping to
-    optimize an objective function".
+    The windows begin at `starts` (windows,), in seconds. The number is found if it is not given. The search begins with
+    the groups of Ward 1963, "Hierarchical grouping to optimize an objective function".
     """
     centred = centre(embeddings)
     if len(embeddings) < (2 if num_voices else 2 * LEAST_WINDOWS):
@@ -116,13 +125,14 @@ def find_voices(
 
     if num_voices:
         return means_of(num_voices)
-    if not are_unlike(embeddings[some], cut_tree(tree, 2)[:, 0] == 0, near_strangers):
+    halves = follow_voices(centred[some], means_of(2))
+    if not are_unlike(embeddings[some], starts[some], halves.voice_of == 0, near_strangers):
         return means_of(1)
     most = min(most_voices(lambda number: unexplained_by(centred[some], means_of(number)), len(some)), len(some))
     found = [follow_voices(centred, means_of(number)) for number in range(2, most + 1)]
     unexplained = [voices.unexplained for voices in found]
     of_pieces = (unexplained[-NUM_PIECES - 1] - unexplained[-1]) / NUM_PIECES
-    price = VOICE_PRICE * min(unexplained) + PIECE_PRICE * max(0, of_pieces)
+    price = SHORT_PRICE / len(embeddings) + VOICE_PRICE * min(unexplained) + PIECE_PRICE * max(0, of_pieces)
     return min(found, key=lambda voices: voices.unexplained + price * len(voices.means)).means
 
 
@@ -142,22 +152,41 @@ def most_voices(unexplained: Callable[[int], float], num_windows: int) -> int:
     return most
 
 
-def are_unlike(embeddings: np.ndarray, is_first: np.ndarray, near_strangers: float) -> bool:
+def are_unlike(embeddings: np.ndarray, starts: np.ndarray, is_first: np.ndarray, near_strangers: float) -> bool:
     """Whether windows (windows, dimensions) in two parts, one of them given (windows,), are of several voices."""
+    number = len(embeddings)
     if min(is_first.sum(), (~is_first).sum()) < LEAST_WINDOWS:
         return False
-    to_mean = 1 - np.linalg.norm(embeddings.mean(axis=0))  # As all have length 1.
     first, second = unit_length(np.stack([embeddings[part].mean(axis=0) for part in (is_first, ~is_first)]))
-    limits = near_strangers * np.array([ONE_VOICE, ONE_VOICE_TO_MEAN])
-    return bool((np.array([1 - first @ second, to_mean]) > limits).any())
+    distance = 1 - first @ second
+    if number >= LEAST_FOR_CONTRAST:
+        distance += CONTRAST_WEIGHT * measure_contrast(embeddings, starts)
+    return bool(distance > near_strangers * (ONE_VOICE + ONE_VOICE_SHORT / number**2))
 
 
-def seem_several(embeddings: np.ndarray, near_strangers: float = NEAR_STRANGERS) -> bool:
-    """A quick test for several voices in windows (windows, dimensions), without SciPy.
+def measure_contrast(embeddings: np.ndarray, starts: np.ndarray) -> float:
+    """By how much windows (windows, dimensions) are more similar to near ones than to far ones, in time.
+
+    About 0 if one person speaks, more if people take turns.
+    """
+    distances = np.abs(starts[:, None] - starts)
+    is_near = (distances >= NEAR_SECONDS[0]) & (
+        distances < max(NEAR_SECONDS[1], NEAR_SECONDS[0] + np.diff(starts).max())
+    )
+    is_far = distances > FAR_SECONDS
+    if not is_near.any() or not is_far.any():
+        return 0.0
+    similarities = embeddings @ embeddings.T
+    return float(similarities[is_near].mean() - similarities[is_far].mean())
+
+
+def seem_several(embeddings: np.ndarray, starts: np.ndarray, near_strangers: float = NEAR_STRANGERS) -> bool:
+    """A quick test for several voices in windows (windows, dimensions) that begin at `starts`, without SciPy.
 
     The parts are the two sides of the middle along the direction in which the windows vary most.
     """
     if len(embeddings) < 2 * LEAST_WINDOWS:
         return False
     centred = embeddings - embeddings.mean(axis=0)
-    return are_unlike(embeddings, centred @ np.linalg.svd(centred, full_matrices=False)[2][0] > 0, near_strangers)
+    is_first = centred @ np.linalg.svd(centred, full_matrices=False)[2][0] > 0
+    return are_unlike(embeddings, starts, is_first, near_strangers)

@@ -86,20 +86,15 @@ def run_identify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
 
 def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     """The command `timeline`."""
-    names: list[str] = []
+    people = speaker_database.read_people(options.db, model_of(encoder))
+    decision = decision_for(encoder, options.far, options.threshold) if people.names else None
     in_words = f"Nobody is enrolled in {options.db}, so the voices have numbers."
-    enrolled, thresholds = np.zeros((0, encoder.dimensions), np.float32), np.zeros((2, 0))
-    if speaker_database.is_there(options.db):
-        decision = decision_for(encoder, options.far, options.threshold)
-        with speaker_database.open_database(options.db) as connection:
-            names, enrolled, counts = speaker_database.read_speakers(connection, model_of(encoder))
-        thresholds = decision.timeline_thresholds(counts)
-        in_words = wording.decision_in_words(decision, len(names)) if names else in_words
-    cluster = options.unknown == "cluster" or options.speakers is not None or not names
+    in_words = wording.decision_in_words(decision, len(people.names)) if decision else in_words
+    cluster = options.unknown == "cluster" or options.speakers is not None or not people.names
     found: dict[str, list[Turn]] = {}
     shown: dict[str, str] = {}  # What is said of each picture.
     for number, file in enumerate(options.files, start=1):
-        timeline = speaker_timeline.find_timeline(encoder, file, names, enrolled, thresholds, cluster, options.speakers)
+        timeline = speaker_timeline.find_timeline(encoder, file, people, decision, cluster, options.speakers)
         picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(options.files) > 1 else ""))
         warn([(file, words) for words in timeline.faults])
         found[file] = timeline.turns
@@ -115,9 +110,10 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         lines += [f"{script.printable(file)}:"] if len(found) > 1 else []
         for turn in turns:
             score = "-" if turn.score is None else f"{turn.score:.3f}"
-            lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {score}")
+            doubt = "?" if turn.sure is False else ""
+            lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker}{doubt} {score}")
         lines += [shown[file]] if file in shown else []
-    if names or any(found.values()):
+    if people.names or any(found.values()):
         lines.append(in_words)
     if cluster and not options.speakers and any(found.values()):
         lines.append("How many people speak is an estimate: if it is wrong, give the number with --speakers.")

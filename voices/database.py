@@ -59,6 +59,24 @@ class Recording(NamedTuple):
     embedding: np.ndarray
 
 
+class People(NamedTuple):
+    """Who is enrolled, sorted by name.
+
+    The mean of each person's embeddings, float32 (people, dimensions), of length 1; the number of the person's
+    recordings, and the seconds of speech in all of them.
+    """
+
+    names: list[str]
+    embeddings: np.ndarray
+    counts: list[int]
+    seconds: np.ndarray
+
+
+def nobody(dimensions: int) -> People:
+    """No people, whose embeddings would have so many dimensions."""
+    return People([], np.zeros((0, dimensions), np.float32), [], np.zeros(0))
+
+
 def is_there(path: str) -> bool:
     """Whether there is a database; an empty file is none."""
     path = expand_home(path)
@@ -227,16 +245,20 @@ def read_recordings(connection: sqlite3.Connection, model: Model) -> tuple[list[
     return names, embeddings
 
 
-def read_speakers(connection: sqlite3.Connection, model: Model) -> tuple[list[str], np.ndarray, list[int]]:
-    """Names, sorted, the mean embedding of each speaker's recordings, and their number.
+def read_people(path: str, model: Model) -> People:
+    """Who is enrolled in a database, nobody where there is none. Raises ValueError as `read_recordings` does."""
+    if not is_there(path):
+        return nobody(model.dimensions)
+    with open_database(path) as connection:
+        return read_speakers(connection, model)
 
-    Embeddings are float32 (speakers, dimensions), of length 1.
 
-    Raises ValueError as `read_recordings` does.
-    """
+def read_speakers(connection: sqlite3.Connection, model: Model) -> People:
+    """Who is enrolled. Raises ValueError as `read_recordings` does."""
     names, embeddings = read_recordings(connection, model)
     if not names:
-        return [], embeddings, []
+        return nobody(model.dimensions)
+    seconds_of = {name: seconds for name, _, seconds, _ in list_speakers(connection)}
     order = np.array(sorted(range(len(names)), key=names.__getitem__))
     first = np.array([at for at in range(len(order)) if not at or names[order[at]] != names[order[at - 1]]])
     counts = np.diff(first, append=len(order))
@@ -245,4 +267,5 @@ def read_speakers(connection: sqlite3.Connection, model: Model) -> tuple[list[st
         has_one = counts > number
         sums[has_one] += embeddings[order[first[has_one] + number]]
     lengths = np.sqrt(np.einsum("sd,sd->s", sums, sums)).clip(min=1e-12)
-    return [names[at] for at in order[first]], sums / lengths[:, None], counts.tolist()
+    people = [names[at] for at in order[first]]
+    return People(people, sums / lengths[:, None], counts.tolist(), np.array([seconds_of[name] for name in people]))

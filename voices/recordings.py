@@ -109,17 +109,21 @@ def have_several_voices(
     seconds_per_frame = encoder.feature_settings.hop_length / feature_extraction.SAMPLE_RATE
     frames = round(WINDOW_SECONDS / seconds_per_frame)
     windows: list[np.ndarray] = []
-    numbers = []
+    starts_of: list[np.ndarray] = []
     for of_recording, levels_db in zip(features, levels, strict=True):
         at_most = min(MOST_WINDOWS, 1 + 4 * (len(of_recording) - frames) // frames)
         starts = np.linspace(0, len(of_recording) - frames, max(0, at_most)).astype(int)
         share = speech_levels.speech_share(levels_db, starts * seconds_per_frame, WINDOW_SECONDS)
         starts = starts[share >= speech_levels.LEAST_SPEECH_SHARE]
         windows += [of_recording[start : start + frames] for start in starts]
-        numbers.append(len(starts))
-    parts = np.split(embed_features(encoder, windows, settings.in_one_piece()), np.cumsum(numbers)[:-1])
+        starts_of.append(starts * seconds_per_frame)
+    embeddings = embed_features(encoder, windows, settings.in_one_piece())
+    parts = np.split(embeddings, np.cumsum([len(starts) for starts in starts_of])[:-1])
     near = near_strangers(encoder.calibration)
-    return [seem_several(part, near) and len(find_voices(part, None, near)) > 1 for part in parts]
+    return [
+        seem_several(part, starts, near) and len(find_voices(part, starts, None, near)) > 1
+        for part, starts in zip(parts, starts_of, strict=True)
+    ]
 
 
 def is_same_audio(first: np.ndarray, second: np.ndarray) -> bool:
@@ -166,6 +170,11 @@ def list_warnings(heard: Sequence[Heard]) -> list[tuple[str, str]]:
 def mean_embedding(heard: Sequence[Heard]) -> np.ndarray:
     """The mean of recordings' embeddings, of length 1 -> (dimensions,)."""
     return unit_length(np.sum([one.recording.embedding for one in heard], axis=0))
+
+
+def speech_seconds(heard: Sequence[Heard]) -> float:
+    """The seconds of speech in all recordings together."""
+    return sum(one.recording.speech_seconds for one in heard)
 
 
 def write_embeddings(path: str, heard: Sequence[Heard]) -> None:

@@ -1,4 +1,4 @@
-"""Who spoke when: embeddings of a sliding window are compared with enrolled ones, or with each other."""
+"""Who spoke when: the voices in a recording, found with nobody in mind, then compared with the enrolled."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,11 @@ from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from foundation import script, settings
 from scoring.calibration import WINDOW_SECONDS, near_strangers
-from voices.clustering import CENTRING, best_path, centre, find_voices, follow_voices
+from voices.answers import Decision, score_all
+from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_voices, follow_voices
+from voices.database import UNKNOWN, People, nobody
 from voices.recordings import count_clipped, find_faults
-from voices.turns import STRETCH_SECONDS, Turn, find_turns, mean_score
+from voices.turns import STRETCH_SECONDS, Turn, find_turns
 
 STEP_SECONDS = 0.4
 
@@ -37,8 +39,9 @@ class Timeline(NamedTuple):
     """The turns, and the data they were found in.
 
     `middles` (windows,) are in seconds; `candidates` are names; `margins` (windows, candidates), NaN in silence, say by
-    how much a window is more similar to an enrolled person than the threshold, or how similar, centred, to a voice that
-    was found; the first `num_enrolled` candidates are enrolled; `faults` say in words why the result may be wrong.
+    how much the score of a window with an enrolled person is above the threshold, or how similar, centred, it is to a
+    voice that was found; the first `num_enrolled` candidates are enrolled; `faults` say in words why the result may be
+    wrong.
     """
 
     turns: list[Turn]
@@ -64,90 +67,166 @@ class Windows(NamedTuple):
     faults: list[str]
 
 
+class Owner(NamedTuple):
+    """The enrolled person whose voice it is, by number, or -1; the score that decided, and whether it is sure."""
+
+    person: int
+    score: float | None
+    sure: bool | None
+
+
+NOBODY = Owner(-1, None, None)
+
+
 def find_timeline(
     encoder: SpeakerEncoder,
     recording: str,
-    names: Sequence[str],
-    enrolled: np.ndarray,
-    thresholds: np.ndarray,
-    cluster: bool = False,
+    people: People | None = None,
+    decision: Decision | None = None,
+    cluster: bool = True,
     num_voices: int | None = None,
 ) -> Timeline:
-    """When each enrolled speaker (speakers, dimensions), or another one, speaks in a recording of any length.
+    """When each of the enrolled people, and each other voice, speaks in a recording of any length.
 
-    `thresholds` (2, speakers) are those of a window, and of a voice in many windows. A window below each speaker's
-    threshold is of an unknown voice. They are told apart; if the mean of one reaches a speaker's threshold, it is that
-    speaker's after all. If `num_voices` says how many people speak at most, all windows are told apart so. With
-    `cluster`, voices of nobody enrolled are "speaker 1", "speaker 2" ..., otherwise UNKNOWN. Needs memory for only one
-    or two minutes of audio. Raises ValueError for a file that cannot be used.
+    The voices are found first, as many as there seem to be, or `num_voices`. A voice gets the name of the enrolled
+    person whose threshold in the decision it exceeds most, and each name belongs to one voice. With `cluster`, the
+    others are "speaker 1", "speaker 2" ..., without it, all are UNKNOWN. Needs memory for only one or two minutes of
+    audio. Raises ValueError for a file that cannot be used.
     """
+    people = people or nobody(encoder.dimensions)
     windows = listen(encoder, recording)
-    found = assign_windows(windows, enrolled, thresholds, num_voices, near_strangers(encoder.calibration))
-    shown = people_to_show(found.person_of[windows.is_heard], found.owner_of, found.candidates)
-    strangers = [voice for voice, owner in enumerate(found.owner_of) if owner < 0]
-    state, scores = number_states(windows.embeddings, found, strangers, enrolled, shown)
-    margins = windows.embeddings @ enrolled[shown].T - thresholds[0, shown]
-    shown_names = [names[person] for person in shown]
-    if cluster:
-        margins = np.column_stack([margins, found.similarities[:, strangers]])
-        free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in names)
-        shown_names += itertools.islice(free, len(strangers))
-    margins[~windows.is_heard] = scores[~windows.is_heard] = np.nan
+    voice_of = cluster_windows(windows, num_voices, near_strangers(encoder.calibration))
+    owners = [NOBODY] * int(voice_of.max() + 1)
+    if decision and people.names:
+        if not num_voices:
+            voice_of = split_voices(encoder, windows, voice_of, people, decision)
+        owners = find_owners(encoder, windows, voice_of, people, decision)
+    names, shown = name_voices(owners, people, cluster)
+    margins = np.zeros((len(windows.embeddings), 0))
+    if decision and shown:
+        margins = window_margins(encoder, windows.embeddings, people, decision, np.array(shown))
+    candidates = [people.names[person] for person in shown]
+    strangers = [voice for voice, owner in enumerate(owners) if owner.person < 0]
+    if cluster and strangers and windows.is_heard.any():
+        margins = np.column_stack([margins, voice_similarities(windows, voice_of)[:, strangers]])
+        candidates += [names[voice] for voice in strangers]
+    margins[~windows.is_heard] = np.nan
     middles = windows.starts + windows.length / 2
-    turns = find_turns(state, middles, windows.is_speech, shown_names)
-    turns = [turn._replace(score=mean_score(turn, middles, scores, shown_names)) for turn in turns]
-    return Timeline(turns, middles, margins, shown_names, len(shown), windows.faults)
+    turns = find_turns(voice_of, middles, windows.is_speech, names, owners)
+    return Timeline(turns, middles, margins, candidates, len(shown), windows.faults)
 
 
-class Assignment(NamedTuple):
-    """Whose each window is: `person_of` (windows,), a number of the enrolled, or -1 where it is a voice.
+def name_voices(owners: Sequence[Owner], people: People, cluster: bool) -> tuple[list[str], list[int]]:
+    """The name of each voice, and the enrolled people who speak, in the order of their first words."""
+    free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in people.names)
+    names = [
+        people.names[owner.person] if owner.person >= 0 else next(free) if cluster else UNKNOWN for owner in owners
+    ]
+    return names, list(dict.fromkeys(owner.person for owner in owners if owner.person >= 0))
 
-    `voice_of` (windows,) is that voice; `means` (voices, dimensions) its mean embedding, of length 1; `owner_of` the
-    number of the enrolled whose voice it is, or -1; `similarities` (windows, voices) are centred; `candidates` are the
-    enrolled who may speak.
+
+def window_margins(
+    encoder: SpeakerEncoder, embeddings: np.ndarray, people: People, decision: Decision, shown: np.ndarray
+) -> np.ndarray:
+    """By how much the scores of windows (windows, dimensions) with some people exceed their thresholds."""
+    seconds = np.full(len(embeddings), WINDOW_SECONDS)
+    scores = score_all(encoder, embeddings, seconds, people.embeddings[shown], people.seconds[shown])
+    return scores - decision.thresholds(0, [people.counts[person] for person in shown.tolist()])
+
+
+def voice_scores(encoder: SpeakerEncoder, windows: Windows, voice_of: np.ndarray, people: People) -> np.ndarray:
+    """The score of the mean of each voice with each of the people -> (voices, people)."""
+    heard = [windows.is_heard & (voice_of == voice) for voice in range(voice_of.max() + 1)]
+    means = unit_length(np.stack([windows.embeddings[of_voice].sum(axis=0) for of_voice in heard]))
+    seconds = np.array([windows.length + STEP_SECONDS * (np.count_nonzero(of_voice) - 1) for of_voice in heard])
+    return score_all(encoder, means, seconds, people.embeddings, people.seconds)
+
+
+def find_owners(
+    encoder: SpeakerEncoder, windows: Windows, voice_of: np.ndarray, people: People, decision: Decision
+) -> list[Owner]:
+    """Whose each voice is: an assignment of names to voices, by how much they exceed their thresholds.
+
+    A voice is like one long recording. `voice_of` (windows,) is a number for each window.
     """
+    from scipy.optimize import linear_sum_assignment  # Slow to import, and only needed here.
 
-    person_of: np.ndarray
-    voice_of: np.ndarray
-    means: np.ndarray
-    owner_of: list[int]
-    similarities: np.ndarray
-    candidates: np.ndarray
-
-
-def assign_windows(
-    windows: Windows, enrolled: np.ndarray, thresholds: np.ndarray, num_voices: int | None, distance: float
-) -> Assignment:
-    """Give each window to an enrolled person, or to one of the voices of all others; see `cluster_windows`."""
-    embeddings, is_heard = windows.embeddings, windows.is_heard
-    candidates = find_candidates(embeddings[is_heard], enrolled, thresholds[0])
-    person_of = np.full(len(embeddings), -1)
-    if not num_voices:  # Who was below the threshold of a window now and then would be counted twice.
-        person_of = find_people(embeddings, is_heard, enrolled, thresholds[0], candidates)
-    is_unknown = is_heard & (person_of < 0)
-    voice_of, similarities = cluster_windows(embeddings, is_unknown, num_voices, distance)
-    of_voices = [embeddings[is_unknown & (voice_of == voice)].mean(axis=0) for voice in range(similarities.shape[1])]
-    means = unit_length(np.array(of_voices).reshape(len(of_voices), embeddings.shape[1]))
-    return Assignment(person_of, voice_of, means, find_owners(means, enrolled, thresholds[1]), similarities, candidates)
+    if not windows.is_heard.any():
+        return [NOBODY]
+    scores = voice_scores(encoder, windows, voice_of, people)
+    margins = scores - decision.thresholds(1, people.counts)
+    known = np.flatnonzero((margins >= 0).any(axis=0))
+    owners = [NOBODY] * len(scores)
+    for voice, place in zip(*linear_sum_assignment(margins[:, known].clip(0), maximize=True), strict=True):
+        person, score = int(known[place]), float(scores[voice, known[place]])
+        if margins[voice, person] >= 0:
+            sure = decision.is_sure(score, 1, people.counts[person], len(people.names))
+            owners[voice] = Owner(person, score, sure)
+    return owners
 
 
-def number_states(
-    embeddings: np.ndarray, found: Assignment, strangers: Sequence[int], enrolled: np.ndarray, shown: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The state of each window, and its scores with the shown people (windows, people); a voice has those of its mean.
+def split_voices(
+    encoder: SpeakerEncoder, windows: Windows, voice_of: np.ndarray, people: People, decision: Decision
+) -> np.ndarray:
+    """The voices (windows,) with those divided that are of several people, one of them enrolled.
 
-    The states are the places of the shown people, then those of the strangers, the voices that no enrolled person owns.
+    In a voice, the windows of an enrolled person who is not its owner go to the voice that this person owns, or are one
+    of their own, if their mean exceeds the person's threshold. So do those of nobody enrolled in a voice with an owner.
     """
-    scores = embeddings @ enrolled[shown].T
-    place_of = {person: place for place, person in enumerate(shown.tolist())}
-    state = np.array([place_of.get(person, len(shown)) for person in found.person_of.tolist()], np.int64)
-    if len(found.means):
-        places = np.array([place_of.get(owner, 0) for owner in found.owner_of], np.int64)
-        places[strangers] = len(shown) + np.arange(len(strangers))
-        is_unknown = found.person_of < 0
-        state[is_unknown] = places[found.voice_of[is_unknown]]
-        scores[is_unknown] = (found.means @ enrolled[shown].T)[found.voice_of[is_unknown]]
-    return state, scores
+    owners = find_owners(encoder, windows, voice_of, people, decision)
+    voice_of_person = {owner.person: voice for voice, owner in enumerate(owners) if owner.person >= 0}
+    divided, num_voices = voice_of.copy(), len(owners)
+    for voice, owner in enumerate(owners):
+        in_voice = windows.is_heard & (voice_of == voice)
+        person_of = find_people(encoder, windows, in_voice, people, decision)
+        for person in np.unique(person_of[in_voice]).tolist():
+            part = in_voice & (person_of == person)
+            if person == owner.person or min(part.sum(), (in_voice & ~part).sum()) < LEAST_WINDOWS:
+                continue
+            above = voice_scores(encoder, windows._replace(is_heard=part), 0 * voice_of, people)[0]
+            above -= decision.thresholds(1, people.counts)
+            if person < 0 and above[owner.person] < 0:
+                divided[part] = num_voices
+                num_voices += 1
+            elif person >= 0 and above[person] >= 0:
+                divided[part] = voice_of_person.setdefault(person, num_voices)
+                num_voices = max(num_voices, divided[part][0] + 1)
+    if num_voices == len(owners) and (divided == voice_of).all():
+        return voice_of
+    centred = centre_heard(windows)
+    heard = divided * windows.is_heard - ~windows.is_heard
+    means = unit_length(np.stack([centred[heard == voice].sum(axis=0) for voice in np.unique(heard[heard >= 0])]))
+    divided = follow_voices(centred, means).voice_of
+    # Without the enrolled, the other voices are easier to tell apart.
+    owners = find_owners(encoder, windows, divided, people, decision)
+    rest = windows.is_heard & np.array([owners[voice].person < 0 for voice in divided.tolist()])
+    others = cluster_windows(windows._replace(is_heard=rest), None, near_strangers(encoder.calibration))
+    return number_in_order(np.where(rest, len(owners) + others, divided), windows.is_heard)
+
+
+def number_in_order(voice_of: np.ndarray, is_heard: np.ndarray) -> np.ndarray:
+    """Voices (windows,), numbered in the order of their first words; 0 where nobody is heard."""
+    place_of = {voice: number for number, voice in enumerate(dict.fromkeys(voice_of[is_heard].tolist()))}
+    return np.array([place_of.get(voice, 0) for voice in voice_of.tolist()]) * is_heard
+
+
+def find_people(
+    encoder: SpeakerEncoder, windows: Windows, in_voice: np.ndarray, people: People, decision: Decision
+) -> np.ndarray:
+    """The enrolled person of each window of a voice, -1 for nobody enrolled, both (windows,).
+
+    An enrolled person must be nearer than the threshold; which of them it is shows without what all windows have in
+    common.
+    """
+    candidates = find_candidates(encoder, windows.embeddings[in_voice], people, decision)
+    margins = window_margins(encoder, windows.embeddings, people, decision, candidates) * in_voice[:, None]
+    is_known = best_path(np.column_stack([margins, np.zeros(len(margins))])) < len(candidates)
+    if not is_known.any():
+        return np.full(len(in_voice), -1)
+    common = CENTRING * windows.embeddings[windows.is_heard].mean(axis=0)
+    enrolled = unit_length(people.embeddings[candidates] - common)
+    similarities = unit_length(windows.embeddings - common) @ enrolled.T
+    return np.where(is_known, candidates[best_path(similarities * (is_known & in_voice)[:, None])], -1)
 
 
 def listen(encoder: SpeakerEncoder, recording: str) -> Windows:
@@ -170,31 +249,6 @@ def listen(encoder: SpeakerEncoder, recording: str) -> Windows:
     return Windows(embeddings, starts, length, is_heard, is_speech, faults)
 
 
-def find_people(
-    embeddings: np.ndarray, is_heard: np.ndarray, enrolled: np.ndarray, thresholds: np.ndarray, candidates: np.ndarray
-) -> np.ndarray:
-    """Whose each window is (windows,), of the candidates, by their numbers among the enrolled; -1 for nobody enrolled.
-
-    Nobody enrolled has a margin of 0, so that an enrolled person must be nearer than the threshold. Which of them it is
-    shows without what all windows have in common.
-    """
-    margins = (embeddings @ enrolled[candidates].T - thresholds[candidates]) * is_heard[:, None]
-    is_known = best_path(np.column_stack([margins, np.zeros(len(margins))])) < len(candidates)
-    if not is_known.any():
-        return np.full(len(embeddings), -1)
-    common = CENTRING * embeddings[is_heard].mean(axis=0)
-    similarities = unit_length(embeddings - common) @ unit_length(enrolled[candidates] - common).T
-    path = best_path(similarities * (is_known & is_heard)[:, None])
-    return np.where(is_known, candidates[path], -1)
-
-
-def people_to_show(person_of: np.ndarray, owner_of: Sequence[int], candidates: np.ndarray) -> np.ndarray:
-    """The enrolled people who speak, in ascending order; the first candidate if there is nobody, to show how near."""
-    speaking = np.unique([*person_of.tolist(), *owner_of])
-    speaking = speaking[speaking >= 0].astype(np.int64)
-    return speaking if len(speaking) else candidates[:1]
-
-
 def count_lost(speech: np.ndarray, starts: np.ndarray, window_seconds: float) -> int:
     """How many stretches of speech (stretches,) are in no window, of those that begin at `starts`, in seconds."""
     middles = (np.arange(len(speech)) + 0.5) * speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
@@ -202,32 +256,30 @@ def count_lost(speech: np.ndarray, starts: np.ndarray, window_seconds: float) ->
     return int(np.count_nonzero(speech & (num_begun == num_ended)))
 
 
-def find_owners(means: np.ndarray, enrolled: np.ndarray, thresholds: np.ndarray) -> list[int]:
-    """Of each voice with these mean embeddings (voices, dimensions), the number of the enrolled who it is, or -1.
+def cluster_windows(windows: Windows, num_voices: int | None, distance: float) -> np.ndarray:
+    """Whose each window is (windows,), of the voices that are heard, numbered in the order of their first words.
 
-    Enrolled are (speakers, dimensions), thresholds (speakers,).
+    `distance` is that of near strangers.
     """
-    if not len(enrolled):
-        return [-1] * len(means)
-    margins = means @ enrolled.T - thresholds
-    return np.where(margins.max(axis=1) >= 0, margins.argmax(axis=1), -1).tolist()
+    if not windows.is_heard.any():
+        return np.zeros(len(windows.embeddings), np.int64)
+    heard = windows.is_heard
+    means = find_voices(windows.embeddings[heard], windows.starts[heard], num_voices, distance)
+    return follow_voices(centre_heard(windows), means).voice_of
 
 
-def cluster_windows(
-    embeddings: np.ndarray, is_heard: np.ndarray, num_voices: int | None, distance: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Whose each window is, of the voices that are heard in some windows, numbered in the order of their first words.
+def centre_heard(windows: Windows) -> np.ndarray:
+    """The centred embeddings of the windows, zeros where nobody is heard (windows, dimensions)."""
+    centred = np.zeros_like(windows.embeddings)
+    centred[windows.is_heard] = centre(windows.embeddings[windows.is_heard])
+    return centred
 
-    Embeddings are (windows, dimensions), `is_heard` (windows,); `distance` is that of near strangers. Returns the
-    voices (windows,), and the similarity of each window to each voice, both centred, 0 where none is heard (windows,
-    voices).
-    """
-    if not is_heard.any():
-        return np.zeros(len(embeddings), np.int64), np.zeros((len(embeddings), 0))
-    centred = np.zeros_like(embeddings)
-    centred[is_heard] = centre(embeddings[is_heard])
-    voices = follow_voices(centred, find_voices(embeddings[is_heard], num_voices, distance))
-    return voices.voice_of, voices.similarities
+
+def voice_similarities(windows: Windows, voice_of: np.ndarray) -> np.ndarray:
+    """How similar each window is to the mean of each voice, both centred (windows, voices)."""
+    centred = centre_heard(windows)
+    sums = [centred[voice_of == voice].sum(axis=0) for voice in range(voice_of.max() + 1)]
+    return centred @ unit_length(np.stack(sums)).T
 
 
 def whole_frames(seconds: float, encoder: SpeakerEncoder) -> int:
@@ -264,15 +316,11 @@ def embed_windows(
             kept, is_first = kept[num_windows * step :], False
 
 
-def find_candidates(embeddings: np.ndarray, enrolled: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The numbers of the enrolled who are farthest above their thresholds in some window, those in the most first.
-
-    If none is above, the one who is the least below in the most windows.
-    """
-    if not len(enrolled) or not len(embeddings):
-        return np.zeros(0, np.int64)
+def find_candidates(encoder: SpeakerEncoder, embeddings: np.ndarray, people: People, decision: Decision) -> np.ndarray:
+    """The numbers of the enrolled who are farthest above their thresholds in some window, those in the most first."""
     blocks = np.array_split(embeddings, len(embeddings) // BLOCK_STEPS + 1)
-    margins = (block @ enrolled.T - thresholds for block in blocks)
+    everybody = np.arange(len(people.names))
+    margins = (window_margins(encoder, block, people, decision, everybody) for block in blocks)
     nearest, above = map(np.concatenate, zip(*((of.argmax(axis=1), of.max(axis=1)) for of in margins), strict=True))
-    found, counts = np.unique(nearest[above >= 0] if (above >= 0).any() else nearest, return_counts=True)
-    return found[np.argsort(-counts, kind="stable")][: None if (above >= 0).any() else 1]
+    found, counts = np.unique(nearest[above >= 0], return_counts=True)
+    return found[np.argsort(-counts, kind="stable")]

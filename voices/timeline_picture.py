@@ -16,7 +16,7 @@ def draw_timeline(timeline: Timeline, width: float = 12) -> "matplotlib.figure.F
         figure = pictures.new_figure(figsize=(width, 4.5))
         curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1 + 0.15 * len(timeline.candidates)))
         rows = list(timeline.candidates)
-        rows += [UNKNOWN] if any(turn.speaker == UNKNOWN for turn in timeline.turns) or not rows else []
+        rows += [turn.speaker for turn in timeline.turns if turn.speaker not in rows][:1] or ([] if rows else [UNKNOWN])
         # Fixed now, because this style is no longer active when the lines are drawn.
         colours = [pictures.load_matplotlib().colors.to_hex(f"C{number}") for number in range(4)]
         styles = [(colours[number % 4], ("-", ":", "--", "-.")[number // 4 % 4]) for number in range(len(rows))]

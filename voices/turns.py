@@ -10,7 +10,6 @@ import numpy as np
 
 from audio import speech_levels
 from feature_extraction import SAMPLE_RATE
-from voices.database import UNKNOWN
 
 STRETCH_SECONDS = speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
 
@@ -20,25 +19,34 @@ LEAST_TURN_SECONDS = 0.2
 
 
 class Turn(NamedTuple):
-    """Somebody speaks from `start` to `end`, in seconds; None or the `score` by which it is an enrolled person.
+    """Somebody speaks from `start` to `end`, in seconds.
 
-    That is the mean similarity of the turn's windows, or the similarity of a whole voice that got its name by it.
+    If it is an enrolled person, `score` is that of the whole voice, by which it got the name, and `sure` says whether
+    that is beyond doubt.
     """
 
     start: float
     end: float
     speaker: str
-    score: float | None
+    score: float | None = None
+    sure: bool | None = None
 
 
-def find_turns(state: np.ndarray, middles: np.ndarray, is_speech: np.ndarray, names: Sequence[str]) -> list[Turn]:
-    """Turns from the states of windows (windows,) with these middles, and stretches of speech (stretches,).
+def find_turns(
+    voice_of: np.ndarray,
+    middles: np.ndarray,
+    is_speech: np.ndarray,
+    names: Sequence[str],
+    owners: Sequence[tuple[int, float | None, bool | None]],
+) -> list[Turn]:
+    """Turns from the voices of windows (windows,) with these middles, and stretches of speech (stretches,).
 
-    A stretch of speech belongs to the window that is nearest; states after the names are each UNKNOWN. Pauses of up to
-    PAUSE_SECONDS within a turn belong to it, and what is shorter than LEAST_TURN_SECONDS is no turn, unless all are.
+    A stretch of speech belongs to the window that is nearest; `names` and `owners` are those of the voices. Pauses of
+    up to PAUSE_SECONDS within a turn belong to it, and what is shorter than LEAST_TURN_SECONDS is no turn, unless all
+    are.
     """
     nearest = np.searchsorted((middles[1:] + middles[:-1]) / 2, STRETCH_SECONDS * (np.arange(len(is_speech)) + 0.5))
-    of_stretch = np.where(is_speech, state[nearest], -1)
+    of_stretch = np.where(is_speech, voice_of[nearest], -1)
     changes = np.flatnonzero(np.diff(of_stretch, prepend=-2, append=-2))
     spans = join_spans(
         (float(first * STRETCH_SECONDS), float(end * STRETCH_SECONDS), int(of_stretch[first]))
@@ -46,7 +54,7 @@ def find_turns(state: np.ndarray, middles: np.ndarray, is_speech: np.ndarray, na
         if of_stretch[first] >= 0
     )
     spans = join_spans([span for span in spans if span[1] - span[0] >= LEAST_TURN_SECONDS] or spans)
-    return [Turn(start, end, names[who] if who < len(names) else UNKNOWN, None) for start, end, who in spans]
+    return [Turn(start, end, names[voice], *owners[voice][1:]) for start, end, voice in spans]
 
 
 def join_spans(spans: Iterable[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
@@ -58,18 +66,6 @@ def join_spans(spans: Iterable[tuple[float, float, int]]) -> list[tuple[float, f
         else:
             joined.append((start, end, state))
     return joined
-
-
-def mean_score(turn: Turn, middles: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> float | None:
-    """The mean score (windows, enrolled) of a turn's windows; None for others, or if no window is inside.
-
-    The names begin with those of the enrolled; scores in silence are NaN.
-    """
-    number = names.index(turn.speaker) if turn.speaker in names else len(names)
-    inside = (turn.start <= middles) & (middles < turn.end)
-    if number >= scores.shape[1] or not np.isfinite(scores[inside, number]).any():
-        return None
-    return float(np.nanmean(scores[inside, number]))
 
 
 def one_word(text: str) -> str:
