@@ -76,9 +76,17 @@ def add_timeline_options(command: script.OptionParser) -> None:
     command.add_argument(
         "--speakers", type=int, help="how many people speak at most, enrolled or not (default: it is found)"
     )
-    command.add_argument("--rttm", action="store_true", help="print RTTM, which diarisation tools read")
     command.add_argument(
-        "--out", type=expand_home, default="timeline.png", help="the picture, numbered if there are several files"
+        "--format",
+        choices=("text", "json", "rttm", "csv", "audacity", "srt"),
+        default="text",
+        help="for people (default), programs, diarisation tools, spreadsheets, Audacity or (srt) players of films",
+    )
+    command.add_argument("--rttm", action="store_const", dest="format", const="rttm", help="the same as --format rttm")
+    command.add_argument("--out", type=expand_home, help="a file for the turns, instead of printing them")
+    command.add_argument("--force", action="store_true", help="replace the file of --out if it exists")
+    command.add_argument(
+        "--plot", type=expand_home, default="timeline.png", help="the picture, numbered if there are several files"
     )
 
 
@@ -135,10 +143,25 @@ def run_rename(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_ending(path: str, *endings: str) -> None:
+def check_ending(option: str, path: str, *endings: str) -> None:
     """Raise ValueError if an output file has another ending, because it may be one of the user's recordings."""
     if not path.lower().endswith(endings):
-        raise ValueError(f"--out {path} must end in {' or '.join(endings)}.")
+        raise ValueError(f"{option} {path} must end in {' or '.join(endings)}.")
+
+
+def check_timeline(options: argparse.Namespace) -> None:
+    """Check the options of `timeline`, and set its format. Raises ValueError."""
+    check_ending("--plot", options.plot, ".png")
+    if options.speakers is not None and options.speakers < 1:
+        raise ValueError(f"--speakers {options.speakers} is less than 1.")
+    if options.json and options.format not in ("text", "json"):
+        raise ValueError(f"choose one of --json and --format {options.format}.")
+    if options.out and Path(options.out).exists() and not options.force:
+        raise ValueError(f"{options.out} exists: choose another file, or add --force to replace it.")
+    if options.format in ("audacity", "srt") and len(options.files) > 1:
+        raise ValueError(f"--format {options.format} has no place for the names of {len(options.files)} recordings.")
+    if options.format == "rttm" and len({Path(file).stem for file in options.files}) < len(options.files):
+        raise ValueError("RTTM identifies recordings only by their names, and two of these have the same name.")
 
 
 def check_files(options: argparse.Namespace) -> None:
@@ -150,22 +173,17 @@ def check_files(options: argparse.Namespace) -> None:
         options.first, options.second = expand_files([options.first]), expand_files([options.second])
     else:
         options.files = expand_files(options.files)
-    if options.command in ("timeline", "map"):
-        check_ending(options.out, ".png")
+    if options.command == "map":
+        check_ending("--out", options.out, ".png")
     elif options.command == "embed":
-        check_ending(options.out, ".npz", ".csv")
-    if options.command == "timeline" and options.speakers is not None and options.speakers < 1:
-        raise ValueError(f"--speakers {options.speakers} is less than 1.")
+        check_ending("--out", options.out, ".npz", ".csv")
+    if options.command == "timeline":
+        check_timeline(options)
     if options.command == "identify" or (
         options.command == "timeline" and (speaker_database.is_there(options.db) or options.db != DEFAULT_DATABASE)
     ):
         with speaker_database.open_database(options.db) as connection:
             speaker_database.list_speakers(connection)
-    if options.command == "timeline" and options.rttm:
-        if options.json:
-            raise ValueError("choose one of --rttm and --json.")
-        if len({Path(file).stem for file in options.files}) < len(options.files):
-            raise ValueError("RTTM identifies recordings only by their names, and two of these have the same name.")
     options.model = find_model(options.model)
 
 

@@ -49,7 +49,8 @@ from feature_extraction import SAMPLE_RATE
 from foundation import parallel, safe_files
 from foundation.settings import Config
 from voices import timeline as speaker_timeline
-from voices.turns import Turn, to_rttm
+from voices.formats import to_rttm
+from voices.turns import Turn
 
 
 class Kind(NamedTuple):

@@ -37,13 +37,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_rows(path: str | Path, rows: Iterable[Sequence], delimiter: str = ",") -> None:
-    """Write rows as CSV, completely or not at all; fields with a delimiter, a quote or a line end stand in quotes."""
+    """Write rows as CSV, completely or not at all: see `rows_as_text`."""
+    write_text(path, rows_as_text(rows, delimiter))
+
+
+def rows_as_text(rows: Iterable[Sequence], delimiter: str = ",") -> str:
+    """Rows as CSV; fields with a delimiter, a quote or a line end stand in quotes."""
     lines = []
     for row in rows:
         text = io.StringIO(newline="")
         csv.writer(text, delimiter=delimiter).writerow(row)  # It quotes both parts of its own line end, "\r\n".
         lines.append(text.getvalue().removesuffix("\r\n"))
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def digest_of(path: str | Path) -> str:

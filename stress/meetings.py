@@ -113,7 +113,7 @@ def run_timeline(
     encoder: SpeakerEncoder, file: Path, database: Path, unknown: str, num_speakers: int | None
 ) -> list[Said]:
     """What the command prints, read back."""
-    arguments = ["timeline", str(file), "--db", str(database), "--out", str(file.with_suffix(".png"))]
+    arguments = ["timeline", str(file), "--db", str(database), "--plot", str(file.with_suffix(".png"))]
     arguments += ["--unknown", unknown, "--json"]
     arguments += [] if num_speakers is None else ["--speakers", str(num_speakers)]
     options: argparse.Namespace = speaker_id.build_parser().parse_args(arguments)

@@ -9,7 +9,8 @@ from encoder import saved_models
 from stress import meetings
 from unit_tests.shared import PROJECT_DIR, ProjectTest
 from voices import timeline as speaker_timeline
-from voices.turns import Turn, to_rttm
+from voices.formats import to_rttm
+from voices.turns import Turn
 
 CASES = PROJECT_DIR.parent / "shared" / "cases"
 

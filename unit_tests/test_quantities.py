@@ -45,7 +45,7 @@ class QuantitiesTest(ProjectTest):
                     with self.assertRaisesRegex(ValueError, "nobody is enrolled yet"):
                         answers.identify(self.encoder, path, self.files[0], self.decision)
                 for more in ((), ("--unknown", "cluster"), ("--speakers", "1"), ("--speakers", "70")):
-                    out = ("--out", str(self.dir / "x.png"))
+                    out = ("--plot", str(self.dir / "x.png"))
                     code, found = self.run_timeline(self.files[0], "--db", path, *out, *more)
                     self.assertEqual((code, len(found)), (0, 1), more)
 

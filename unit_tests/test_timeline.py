@@ -17,9 +17,10 @@ from voices import clustering
 from voices import timeline as speaker_timeline
 from voices.answers import Decision
 from voices.database import People
+from voices.formats import to_rttm
 from voices.timeline import Timeline
 from voices.timeline_picture import draw_timeline
-from voices.turns import find_turns, to_rttm
+from voices.turns import find_turns
 
 
 class TimelineTest(ProjectTest):

@@ -1,6 +1,7 @@
 """The commands of `speaker_id.py` that need a model: verify, enrol, identify, timeline, embed, map."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +10,16 @@ import numpy as np
 
 from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
-from foundation import parallel, pictures, script
+from foundation import parallel, pictures, safe_files, script
 from voices import database as speaker_database
+from voices import formats, wording
 from voices import map as voice_map
 from voices import timeline as speaker_timeline
-from voices import wording
 from voices.answers import decision_for, enrol, identify, model_of, verify
 from voices.database import clean_name
 from voices.recordings import hear, list_warnings, write_embeddings
 from voices.timeline_picture import draw_timeline
-from voices.turns import Turn, to_rttm
+from voices.turns import Turn
 
 
 def run(options: argparse.Namespace) -> int:
@@ -88,39 +89,47 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     """The command `timeline`."""
     people = speaker_database.read_people(options.db, model_of(encoder))
     decision = decision_for(encoder, options.far, options.threshold) if people.names else None
-    in_words = f"Nobody is enrolled in {options.db}, so the voices have numbers."
-    in_words = wording.decision_in_words(decision, len(people.names)) if decision else in_words
     cluster = options.unknown == "cluster" or options.speakers is not None or not people.names
     found: dict[str, list[Turn]] = {}
-    shown: dict[str, str] = {}  # What is said of each picture.
+    notes: dict[str, str] = {}  # What is said of each picture.
     for number, file in enumerate(options.files, start=1):
         timeline = speaker_timeline.find_timeline(encoder, file, people, decision, cluster, options.speakers)
-        picture = Path(options.out).with_stem(Path(options.out).stem + (f"-{number}" if len(options.files) > 1 else ""))
         warn([(file, words) for words in timeline.faults])
         found[file] = timeline.turns
+        picture = Path(options.plot)
+        picture = picture.with_stem(f"{picture.stem}-{number}") if len(options.files) > 1 else picture
         if pictures.save_or_warn(picture, draw_timeline(timeline)):
-            shown[file] = f"The picture of {script.printable(file)} is {script.printable(str(picture))}."
-    if options.rttm or options.json:  # Their output is for programs.
-        print("".join(f"{words}\n" for words in shown.values()), end="", file=sys.stderr)
-    if options.rttm:
-        print("".join(to_rttm(turns, file) for file, turns in found.items()), end="")
-        return 0
-    lines = []
-    for file, turns in found.items():
-        lines += [f"{script.printable(file)}:"] if len(found) > 1 else []
-        for turn in turns:
-            score = "-" if turn.score is None else f"{turn.score:.3f}"
-            doubt = "?" if turn.sure is False else ""
-            lines.append(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker}{doubt} {score}")
-        lines += [shown[file]] if file in shown else []
-    if people.names or any(found.values()):
-        lines.append(in_words)
-    if cluster and not options.speakers and any(found.values()):
-        lines.append("How many people speak is an estimate: if it is wrong, give the number with --speakers.")
-    script.show(
-        options.json, {file: [turn._asdict() for turn in turns] for file, turns in found.items()}, "\n".join(lines)
-    )
+            notes[file] = f"The picture of {script.printable(file)} is {script.printable(str(picture))}.\n"
+    kind = "json" if options.json else options.format
+    is_for_people = kind == "text" and not options.out
+    if not is_for_people:  # The output is for programs.
+        print("".join(notes.values()), end="", file=sys.stderr)
+    if options.out:
+        safe_files.write_text(options.out, formatted(found, kind))
+        print(f"{options.out} has the turns.", file=sys.stderr)
+    elif not is_for_people:
+        print(formatted(found, kind), end="")
+    else:
+        for file, turns in found.items():
+            print(f"{script.printable(file)}:\n" if len(found) > 1 else "", end="")
+            print(formats.to_text(turns) + notes.get(file, ""), end="")
+        in_words = f"Nobody is enrolled in {options.db}, so the voices have numbers."
+        print(wording.decision_in_words(decision, len(people.names)) if decision else in_words)
+        if cluster and not options.speakers and any(found.values()):
+            print("How many people speak is an estimate: if it is wrong, give the number with --speakers.")
     return 0
+
+
+def formatted(found: dict[str, list[Turn]], format: str) -> str:
+    """The turns of recordings in one of the formats."""
+    if format == "json":
+        return json.dumps({file: [turn._asdict() for turn in turns] for file, turns in found.items()}, indent=2) + "\n"
+    if format == "csv":
+        return formats.to_csv(found)
+    if format == "rttm":
+        return "".join(formats.to_rttm(turns, file) for file, turns in found.items())
+    write = {"text": formats.to_text, "audacity": formats.to_audacity, "srt": formats.to_srt}[format]
+    return "".join(write(turns) for turns in found.values())
 
 
 def run_embed_or_map(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:

@@ -1,9 +1,6 @@
-"""Turns: who speaks from when to when, found from whose each window is, and written as RTTM."""
+"""Turns: who speaks from when to when, found from whose each window is."""
 
-import re
-import urllib.parse
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -66,21 +63,3 @@ def join_spans(spans: Iterable[tuple[float, float, int]]) -> list[tuple[float, f
         else:
             joined.append((start, end, state))
     return joined
-
-
-def one_word(text: str) -> str:
-    """A name without spaces and line ends, which separate fields and lines: "Ann%20Lee" for "Ann Lee".
-
-    Other names stay other names; `urllib.parse.unquote` gives the name back.
-    """
-    return re.sub(r"[%\s]", lambda found: urllib.parse.quote(found[0]), text)
-
-
-def to_rttm(turns: Sequence[Turn], recording: str) -> str:
-    """Turns as RTTM, the format of NIST's Rich Transcription evaluations: one line per turn."""
-    name = one_word(Path(recording).stem)
-    lines = (
-        f"SPEAKER {name} 1 {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> {one_word(turn.speaker)} <NA> <NA>\n"
-        for turn in turns
-    )
-    return "".join(lines)
