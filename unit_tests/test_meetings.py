@@ -49,7 +49,7 @@ class MeetingsTest(ProjectTest):
         self.run_command("enrol", "Vera", str(CASES / "13_vera.opus"), "--db", "x.db")
         for more, names in (((), ["unknown", "unknown"]), (("--unknown", "cluster"), ["speaker 1", "speaker 2"])):
             printed = self.run_command("timeline", str(CASES / "13_two_strangers.opus"), "--db", "x.db", *more)
-            self.assertEqual(re.findall(r"^[0-9.]+ [0-9.]+ (.+) -$", printed, re.MULTILINE), names)
+            self.assertEqual(re.findall(r"^[0-9.:]+ [0-9.:]+ (.+) -$", printed, re.MULTILINE), names)
 
     @unittest.skipUnless(CASES.is_dir(), "there are no recordings beside the project that were heard wrongly")
     def test_ten_people_have_ten_names_and_a_pause_has_its_time(self) -> None:
