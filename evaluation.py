@@ -274,8 +274,10 @@ def print_report(results: dict) -> None:
     for name, eer in results["eer_within_groups"].items():
         print(f"EER within {name}: {eer:.2%}.")
     print(f"minDCF: {results['min_dcf_0.01']:.3f} at P_target 0.01, {results['min_dcf_0.05']:.3f} at 0.05.")
-    with_model = "the model has no calibration" if results["cllr"] is None else f"{results['cllr']:.3f} as calibrated"
-    print(f"Cllr: {with_model}, {results['min_cllr']:.3f} at best.")
+    as_calibrated = (
+        "the model had no calibration" if results["cllr"] is None else f"{results['cllr']:.3f} as calibrated"
+    )
+    print(f"Cllr: {results['min_cllr']:.3f} at best; {as_calibrated}.")
     print(f"Time: {results['seconds']:.1f} s. Scores, figures and plots are in {results['settings']['RESULTS_DIR']}.")
     print(f"eer_threshold = {results['eer_threshold']:.6f} eer = {results['eer']:.6f}")
 

@@ -1,4 +1,4 @@
-"""Use a model on your own recordings: verify, enrol, identify, who spoke when, embed, map.
+"""Use a model on your own recordings: verify, enrol, identify, who spoke when, sort, embed, map.
 
 Wherever a command takes files, it takes folders and patterns too. The functions behind the commands are in `voices/`.
 Exit codes: 0 yes or done, 1 no, 2 a mistake.
@@ -42,7 +42,9 @@ def build_parser() -> script.OptionParser:
     command.add_argument("second", help="the same")
     command = add("enrol", "Add a person; more recordings make it surer.", common, database)
     command.add_argument("name", help="the person's name, as answers will show it")
-    command.add_argument("files", nargs="+", help=FILES_HELP)
+    command.add_argument("files", nargs="*", help=FILES_HELP)
+    command.add_argument("--from", dest="meeting", type=expand_home, metavar="FILE", help="take a voice of a recording")
+    command.add_argument("--voice", help='its name in the timeline, with the same --db: "speaker 1"')
     command.add_argument("--more", action="store_true", help="add recordings to somebody who is enrolled")
     command = add("identify", "Which enrolled person speaks?", common, decision, database)
     command.add_argument("files", nargs="+", help=FILES_HELP)
@@ -53,6 +55,9 @@ def build_parser() -> script.OptionParser:
     command.add_argument("old", help="an enrolled person")
     command.add_argument("new", help="the name from now on")
     add_timeline_options(add("timeline", "Who spoke when? Draws a picture, too.", common, decision, database))
+    command = add("sort", "Who speaks in many recordings? Groups of one voice each.", common, decision, database)
+    command.add_argument("files", nargs="+", help=FILES_HELP)
+    command.add_argument("--copy-to", type=expand_home, metavar="FOLDER", help="copy each group to a folder in it")
     command = add("embed", "Write the embeddings of recordings to a file.", common)
     command.add_argument("files", nargs="+", help=FILES_HELP)
     command.add_argument(
@@ -169,7 +174,13 @@ def check_files(options: argparse.Namespace) -> None:
 
     Raises ValueError for what does not exist, or cannot be written.
     """
-    if options.command == "verify":
+    if options.command == "enrol" and (options.meeting is None) != (options.voice is None):
+        raise ValueError("--from and --voice belong together: a recording, and the name of a voice in its timeline.")
+    if options.command == "enrol" and (options.meeting is None) == (not options.files):
+        raise ValueError("name recordings of the person, or a voice with --from and --voice.")
+    if options.command == "enrol" and options.meeting is not None:
+        [options.meeting] = expand_files([options.meeting])
+    elif options.command == "verify":
         options.first, options.second = expand_files([options.first]), expand_files([options.second])
     else:
         options.files = expand_files(options.files)

@@ -163,8 +163,15 @@ def enrol(
     Nothing is added unless all recordings can be used. A warning stands beside the recording, or beside the name if it
     may be confused. Raises ValueError as `speaker_database.enrol` does.
     """
-    name = speaker_database.clean_name(name)
-    heard, decision = hear(encoder, files), usual_decision(encoder)
+    name = speaker_database.clean_name(name)  # Before the files are heard.
+    return enrol_heard(encoder, database, name, hear(encoder, files), more)
+
+
+def enrol_heard(
+    encoder: SpeakerEncoder, database: str, name: str, heard: Sequence[Heard], more: bool
+) -> tuple[float, list[tuple[str, str]]]:
+    """Do what `enrol` does, with recordings that were heard."""
+    name, decision = speaker_database.clean_name(name), usual_decision(encoder)
     with speaker_database.open_database(database, "create") as connection:
         owners, before = speaker_database.read_recordings(connection, model_of(encoder))
         speaker_database.enrol(connection, name, [one.recording for one in heard], model_of(encoder), more)

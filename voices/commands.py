@@ -1,4 +1,4 @@
-"""The commands of `speaker_id.py` that need a model: verify, enrol, identify, timeline, embed, map."""
+"""The commands of `speaker_id.py` that need a model: verify, enrol, identify, timeline, sort, embed, map."""
 
 import argparse
 import json
@@ -12,11 +12,12 @@ from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, pictures, safe_files, script
 from voices import database as speaker_database
-from voices import formats, wording
+from voices import formats, sorting, wording
 from voices import map as voice_map
 from voices import timeline as speaker_timeline
 from voices.answers import decision_for, enrol, identify, model_of, verify
 from voices.database import clean_name
+from voices.naming import enrol_voice
 from voices.recordings import hear, list_warnings, write_embeddings
 from voices.timeline_picture import draw_timeline
 from voices.turns import Turn
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
         "enrol": run_enrol,
         "identify": run_identify,
         "timeline": run_timeline,
+        "sort": run_sort,
         "embed": run_embed_or_map,
         "map": run_embed_or_map,
     }
@@ -59,8 +61,13 @@ def run_verify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
 
 def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     """The command `enrol`."""
-    files = options.files
-    seconds, warnings = enrol(encoder, options.db, options.name, files, options.more)
+    files = options.files or [options.meeting]
+    if options.meeting:
+        decision = decision_for(encoder) if encoder.calibration else None
+        found = enrol_voice(encoder, options.db, options.name, options.meeting, options.voice, decision, options.more)
+    else:
+        found = enrol(encoder, options.db, options.name, files, options.more)
+    seconds, warnings = found
     warn(warnings)
     name = clean_name(options.name)
     with speaker_database.open_database(options.db) as connection:
@@ -130,6 +137,28 @@ def formatted(found: dict[str, list[Turn]], format: str) -> str:
         return "".join(formats.to_rttm(turns, file) for file, turns in found.items())
     write = {"text": formats.to_text, "audacity": formats.to_audacity, "srt": formats.to_srt}[format]
     return "".join(write(turns) for turns in found.values())
+
+
+def run_sort(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
+    """The command `sort`."""
+    people = speaker_database.read_people(options.db, model_of(encoder))
+    decision = decision_for(encoder, options.far, options.threshold)
+    heard = hear(encoder, options.files)
+    warn(list_warnings(heard))
+    groups = sorting.sort_recordings(encoder, heard, people, decision)
+    if options.copy_to:
+        sorting.copy_groups(groups, options.copy_to)
+    lines = [
+        f"{group.name}: {script.printable(file)}{'' if sure else ' ?'}"
+        for group in groups
+        for file, sure in zip(group.files, group.sure, strict=True)
+    ]
+    num_unsure = sum(not sure for group in groups for sure in group.sure)
+    lines.append(f"{count(len(heard), 'recording')}, {count(len(groups), 'voice')}; {num_unsure} unsure (?).")
+    if options.copy_to:
+        lines.append(f"Copies are in {script.printable(options.copy_to)}, a folder for each voice.")
+    script.show(options.json, [group._asdict() for group in groups], "\n".join(lines))
+    return 0
 
 
 def run_embed_or_map(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The user's own recordings: find them, embed them, and report what is wrong with them."""
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -72,6 +73,19 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
             progress.update(len(chunk))
             script.raise_if_interrupted()
     return heard
+
+
+def hear_samples(encoder: SpeakerEncoder, samples: np.ndarray, name: str) -> Heard:
+    """Embed samples (samples,) that have no file of their own. Raises ValueError for less than a frame."""
+    wanted = encoder.feature_settings
+    feature_extraction.check_length(samples, name, wanted)
+    features = feature_extraction.compute_mfcc_fast(samples, wanted)
+    seconds = speech_levels.speech_seconds(speech_levels.levels_db(samples))
+    [embedding] = embed_features(encoder, [features], settings.in_one_piece())
+    digest = hashlib.sha256(samples.tobytes()).hexdigest()
+    faults = find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
+    beginning = features[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy()
+    return Heard(Recording(name, digest, seconds, embedding), faults, beginning)
 
 
 def listen(file: str, wanted: feature_extraction.FeatureSettings) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
