@@ -1,7 +1,7 @@
 """Use a model on your own recordings: verify, enrol, identify, who spoke when, sort, embed, map.
 
 Wherever a command takes files, it takes folders and patterns too. The functions behind the commands are in `voices/`.
-Exit codes: 0 yes or done, 1 no, 2 a mistake.
+Exit codes: 0 yes or done, 1 no, 3 cannot tell, 2 a mistake.
 """
 
 import argparse
@@ -28,6 +28,7 @@ def build_parser() -> script.OptionParser:
     common.add_argument("--json", action="store_true", help="print JSON, for programs")
     decision = script.OptionParser(add_help=False)
     decision.add_argument("--far", type=float, default=0.01, help="false-accept rate of the threshold (default: 0.01)")
+    decision.add_argument("--explain", action="store_true", help="show scores, thresholds, rates, and their source")
     decision.add_argument("--threshold", type=float, help="accept scores of this value or more, instead of --far")
     database = script.OptionParser(add_help=False)
     database.add_argument(

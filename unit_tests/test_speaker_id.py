@@ -68,24 +68,62 @@ class SpeakerIdTest(ProjectTest):
         for score, is_sure in ((0.79, False), (0.76, False), (0.74, True), (-1.0, True)):
             self.assertEqual(decision.is_sure(score, 1, 1), is_sure, score)
         self.assertIsNone(answers.Decision(None, 0.5, {}).is_sure(0.5, 1, 1))
-        answer = answers.describe_score(decision, 0.85, 1, 1) | {"same": True}
+        answer = answers.describe_score(decision, 0.85, 1, 1)
         self.assertEqual(
             wording.score_in_words(answer, decision),
-            "score 0.850, threshold 0.800. Of different people, 1 pair in 320 scores as high; "
-            "of one person, 98 pairs in 100 score lower.",
+            "score 0.850, threshold 0.800; of pairs of different people 0.32 % score as high or higher, "
+            "of pairs of one person 98 % score lower.",
         )
-        self.assertEqual(wording.one_in(0.001, 0.001), "fewer than 1 pair in 1,000 scores")
-        self.assertEqual(wording.one_in(0.1, 0.1), "fewer than 10 pairs in 100 score")  # Measured on a few people.
-        self.assertEqual(wording.one_in(0.2, 0.1), "20 pairs in 100 score")
-        ranking = {"ranking": [("Ann", 0.9), ("Bob", 0.85)], "speaker": "Ann"}
-        self.assertEqual(
-            wording.name_in_words({**ranking, "rivals": ["Bob"], "sure": False}),
-            "Ann, not sure: Bob scores 0.850 as well",
-        )
-        self.assertEqual(
-            wording.name_in_words({**ranking, "speaker": None, "rivals": [], "sure": False}),
-            "unknown, not sure: perhaps Ann",
-        )
+        for rate, words in (
+            (0.001, "1 in 1,000"),
+            (0.0123, "1 in 81"),
+            (0.1, "1 in 10"),
+            (0.2, "2 in 10"),
+            (0.99, "9 in 10"),
+        ):
+            self.assertEqual(wording.one_in(rate), words)
+
+    def test_three_verdicts(self) -> None:
+        curves = [[0.9, 0.8, 0.7, 0.4], np.linspace(0, 1, 16).tolist(), [20.0, -12.0]]  # Ratio 1 at a score of 0.6.
+        known = calibration(0.9, 0.8, 0.7, 0.4, rates=(0.001, 0.01, 0.1, 0.5))
+        known["curves"] = dict.fromkeys(known["curves"], curves)
+        decision = answers.Decision(0.01, None, known)
+        said = {
+            0.95: ("same", "Fewer than 1 in 1,000 strangers would sound this alike."),
+            0.8: ("same", "1 in 100 strangers would sound this alike."),
+            0.75: ("unclear", "1 in 32 strangers would sound this alike. Of two recordings of one person, "),
+            0.3: ("unclear", "More than 5 in 10 strangers would sound this alike."),
+            0.1: ("different", "Of two recordings of one person, 1 in 67 are this unlike or more."),
+            0.02: ("different", "Of two recordings of one person, fewer than 1 in 100 are this unlike or more."),
+        }
+        for score, (verdict, words) in said.items():
+            answer = answers.describe_score(decision, score, 1, 1)
+            answer["verdict"] = answers.verdict_of(answer, decision)
+            self.assertEqual(answer["verdict"], verdict, score)
+            self.assertTrue(wording.meaning_in_words(answer, decision).startswith(words), (score, words))
+        given = answers.Decision(None, 0.5, {})
+        for score, verdict in ((0.5, "same"), (0.49, "different")):
+            answer = answers.describe_score(given, score, 1, 1)
+            self.assertEqual(answers.verdict_of(answer, given), verdict)
+            self.assertEqual(wording.meaning_in_words(answer, given), "")
+        ranking = {"ranking": [("Ann", 0.9), ("Bob", 0.85)], "speaker": "Ann", "rivals": []}
+        for verdict, rivals, words in (
+            ("known", [], "Ann"),
+            ("probable", [], "probably Ann"),
+            ("probable", ["Bob"], "probably Ann or Bob"),
+            ("unclear", [], "cannot tell, perhaps Ann"),
+            ("unknown", [], "nobody I know"),
+        ):
+            speaker = "Ann" if verdict in ("known", "probable") else None
+            self.assertEqual(
+                wording.name_in_words({**ranking, "verdict": verdict, "rivals": rivals, "speaker": speaker}), words
+            )
+        # 0.2 below the best, a score is e^4 times less likely: no reason for doubt; 0.1 below, it is.
+        scores, counts = np.array([0.95, 0.75, 0.85]), [1, 1, 1]
+        self.assertEqual([answers.is_rival(decision, scores, counts, 0, other) for other in (1, 2)], [False, True])
+
+    def test_how_decisions_are_described(self) -> None:
+        decision = answers.Decision(0.01, None, calibration(0.9, 0.8, 0.7, 0.4, rates=(0.001, 0.01, 0.1, 0.5)))
         self.assertIn("up to 5 % of unknown voices get one of 5 names", wording.decision_in_words(decision, 5))
 
     def test_what_enrolment_warns_of(self) -> None:
@@ -140,11 +178,13 @@ class SpeakerIdTest(ProjectTest):
     def test_verify_answers_by_its_exit_code(self) -> None:
         result = self.run_script("speaker_id.py", "verify", self.ann, self.ann, "--far", "0.01", "--model", self.model)
         self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertRegex(result.stdout, r"^the same speaker: score 1.000, threshold 1.000. Of .*\n.* on a test.\n$")
+        self.assertRegex(result.stdout, r"^the same person\n.* in .* strangers would sound this alike\.\n$")
+        result = self.run_command("verify", self.ann, self.ann, "--explain")
+        self.assertRegex(result.stdout, r"\nscore 1.000, threshold 1.000; of pairs of .*\n.* on a test.\n$")
         self.assertIn("it sounds like the same recording as", result.stderr)
         result = self.run_command("verify", self.ann, self.bob, "--threshold", "1", "--json")
         self.assertEqual(result.returncode, 1, result.stderr)
-        self.assertFalse(json.loads(result.stdout)["same"])
+        self.assertEqual(json.loads(result.stdout)["verdict"], "different")
         self.assertNotIn("same recording", result.stderr)  # The new encoder has hardly any other scores than 1.
 
     def test_enrol_and_identify(self) -> None:
@@ -158,9 +198,11 @@ class SpeakerIdTest(ProjectTest):
         self.assertEqual([answer["speaker"] for answer in answers], ["Ann", "Bob"])
         self.assertEqual({name for name, _ in answers[0]["ranking"]}, {"Ann", "Bob"})
         stranger = str(sorted((corpus() / "test").rglob("*.flac"))[40])
-        result = self.run_command("identify", stranger, "--threshold", "1")
+        result = self.run_command("identify", stranger, "--threshold", "1", "--explain")
         self.assertEqual(result.returncode, 1, result.stderr)
-        self.assertRegex(result.stdout, r": unknown.* \((Ann|Bob) 0\.\d{3}, (Ann|Bob) 0\.\d{3}\)\n")
+        self.assertRegex(
+            result.stdout, r": nobody I know\n    (Ann|Bob) 0\.\d{3}, (Ann|Bob) 0\.\d{3}; with the first score "
+        )
         self.assertIn("Bob is now Robert", self.run_command("rename", "Bob", "Robert").stdout)
         self.assertIn("Ann is removed", self.run_command("remove", "Ann").stdout)
         self.assertRegex(self.run_command("list").stdout, r"^Robert: 1 recording, \d\.\d s of speech, .* UTC\n$")

@@ -30,8 +30,9 @@ class Actions:
         """An answer, and a picture of both recordings."""
         first, second = choose(file, spoken), choose(other_file, other_spoken)
         answer = answers.verify(self.encoder, [first], [second], self.decision)
-        verdict, meaning = wording.verdict_in_words(answer), wording.score_in_words(answer, self.decision)
-        words = [f"{verdict[0].upper()}{verdict[1:]}: {meaning}", *notes(answer["warnings"])]
+        verdict = wording.VERDICTS[answer["verdict"]]
+        words = [f"{verdict[0].upper()}{verdict[1:]}. {wording.meaning_in_words(answer, self.decision)}"]
+        words += [f"How we know: {wording.score_in_words(answer, self.decision)}", *notes(answer["warnings"])]
         picture = draw_comparison(self.encoder, [first, second], answer["score"], answer["threshold"])
         return "\n".join(words), picture
 
@@ -50,8 +51,8 @@ class Actions:
         [answer] = answers.identify(self.encoder, self.database, [recording], self.decision)
         ranking = [[name, f"{score:.3f}"] for name, score in answer["ranking"]]
         who = wording.name_in_words(answer)
-        verdict = f"This is {who}" if answer["speaker"] else f"This is nobody who is enrolled ({who})"
-        words = [f"{verdict}: {wording.score_in_words(answer, self.decision)}"]
+        verdict = f"This is {who}." if answer["verdict"] == "known" else f"{who[0].upper()}{who[1:]}."
+        words = [verdict, f"How we know: {wording.score_in_words(answer, self.decision)}"]
         if answer["enrolled"] > 1:
             words.append(wording.decision_in_words(self.decision, answer["enrolled"]))
         return "\n".join([*words, *notes(answer["warnings"])]), ranking

@@ -21,6 +21,11 @@ NUM_SHOWN = 5
 # An answer is in doubt if, had the false-accept rate been up to this many times lower or higher, it would be another.
 DOUBT_FACTOR = 3.0
 
+# Below the threshold, people are different only if so few pairs of one person score lower, and the score is likelier of
+# two; above it, another enrolled person makes a doubt if the score is not so many times likelier than that one's.
+DIFFERENT_SHARE = 0.05
+RIVAL_FACTOR = 20.0
+
 # Rates that went through a logarithm are equal up to this factor.
 ALMOST = 1.001
 
@@ -127,8 +132,20 @@ def describe_score(decision: Decision, score: float, first: int, second: int, nu
     }
 
 
+def verdict_of(meaning: dict, decision: Decision) -> str:
+    """What `describe_score` means for two voices: "same", "different", or "unclear".
+
+    A given threshold, or one without measured rates, decides for one of the first two.
+    """
+    if meaning["score"] >= meaning["threshold"]:
+        return "same"
+    lower, ratio = meaning["one_person_scores_lower"], meaning["log_likelihood_ratio"]
+    is_given = decision.false_accept_rate is None or lower is None
+    return "different" if is_given or (lower < DIFFERENT_SHARE and (ratio is None or ratio < 0)) else "unclear"
+
+
 def verify(encoder: SpeakerEncoder, first: Paths, second: Paths, decision: Decision) -> dict:
-    """Compare the voices of two lists of recordings: `same`, whether that is `sure`, `score`, and what it means."""
+    """Compare the voices of two lists of recordings: the `verdict` (see `verdict_of`), `score`, and what it means."""
     sides = [hear(encoder, files) for files in (first, second)]
     embeddings = np.stack([mean_embedding(side) for side in sides])
     seconds = np.array([speech_seconds(side) for side in sides])
@@ -136,6 +153,7 @@ def verify(encoder: SpeakerEncoder, first: Paths, second: Paths, decision: Decis
     counts = [len(side) for side in sides]
     meaning = describe_score(decision, score, *counts)
     return {
+        "verdict": verdict_of(meaning, decision),
         "same": score >= meaning["threshold"],
         **meaning,
         "false_accept_rate": decision.false_accept_rate,
@@ -252,11 +270,20 @@ def compare_people(
     ]
 
 
+def is_rival(decision: Decision, scores: np.ndarray, counts: Sequence[int], best: int, other: int) -> bool:
+    """Whether a score with another person is nearly as likely as the best one; always if that was not measured."""
+    ratios = [
+        log_likelihood_ratio(decision.calibration, float(scores[number]), 1, counts[number]) for number in (best, other)
+    ]
+    return ratios[0] is None or bool(ratios[0] - ratios[1] < np.log(RIVAL_FACTOR))
+
+
 def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Decision) -> list[dict]:
-    """Who speaks in each recording: `speaker` or None, whether that is `sure`, and `ranking`, at most NUM_SHOWN.
+    """Who speaks in each recording: `speaker` or None, a `verdict`, and `ranking`, at most NUM_SHOWN.
 
     Each enrolled person has the threshold for their number of recordings. The first of the ranking is farthest above
-    it, or the least below; `rivals` are others above theirs.
+    it, or the least below; `rivals` are others above theirs who are nearly as likely. The verdict is "known", or
+    "probable" where that is in doubt; below all thresholds "unclear" if it may well be the first, else "unknown".
     """
     with speaker_database.open_database(database) as connection:
         people = speaker_database.read_speakers(connection, model_of(encoder))
@@ -273,11 +300,15 @@ def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Dec
         best = np.argsort(thresholds - scores, kind="stable")[:NUM_SHOWN]
         accepted = [number for number in best if scores[number] >= thresholds[number]]
         meaning = describe_score(decision, float(scores[best[0]]), 1, counts[best[0]], len(names))
-        rivals = [names[number] for number in accepted[1:]]
+        rivals = [names[number] for number in accepted[1:] if is_rival(decision, scores, counts, best[0], number)]
         meaning["sure"] = False if rivals else meaning["sure"]
+        verdict = "known" if meaning["sure"] is not False else "probable"
+        if not accepted:
+            verdict = "unclear" if verdict_of(meaning, decision) == "unclear" else "unknown"
         answers.append(
             {
                 "file": one.recording.file,
+                "verdict": verdict,
                 "speaker": names[best[0]] if accepted else None,
                 **meaning,
                 "rivals": rivals,

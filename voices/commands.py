@@ -50,13 +50,15 @@ def count(number: int, thing: str) -> str:
 
 
 def run_verify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
-    """The command `verify`: 0 for the same person, 1 for two."""
+    """The command `verify`: 0 for the same person, 1 for two, 3 if that cannot be told."""
     decision = decision_for(encoder, options.far, options.threshold)
     answer = verify(encoder, options.first, options.second, decision)
     warn(answer["warnings"])
-    words = f"{wording.verdict_in_words(answer)}: {wording.score_in_words(answer, decision)}"
-    script.show(options.json, answer, f"{words}\n{wording.decision_in_words(decision)}")
-    return 0 if answer["same"] else 1
+    lines = [wording.VERDICTS[answer["verdict"]], wording.meaning_in_words(answer, decision)]
+    if options.explain or not lines[1]:
+        lines += [wording.score_in_words(answer, decision), wording.decision_in_words(decision)]
+    script.show(options.json, answer, "\n".join(line for line in lines if line))
+    return wording.EXIT_CODES[answer["verdict"]]
 
 
 def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
@@ -79,17 +81,21 @@ def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
 
 
 def run_identify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
-    """The command `identify`: 1 if nobody was identified in any recording."""
+    """The command `identify`: 1 if nobody was identified in any recording, 3 if it cannot tell in some."""
     decision = decision_for(encoder, options.far, options.threshold)
     found = identify(encoder, options.db, options.files, decision)
     lines = []
     for answer in found:
         warn(answer["warnings"])
-        ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"])
-        lines.append(f"{script.printable(answer['file'])}: {wording.name_in_words(answer)} ({ranking})")
-    in_words = wording.decision_in_words(decision, found[0]["enrolled"])
-    script.show(options.json, found, "\n".join([*lines, in_words]))
-    return 0 if any(answer["speaker"] for answer in found) else 1
+        lines.append(f"{script.printable(answer['file'])}: {wording.name_in_words(answer)}")
+        if options.explain:
+            ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"])
+            lines.append(f"    {ranking}; with the first {wording.score_in_words(answer, decision)}")
+    if options.explain:
+        lines.append(wording.decision_in_words(decision, found[0]["enrolled"]))
+    script.show(options.json, found, "\n".join(lines))
+    verdicts = {answer["verdict"] for answer in found}
+    return 0 if verdicts & {"known", "probable"} else 3 if "unclear" in verdicts else 1
 
 
 def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
@@ -120,8 +126,10 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         for file, turns in found.items():
             print(f"{script.printable(file)}:\n" if len(found) > 1 else "", end="")
             print(formats.to_text(turns) + notes.get(file, ""), end="")
-        in_words = f"Nobody is enrolled in {options.db}, so the voices have numbers."
-        print(wording.decision_in_words(decision, len(people.names)) if decision else in_words)
+        if not decision:
+            print(f"Nobody is enrolled in {options.db}, so the voices have numbers.")
+        elif options.explain:
+            print(wording.decision_in_words(decision, len(people.names)))
         if cluster and not options.speakers and any(found.values()):
             print("How many people speak is an estimate: if it is wrong, give the number with --speakers.")
     return 0

@@ -1,49 +1,59 @@
-"""The answers of `voices/answers.py` in words."""
+"""Answers in words: one vocabulary for commands and page."""
 
 from voices.answers import ALMOST, Decision
-from voices.database import UNKNOWN
+
+# What `verify` says, and the exit code of its command.
+VERDICTS = {"same": "the same person", "unclear": "cannot tell", "different": "different people"}
+EXIT_CODES = {"same": 0, "different": 1, "unclear": 3}
 
 
-def one_in(rate: float, lowest: float) -> str:
-    """A rate in words: 1 pair in so many."""
-    if rate >= 0.9 / ALMOST:
-        return "nearly all pairs score"
-    fewer = "fewer than " if rate <= lowest * ALMOST else ""
-    if rate >= 0.1:
-        return f"{fewer}{100 * rate:.0f} pairs in 100 score"
-    return f"{fewer}1 pair in {float(f'{1 / rate:.2g}'):,.0f} scores"
+def one_in(rate: float) -> str:
+    """A rate in words: "1 in 20", or "7 in 10" for frequent ones."""
+    if rate > 0.15:
+        return f"{max(2, min(9, round(10 * rate)))} in 10"
+    return f"1 in {float(f'{1 / max(rate, 1e-6):.2g}'):,.0f}"
+
+
+def percent(rate: float) -> str:
+    """A rate in percent, with two digits."""
+    return f"{100 * rate:.2g}" if rate < 0.995 else "100"
+
+
+def meaning_in_words(answer: dict, decision: Decision) -> str:
+    """What a score means, in a sentence or two; "" if that was not measured."""
+    as_high, lower = answer["different_people_score_as_high"], answer["one_person_scores_lower"]
+    if as_high is None:
+        return ""
+    lowest, highest = decision.calibration["false_accept_rates"][0], decision.calibration["false_accept_rates"][-1]
+    fewer = "Fewer than " if as_high <= lowest * ALMOST else "More than " if as_high >= highest / ALMOST else ""
+    strangers = f"{fewer}{one_in(as_high)} strangers would sound this alike."
+    share = "fewer than 1 in 100" if lower < 0.01 else one_in(lower)
+    unlike = f"Of two recordings of one person, {share} are this unlike or more."
+    return {"same": strangers, "different": unlike}.get(answer["verdict"], f"{strangers} {unlike}")
 
 
 def score_in_words(answer: dict, decision: Decision) -> str:
-    """A score, and what it means."""
+    """How it is known: the score, its threshold, and both rates."""
     words = f"score {answer['score']:.3f}, threshold {answer['threshold']:.3f}"
     if answer["different_people_score_as_high"] is None:
         return f"{words}."
-    lowest = decision.calibration["false_accept_rates"][0]
     as_high, lower = answer["different_people_score_as_high"], answer["one_person_scores_lower"]
     return (
-        f"{words}. Of different people, {one_in(as_high, lowest)} as high; "
-        f"of one person, {100 * lower:.0f} pairs in 100 score lower."
+        f"{words}; of pairs of different people {percent(as_high)} % score as high or higher, "
+        f"of pairs of one person {percent(lower)} % score lower."
     )
 
 
-def verdict_in_words(answer: dict) -> str:
-    """The answer of `verify`, with its doubt."""
-    doubt = ", not sure" if answer["sure"] is False else ""
-    return f"{'the same speaker' if answer['same'] else 'different speakers'}{doubt}"
-
-
 def name_in_words(answer: dict) -> str:
-    """The name that `identify` found, with its doubt."""
-    scores = dict(answer["ranking"])
-    if answer["rivals"]:
-        return f"{answer['speaker']}, not sure: " + ", ".join(
-            f"{name} scores {scores[name]:.3f} as well" for name in answer["rivals"]
-        )
-    if answer["sure"] is False:
-        nearest = answer["ranking"][0][0]
-        return f"{answer['speaker']}, not sure" if answer["speaker"] else f"unknown, not sure: perhaps {nearest}"
-    return answer["speaker"] or UNKNOWN
+    """Who it is, by the answer of `identify`."""
+    names = [answer["speaker"] or answer["ranking"][0][0], *answer["rivals"]]
+    either = " or ".join(names)
+    return {
+        "known": names[0],
+        "probable": f"probably {either}",
+        "unclear": f"cannot tell, perhaps {either}",
+        "unknown": "nobody I know",
+    }[answer["verdict"]]
 
 
 def decision_in_words(decision: Decision, num_enrolled: int = 1) -> str:
