@@ -181,8 +181,7 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         "eer_ci95": interval,
         "eer_of_similarities": compute_eer(labels, similarities)[0],
         "eer_normalised": compute_eer(labels, normalised)[0] if len(encoder.cohort) else None,
-        "min_cllr": metrics.min_cllr(labels, scores),
-        "cllr": calibrated_cllr(encoder, labels, similarities, normalised, config),
+        **cllr_of_answers(encoder, labels, similarities, normalised, config),
         "min_dcf_0.01": metrics.min_dcf(*sweep[1:], p_target=0.01),
         "min_dcf_0.05": metrics.min_dcf(*sweep[1:], p_target=0.05),
         "num_target_trials": int(labels.sum()),
@@ -202,13 +201,17 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
     return results
 
 
-def calibrated_cllr(
+def cllr_of_answers(
     encoder: SpeakerEncoder, labels: np.ndarray, similarities: np.ndarray, normalised: np.ndarray, config: Config
-) -> float | None:
-    """Cllr of the log-likelihood ratios that the model's calibration gives; None if it has none."""
+) -> dict[str, float | None]:
+    """Cllr of the scores that `speaker_id.py` has: at best, and as the model's calibration turns them into ratios.
+
+    The second is None if the model has no calibration, or one of an older version.
+    """
     scores = normalised if len(encoder.answer_cohort) else similarities
     ratios = log_likelihood_ratio(encoder.calibration, scores, config.EVAL_ENROL_UTTS, 1)
-    return None if ratios is None else metrics.cllr(labels, ratios)
+    as_calibrated = None if ratios is None else metrics.cllr(labels, ratios)
+    return {"min_cllr": metrics.min_cllr(labels, scores), "cllr": as_calibrated}
 
 
 def count_distinct(enrol: np.ndarray, test: np.ndarray) -> int:
@@ -274,10 +277,8 @@ def print_report(results: dict) -> None:
     for name, eer in results["eer_within_groups"].items():
         print(f"EER within {name}: {eer:.2%}.")
     print(f"minDCF: {results['min_dcf_0.01']:.3f} at P_target 0.01, {results['min_dcf_0.05']:.3f} at 0.05.")
-    as_calibrated = (
-        "the model had no calibration" if results["cllr"] is None else f"{results['cllr']:.3f} as calibrated"
-    )
-    print(f"Cllr: {results['min_cllr']:.3f} at best; {as_calibrated}.")
+    now = "not calibrated yet" if results["cllr"] is None else f"{results['cllr']:.3f} as calibrated"
+    print(f"Cllr, scores as in speaker_id.py: {results['min_cllr']:.3f} at best, {now}.")
     print(f"Time: {results['seconds']:.1f} s. Scores, figures and plots are in {results['settings']['RESULTS_DIR']}.")
     print(f"eer_threshold = {results['eer_threshold']:.6f} eer = {results['eer']:.6f}")
 

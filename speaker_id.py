@@ -155,6 +155,20 @@ def check_ending(option: str, path: str, *endings: str) -> None:
         raise ValueError(f"{option} {path} must end in {' or '.join(endings)}.")
 
 
+def check_out(options: argparse.Namespace) -> None:
+    """Check that --out names a file that can be written, and is none of the others. Raises ValueError."""
+    out = Path(options.out)
+    if not options.out or out.is_dir() or not out.absolute().parent.is_dir():
+        raise ValueError(f"--out {options.out!r} is not a file in a folder that exists.")
+    others = [*options.files, options.db, options.model, options.plot]
+    if out.resolve() in [Path(other).resolve() for other in others] or out.suffix.lower() == ".png":
+        raise ValueError(f"--out {options.out} is a recording, the database, the model or a picture.")
+    if out.exists() and not out.is_file():
+        raise ValueError(f"--out {options.out} is not an ordinary file.")
+    if out.exists() and not options.force:
+        raise ValueError(f"{options.out} exists: choose another file, or add --force to replace it.")
+
+
 def check_timeline(options: argparse.Namespace) -> None:
     """Check the options of `timeline`, and set its format. Raises ValueError."""
     check_ending("--plot", options.plot, ".png")
@@ -162,8 +176,8 @@ def check_timeline(options: argparse.Namespace) -> None:
         raise ValueError(f"--speakers {options.speakers} is less than 1.")
     if options.json and options.format not in ("text", "json"):
         raise ValueError(f"choose one of --json and --format {options.format}.")
-    if options.out and Path(options.out).exists() and not options.force:
-        raise ValueError(f"{options.out} exists: choose another file, or add --force to replace it.")
+    if options.out is not None:
+        check_out(options)
     if options.format in ("audacity", "srt") and len(options.files) > 1:
         raise ValueError(f"--format {options.format} has no place for the names of {len(options.files)} recordings.")
     if options.format == "rttm" and len({Path(file).stem for file in options.files}) < len(options.files):

@@ -217,15 +217,32 @@ def diarization_errors(reference: Sequence[Span], found: Sequence[Span]) -> Diar
     return DiarizationErrors(*(float(parts[name]) for name in names))
 
 
+def read_rttm(path: Path) -> list[Span]:
+    """The turns of an RTTM file. Raises ValueError, with the line, for what is no turn, or if there is none."""
+    spans = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        row = line.split()
+        if row and row[0] == "SPEAKER":
+            try:
+                start, length, who = float(row[3]), float(row[4]), row[7]
+            except (ValueError, IndexError):
+                start, length, who = -1.0, 0.0, ""
+            if not 0 <= start < np.inf or not 0 < length < np.inf:
+                raise ValueError(f"{path}, line {number}: a turn has a start, a length above 0 and a name.")
+            spans.append(Span(start, start + length, who))
+    if not spans:
+        raise ValueError(f"{path} has no turns.")
+    return spans
+
+
 def read_conversations(folder: str) -> dict[str, list[Span]]:
     """The recordings of a folder that have an RTTM file beside them -> their turns. Raises ValueError if none has."""
     found = {}
     for path in find_audio_files(folder):
         rttm = Path(path).with_suffix(".rttm")
         if rttm.is_file():
-            rows = [line.split() for line in rttm.read_text(encoding="utf-8").splitlines() if line.strip()]
-            times = [(float(row[3]), float(row[4]), row[7]) for row in rows if row[0] == "SPEAKER"]
-            found[path] = [Span(start, start + length, who) for start, length, who in times]
+            found[path] = read_rttm(rttm)
     if not found:
         raise ValueError(f"{folder} has no recordings with an RTTM file of the same name.")
     return found
@@ -262,6 +279,7 @@ def main(options: argparse.Namespace, typed: Collection[str] = ()) -> None:
     print("|---|---|---|---|---|---|---|")
     for name in sorted(of_corpus, key=lambda name: (name.startswith("all"), name)):
         total = DiarizationErrors(*map(sum, zip(*(errors for errors, _ in of_corpus[name]), strict=True)))
+        total = total._replace(speech=max(total.speech, 1e-9))  # The collar may leave none.
         shares = " | ".join(f"{100 * part / total.speech:.1f}" for part in total[1:])
         right = sum(is_right for _, is_right in of_corpus[name])
         print(f"| {name} | {len(of_corpus[name])} | {100 * sum(total[1:]) / total.speech:.1f} | {shares} | {right} |")

@@ -84,6 +84,16 @@ class ConversationsTest(ProjectTest):
         for path, spans in built.items():
             np.testing.assert_allclose([span[:2] for span in read[path]], [span[:2] for span in spans], atol=0.001)
             self.assertEqual([span.speaker for span in read[path]], [span.speaker for span in spans])
+        for text, message in (
+            ("SPEAKER a 1 0.2", "line 1: a turn has a start"),
+            ("\nSPEAKER a 1 x 2 <NA> <NA> Ann <NA> <NA>", "line 2"),
+            ("SPEAKER a 1 1 0 <NA> <NA> Ann <NA> <NA>", "line 1"),
+            ("SPEAKER a 1 -1 2 <NA> <NA> Ann <NA> <NA>", "line 1"),
+            ("", "has no turns"),
+        ):
+            (self.dir / "wrong.rttm").write_text(text)
+            with self.assertRaisesRegex(ValueError, message):
+                conversations.read_rttm(self.dir / "wrong.rttm")
         with self.assertRaisesRegex(ValueError, "has no recordings with an RTTM file"):
             conversations.read_conversations(str(corpus() / "test"))
         one = {"a": ["x.wav"]}

@@ -147,7 +147,7 @@ class DemoPageTest(ProjectTest):
         self.show(page, "Who is it")
         self.upload(page, self.voices[0])
         self.assertRegex(
-            self.answer(page, "identified", "Identify"), r"^(This is|Probably|Cannot tell|Nobody) .*\.\nHow "
+            self.answer(page, "identified", "Identify"), r"^(This is|Probably|Cannot tell|Nobody)\b.*\.\nHow "
         )
 
         self.show(page, "Who spoke when")

@@ -39,7 +39,8 @@ class FormatsTest(ProjectTest):
         expected = [(turn.start, turn.end, turn.speaker) for turn in TURNS]
         rows = list(csv.DictReader(io.StringIO(commands.formatted(found, "csv"))))
         self.assertEqual([(float(row["start"]), float(row["end"]), row["speaker"]) for row in rows], expected)
-        self.assertEqual([row["score"] for row in rows], ["0.5124", "", "0.3100"])
+        self.assertEqual([row["score"] for row in rows], ["0.5124", "", "0.31"])
+        self.assertEqual([row["sure"] for row in rows], ["True", "", "False"])
         self.assertEqual({row["file"] for row in rows}, {"a talk.wav"})
         turns = json.loads(commands.formatted(found, "json"))["a talk.wav"]
         self.assertEqual([(turn["start"], turn["end"], turn["speaker"]) for turn in turns], expected)

@@ -108,6 +108,8 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     for number, file in enumerate(options.files, start=1):
         timeline = speaker_timeline.find_timeline(encoder, file, people, decision, cluster, options.speakers)
         warn([(file, words) for words in timeline.faults])
+        if not timeline.turns:
+            warn([(file, "no speech was found in it")])
         found[file] = timeline.turns
         picture = Path(options.plot)
         picture = picture.with_stem(f"{picture.stem}-{number}") if len(options.files) > 1 else picture
@@ -123,26 +125,28 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     elif not is_for_people:
         print(formatted(found, kind), end="")
     else:
-        for file, turns in found.items():
-            print(f"{script.printable(file)}:\n" if len(found) > 1 else "", end="")
-            print(formats.to_text(turns) + notes.get(file, ""), end="")
-        if not decision:
+        print(formatted(found, kind) + "".join(notes.values()), end="")
+        if not decision and any(found.values()):
             print(f"Nobody is enrolled in {options.db}, so the voices have numbers.")
-        elif options.explain:
+        elif decision and options.explain:
             print(wording.decision_in_words(decision, len(people.names)))
-        if cluster and not options.speakers and any(found.values()):
-            print("How many people speak is an estimate: if it is wrong, give the number with --speakers.")
+    if cluster and not options.speakers and any(found.values()):
+        words = "How many people speak is an estimate: if it is wrong, give the number with --speakers."
+        print(words, file=None if is_for_people else sys.stderr)
     return 0
 
 
 def formatted(found: dict[str, list[Turn]], format: str) -> str:
     """The turns of recordings in one of the formats."""
     if format == "json":
-        return json.dumps({file: [turn._asdict() for turn in turns] for file, turns in found.items()}, indent=2) + "\n"
+        plain = {file: [formats.to_plain(turn) for turn in turns] for file, turns in found.items()}
+        return json.dumps(plain, indent=2) + "\n"
     if format == "csv":
         return formats.to_csv(found)
     if format == "rttm":
         return "".join(formats.to_rttm(turns, file) for file, turns in found.items())
+    if format == "text" and len(found) > 1:
+        return "".join(f"{script.printable(file)}:\n{formats.to_text(turns)}" for file, turns in found.items())
     write = {"text": formats.to_text, "audacity": formats.to_audacity, "srt": formats.to_srt}[format]
     return "".join(write(turns) for turns in found.values())
 

@@ -30,6 +30,12 @@ def to_text(turns: Sequence[Turn]) -> str:
     return "".join(lines)
 
 
+def to_plain(turn: Turn) -> dict:
+    """The fields of a turn, times in seconds with three digits, the score with four."""
+    score = None if turn.score is None else round(turn.score, 4)
+    return turn._asdict() | {"start": round(turn.start, 3), "end": round(turn.end, 3), "score": score}
+
+
 def one_word(text: str) -> str:
     """A name without spaces and line ends, which separate fields and lines: "Ann%20Lee" for "Ann Lee".
 
@@ -50,12 +56,8 @@ def to_rttm(turns: Sequence[Turn], recording: str) -> str:
 
 def to_csv(found: dict[str, list[Turn]]) -> str:
     """A row for each turn of each recording, times in seconds, with the names of the columns in the first."""
-    rows = [
-        [file, f"{turn.start:.3f}", f"{turn.end:.3f}", turn.speaker, "" if turn.score is None else f"{turn.score:.4f}"]
-        for file, turns in found.items()
-        for turn in turns
-    ]
-    return rows_as_text([["file", "start", "end", "speaker", "score"], *rows])
+    rows = [[file, *to_plain(turn).values()] for file, turns in found.items() for turn in turns]
+    return rows_as_text([["file", *Turn._fields], *rows])
 
 
 def to_audacity(turns: Sequence[Turn]) -> str:

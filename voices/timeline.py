@@ -14,7 +14,7 @@ from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from foundation import script, settings
 from scoring.calibration import WINDOW_SECONDS, near_strangers
-from voices.answers import Decision, score_all
+from voices.answers import Decision, is_rival, score_all
 from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_voices, follow_voices
 from voices.database import UNKNOWN, People, nobody
 from voices.recordings import count_clipped, find_faults
@@ -118,7 +118,8 @@ def find_timeline(
 
 def name_voices(owners: Sequence[Owner], people: People, cluster: bool) -> tuple[list[str], list[int]]:
     """The name of each voice, and the enrolled people who speak, in the order of their first words."""
-    free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in people.names)
+    taken = {name.casefold() for name in people.names}
+    free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in taken)
     names = [
         people.names[owner.person] if owner.person >= 0 else next(free) if cluster else UNKNOWN for owner in owners
     ]
@@ -161,6 +162,9 @@ def find_owners(
         person, score = int(known[place]), float(scores[voice, known[place]])
         if margins[voice, person] >= 0:
             sure = decision.is_sure(score, 1, people.counts[person], len(people.names))
+            others = [other for other in np.flatnonzero(margins[voice] >= 0).tolist() if other != person]
+            if any(is_rival(decision, scores[voice], people.counts, person, other) for other in others):
+                sure = False
             owners[voice] = Owner(person, score, sure)
     return owners
 
