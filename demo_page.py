@@ -147,7 +147,7 @@ def build_timeline(actions: Actions) -> None:
         picture = gradio.Plot(show_label=False)
         with gradio.Column():
             player = gradio.Audio(label="Listen", interactive=False, type="filepath", buttons=[])
-            columns = ["from (s)", "to (s)", "who"]
+            columns = ["from", "to", "who"]
             table = gradio.Dataframe(headers=columns, datatype="str", label="Turns", interactive=False)
     action = in_words(actions.find_timeline, none, none, none)
     button.click(action, [*conversation, number], [answer, picture, table, player], **ONE_BY_ONE)

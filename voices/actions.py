@@ -10,7 +10,7 @@ import numpy as np
 import feature_extraction
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import pictures
-from voices import answers, timeline, wording
+from voices import answers, formats, timeline, wording
 from voices import database as speaker_database
 from voices import map as voice_map
 from voices.timeline_picture import draw_timeline
@@ -69,7 +69,7 @@ class Actions:
         words = [f"{how_many}: {spoken}." if speakers else "No voice was found."]
         if speakers and not number:
             words.append("How many people speak is an estimate: if it is wrong, give the number.")
-        turns = [[f"{turn.start:.1f}", f"{turn.end:.1f}", turn.speaker] for turn in found.turns]
+        turns = [[formats.clock(turn.start), formats.clock(turn.end), formats.named(turn)] for turn in found.turns]
         words += notes([(recording, fault) for fault in found.faults])
         return "\n".join(words), draw_timeline(found, width=6), turns, recording
 
