@@ -5,6 +5,7 @@ Exit codes: 0 yes or done, 1 no, 3 cannot tell, 2 a mistake.
 """
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,17 @@ from audio.recording_lists import expand_files
 from foundation.paths import find_model
 from voices import database as speaker_database
 
+# Functions that can be had from here, and where they are; see `docs/api.md`.
+FUNCTIONS = dict.fromkeys(("verify", "enrol", "identify", "decision_for", "model_of"), "answers")
+FUNCTIONS |= {"hear": "recordings", "find_timeline": "timeline", "sort_recordings": "sorting"}
+FUNCTIONS |= {"read_people": "database"}
+
 
 def __getattr__(name: str) -> Any:
-    """The functions of `voices/answers.py` can be had from here, too; they are loaded when one of them is used."""
-    if name not in ("verify", "enrol", "identify", "decision_for", "model_of"):
+    """One of FUNCTIONS, whose file is loaded when it is used."""
+    if name not in FUNCTIONS:
         raise AttributeError(f"module 'speaker_id' has no attribute {name!r}")
-    from voices import answers
-
-    return getattr(answers, name)
+    return getattr(importlib.import_module(f"voices.{FUNCTIONS[name]}"), name)
 
 
 # ----------------------------- Commands that need no model -----------------------------
