@@ -89,6 +89,7 @@ def add_timeline_options(command: script.OptionParser) -> None:
         default="text",
         help="for people (default), programs, diarisation tools, spreadsheets, Audacity or (srt) players of films",
     )
+    command.add_argument("--channels", action="store_true", help="a call with a person on each of two channels")
     command.add_argument("--rttm", action="store_const", dest="format", const="rttm", help="the same as --format rttm")
     command.add_argument("--out", type=expand_home, help="a file for the turns, instead of printing them")
     command.add_argument("--force", action="store_true", help="replace the file of --out if it exists")
@@ -106,9 +107,9 @@ from foundation.paths import find_model
 from voices import database as speaker_database
 
 # Functions that can be had from here, and where they are; see `docs/api.md`.
-FUNCTIONS = dict.fromkeys(("verify", "enrol", "identify", "decision_for", "model_of"), "answers")
+FUNCTIONS = dict.fromkeys(("verify", "identify", "decision_for", "model_of"), "answers")
 FUNCTIONS |= {"hear": "recordings", "find_timeline": "timeline", "sort_recordings": "sorting"}
-FUNCTIONS |= {"read_people": "database"}
+FUNCTIONS |= {"enrol": "enrolment", "read_people": "database"}
 
 
 def __getattr__(name: str) -> Any:
@@ -178,6 +179,8 @@ def check_timeline(options: argparse.Namespace) -> None:
     check_ending("--plot", options.plot, ".png")
     if options.speakers is not None and options.speakers < 1:
         raise ValueError(f"--speakers {options.speakers} is less than 1.")
+    if options.channels and options.speakers is not None:
+        raise ValueError("choose one of --channels and --speakers.")
     if options.json and options.format not in ("text", "json"):
         raise ValueError(f"choose one of --json and --format {options.format}.")
     if options.out is not None:

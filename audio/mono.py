@@ -45,13 +45,17 @@ def check_sound(samples: np.ndarray, audio_file: str) -> None:
 
 
 def read_blocks(
-    audio_file: str, block_samples: int, warnings: list[str] | None = None, with_gaps: bool = False
+    audio_file: str,
+    block_samples: int,
+    warnings: list[str] | None = None,
+    with_gaps: bool = False,
+    channel: int | None = None,
 ) -> Generator[np.ndarray, None, None]:
     """The same in blocks, for recordings of any length; the last block may be shorter.
 
     With `with_gaps`, there is silence where the recorder was paused, so that places in the samples are the recording's
-    times. Whoever takes only some blocks closes the iterator. Raises ValueError for a file that cannot be decoded or
-    is empty.
+    times. One `channel`, counted from 0, is heard alone, if it is given; of a part with fewer, the last. Whoever takes
+    only some blocks closes the iterator. Raises ValueError for a file that cannot be decoded or is empty.
     """
     warnings = [] if warnings is None else warnings
     buffer, stream = np.zeros(0, np.float32), (-1, 0, 0)
@@ -67,6 +71,9 @@ def read_blocks(
 
     try:
         for part, rate, block in decoder.decode(audio_file, warnings, with_gaps):
+            if channel is not None:
+                only = min(channel, block.shape[1] - 1)
+                block = block[:, only : only + 1]
             if stream != (part, rate, block.shape[1]):
                 note_levels()
                 buffer = np.concatenate([buffer, rest()])
@@ -130,4 +137,7 @@ def note_different_sounds(levels: np.ndarray, warnings: list[str]) -> None:
         return
     is_loud = loudest > max(np.percentile(loudest, 95) - 15, -50)
     if np.std((levels[0] - levels[1])[is_loud]) > LEVELS_DEVIATION_DB:
-        note("its channels hold different sounds, perhaps a person each: make a file of each channel", warnings)
+        note(
+            "its channels hold different sounds, perhaps a person each: see `timeline --channels`",
+            warnings,
+        )

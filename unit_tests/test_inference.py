@@ -16,7 +16,8 @@ import neural_net
 from encoder import inference, networks, saved_models, speaker_encoder
 from foundation import settings
 from unit_tests.shared import ProjectTest
-from voices import answers, timeline
+from voices import answers
+from voices import windows as sliding
 
 
 class SpeakerEncoderTest(ProjectTest):
@@ -100,7 +101,7 @@ class SpeakerEncoderTest(ProjectTest):
                 evaluation.embed_utterances(model, files),
                 evaluation.embed_utterances(reloaded, files),
                 answers.verify(model, files[0], Path(files[1]), decision)["score"],
-                [len(blocks[0]) for blocks in timeline.embed_windows(model, files[4], [])],
+                [len(blocks[0]) for blocks in sliding.embed_windows(model, files[4], [])],
             ]
 
         alone = [work(number) for number in (0, 1)]

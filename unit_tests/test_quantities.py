@@ -10,6 +10,7 @@ from encoder import networks
 from foundation import parallel
 from unit_tests.shared import ProjectTest, calibration
 from voices import answers, clustering, commands, database, recordings, timeline
+from voices import windows as sliding
 
 QUANTITIES = (0, 1, 2, 70)
 
@@ -68,7 +69,7 @@ class QuantitiesTest(ProjectTest):
                     found = timeline.find_candidates(self.encoder, embeddings, people, decision)
                     self.assertEqual(found.tolist(), list(range(min(number, 8))))
                 heard = np.ones(min(number, 8), bool)
-                of_one = timeline.Windows(embeddings[:8], 0.4 * np.arange(len(heard)), 1.6, heard, heard, [])
+                of_one = sliding.Windows(embeddings[:8], 0.4 * np.arange(len(heard)), 1.6, heard, heard, [])
                 owners = timeline.find_owners(self.encoder, of_one, np.arange(len(heard)), people, decision)
                 self.assertEqual([owner.person for owner in owners], list(range(min(number, 8))) or [-1])
                 if not number:

@@ -15,7 +15,7 @@ import speaker_id
 from encoder import saved_models
 from foundation import settings
 from unit_tests.shared import ProjectTest, calibration, corpus
-from voices import answers, commands, recordings, wording
+from voices import answers, commands, enrolment, recordings, wording
 from voices import map as voice_map
 from voices.database import People
 
@@ -139,18 +139,18 @@ class SpeakerIdTest(ProjectTest):
         three = heard(axes[0], axes[0], axes[1])
         three[1] = three[1]._replace(beginning=three[0].beginning)
         encoder = saved_models.get_speaker_encoder()  # Without a cohort, scores are cosine similarities.
-        found = answers.find_copies_of_enrolled(three, ["Bob"], axes[1:2])
-        found += answers.compare_recordings(encoder, three, axes[:0], 3.0, decision)
+        found = enrolment.find_copies_of_enrolled(three, ["Bob"], axes[1:2])
+        found += enrolment.compare_recordings(encoder, three, axes[:0], 3.0, decision)
         self.assertEqual([file for file, _ in found], ["1.wav", "2.wav", "2.wav"])
         self.assertIn("the same recording as 0.wav", found[0][1])
         self.assertIn("the same recording as one of 'Bob'", found[1][1])
         self.assertIn("does not sound like the other recordings", found[2][1])
-        self.assertEqual(answers.compare_recordings(encoder, heard(axes[0]), axes[:0], 1.0, decision), [])
-        [(_, words)] = answers.compare_recordings(encoder, heard(axes[0]), axes[3:4], 2.0, decision)  # With --more.
+        self.assertEqual(enrolment.compare_recordings(encoder, heard(axes[0]), axes[:0], 1.0, decision), [])
+        [(_, words)] = enrolment.compare_recordings(encoder, heard(axes[0]), axes[3:4], 2.0, decision)  # With --more.
         self.assertIn("does not sound like", words)
         mixed = np.array([0.95, (1 - 0.95**2) ** 0.5, 0, 0])
         three_people = People(["Ann", "Bob", "Cleo"], np.stack([axes[0], mixed, axes[2]]), [1, 1, 1], np.ones(3))
-        people = answers.compare_people(encoder, "Ann", three_people, decision)
+        people = enrolment.compare_people(encoder, "Ann", three_people, decision)
         self.assertEqual(people, [("Ann", "'Bob' sounds alike (score 0.950): identify may confuse them")])
 
     def test_several_voices_in_one_recording(self) -> None:

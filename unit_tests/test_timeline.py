@@ -15,8 +15,10 @@ from foundation import settings
 from unit_tests.shared import RATE, ProjectTest, calibration
 from voices import clustering
 from voices import timeline as speaker_timeline
+from voices import windows as sliding
 from voices.answers import Decision
-from voices.database import People
+from voices.channels import find_timeline_of_channels
+from voices.database import People, nobody
 from voices.formats import to_rttm
 from voices.timeline import Timeline
 from voices.timeline_picture import draw_timeline
@@ -54,15 +56,15 @@ class TimelineTest(ProjectTest):
         draw_timeline(timeline)
         nobody = speaker_timeline.find_timeline(encoder, str(self.dir / "x.wav"), cluster=False)
         self.assertEqual({turn.speaker for turn in nobody.turns}, {"unknown"})
-        with unittest.mock.patch.object(speaker_timeline, "BLOCK_STEPS", 7):
+        with unittest.mock.patch.object(sliding, "BLOCK_STEPS", 7):
             in_blocks = self.windows(encoder)
         np.testing.assert_allclose(in_blocks, self.windows(encoder), atol=0.05)
 
-    def windows_of(self, embeddings: np.ndarray, is_heard: np.ndarray) -> speaker_timeline.Windows:
+    def windows_of(self, embeddings: np.ndarray, is_heard: np.ndarray) -> sliding.Windows:
         embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
         starts = 0.4 * np.arange(len(embeddings))
         is_speech = np.ones(20 * len(embeddings) + 60, bool)
-        return speaker_timeline.Windows(embeddings, starts, 1.6, is_heard, is_speech, [])
+        return sliding.Windows(embeddings, starts, 1.6, is_heard, is_speech, [])
 
     def test_voices_of_nobody_enrolled_are_told_apart(self) -> None:
         rng = np.random.default_rng(0)
@@ -83,7 +85,7 @@ class TimelineTest(ProjectTest):
         silent = windows._replace(is_heard=is_heard & False)
         self.assertEqual(speaker_timeline.cluster_windows(silent, None, 0.32).tolist(), [0] * 100)
 
-    def find(self, windows: speaker_timeline.Windows, people: People, threshold: float, *more) -> Timeline:
+    def find(self, windows: sliding.Windows, people: People, threshold: float, *more) -> Timeline:
         encoder = saved_models.get_speaker_encoder()
         decision = Decision(None, threshold, {})
         with unittest.mock.patch.object(speaker_timeline, "listen", lambda *_: windows):
@@ -134,6 +136,25 @@ class TimelineTest(ProjectTest):
                 [turn] = speaker_timeline.find_timeline(encoder, "", people, known).turns
             self.assertEqual((turn.speaker, turn.sure), ("Ann", sure))
 
+    def test_two_people_on_two_channels_may_speak_at_once(self) -> None:
+        rng = np.random.default_rng(0)
+        low, high = (self.coloured(rng, 12 * RATE, sign) for sign in (1, -1))
+        low[8 * RATE :] *= 0.001
+        high[: 5 * RATE] *= 0.001
+        soundfile.write(self.dir / "call.wav", np.stack([low, high], axis=1), RATE)
+        soundfile.write(self.dir / "low.wav", low, RATE)
+        encoder = saved_models.get_speaker_encoder()
+        found = find_timeline_of_channels(encoder, str(self.dir / "call.wav"), nobody(encoder.dimensions), None)
+        self.assertEqual([turn.speaker for turn in found.turns], ["channel 1", "channel 2"])
+        np.testing.assert_allclose([turn[:2] for turn in found.turns], [[0, 8], [5, 12]], atol=0.3)
+        self.assertEqual((found.candidates, found.margins.shape[1]), (["channel 1", "channel 2"], 2))
+        draw_timeline(found)
+        people = People(["Ann"], np.zeros((1, encoder.dimensions), np.float32), [1], np.ones(1))
+        named = find_timeline_of_channels(encoder, str(self.dir / "call.wav"), people, Decision(None, -1.0, {}))
+        self.assertEqual({turn.speaker for turn in named.turns}, {"Ann"})
+        with self.assertRaisesRegex(ValueError, "has 1, not two channels"):
+            find_timeline_of_channels(encoder, str(self.dir / "low.wav"), people, None)
+
     def test_turns_begin_and_end_with_speech_and_bridge_pauses(self) -> None:
         middles = np.arange(10) + 0.5  # Windows a second apart; stretches of speech are 0.02 s.
         is_speech = np.ones(500, bool)
@@ -155,7 +176,7 @@ class TimelineTest(ProjectTest):
         np.testing.assert_allclose(turns[0][:2], [0, 5], atol=0.021)
 
     def windows(self, encoder: speaker_encoder.SpeakerEncoder) -> np.ndarray:
-        blocks = speaker_timeline.embed_windows(encoder, str(self.dir / "x.wav"), [])
+        blocks = sliding.embed_windows(encoder, str(self.dir / "x.wav"), [])
         return np.concatenate([embeddings for embeddings, _, _ in blocks])
 
     def test_faults_of_a_recording(self) -> None:
@@ -189,7 +210,7 @@ class TimelineTest(ProjectTest):
         soundfile.write(self.dir / "x.wav", self.coloured(np.random.default_rng(0), 300 * RATE, 1), RATE)
         with settings.override(HOP_LENGTH=240):
             encoder = saved_models.get_speaker_encoder()
-        blocks = list(speaker_timeline.embed_windows(encoder, str(self.dir / "x.wav"), []))
+        blocks = list(sliding.embed_windows(encoder, str(self.dir / "x.wav"), []))
         self.assertGreater(len(blocks), 2)
         self.assertEqual(sum(len(levels) for _, levels, _ in blocks), 300 * RATE // 320)
 

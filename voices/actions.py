@@ -10,7 +10,7 @@ import numpy as np
 import feature_extraction
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import pictures
-from voices import answers, formats, timeline, wording
+from voices import answers, enrolment, formats, timeline, wording
 from voices import database as speaker_database
 from voices import map as voice_map
 from voices.timeline_picture import draw_timeline
@@ -41,7 +41,7 @@ class Actions:
         recordings = [*(files or []), *([recording] if recording else [])]
         if not name.strip() or not recordings or len(recordings) > MAX_FILES:
             raise ValueError(f"A name and 1 to {MAX_FILES} recordings are needed.")
-        seconds, warnings = answers.enrol(self.encoder, self.database, name.strip(), recordings, more)
+        seconds, warnings = enrolment.enrol(self.encoder, self.database, name.strip(), recordings, more)
         words = [f"{name.strip()} is enrolled: heard {seconds:.1f} s of speech.", *notes(warnings)]
         return "\n".join(words), "", None, None, False
 

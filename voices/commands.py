@@ -15,8 +15,10 @@ from voices import database as speaker_database
 from voices import formats, sorting, wording
 from voices import map as voice_map
 from voices import timeline as speaker_timeline
-from voices.answers import decision_for, enrol, identify, model_of, verify
+from voices.answers import decision_for, identify, model_of, verify
+from voices.channels import find_timeline_of_channels
 from voices.database import clean_name
+from voices.enrolment import enrol
 from voices.naming import enrol_voice
 from voices.recordings import hear, list_warnings, write_embeddings
 from voices.timeline_picture import draw_timeline
@@ -106,7 +108,10 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     found: dict[str, list[Turn]] = {}
     notes: dict[str, str] = {}  # What is said of each picture.
     for number, file in enumerate(options.files, start=1):
-        timeline = speaker_timeline.find_timeline(encoder, file, people, decision, cluster, options.speakers)
+        if options.channels:
+            timeline = find_timeline_of_channels(encoder, file, people, decision)
+        else:
+            timeline = speaker_timeline.find_timeline(encoder, file, people, decision, cluster, options.speakers)
         warn([(file, words) for words in timeline.faults])
         if not timeline.turns:
             warn([(file, "no speech was found in it")])

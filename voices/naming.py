@@ -10,7 +10,8 @@ from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from voices import database as speaker_database
 from voices import timeline
-from voices.answers import Decision, enrol_heard, model_of
+from voices.answers import Decision, model_of
+from voices.enrolment import enrol_heard
 from voices.recordings import MOST_MINUTES, hear_samples
 from voices.turns import Turn
 
@@ -30,7 +31,7 @@ def enrol_voice(
     """Add a person by a voice of a recording, such as "speaker 1", as the timeline calls it with the same database.
 
     With `more`, it is added to an enrolled person. Returns the seconds of speech, and warnings. Raises ValueError if
-    there is no such voice, or it never speaks long enough, and as `answers.enrol` does.
+    there is no such voice, or it never speaks long enough, and as `enrolment.enrol` does.
     """
     people = speaker_database.read_people(database, model_of(encoder))
     turns = timeline.find_timeline(encoder, recording, people, decision).turns

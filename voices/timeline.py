@@ -1,35 +1,19 @@
 """Who spoke when: the voices in a recording, found with nobody in mind, then compared with the enrolled."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-import feature_extraction
-from audio import mono, speech_levels
-from encoder.inference import embed_features, unit_length
+from encoder.inference import unit_length
 from encoder.speaker_encoder import SpeakerEncoder
-from feature_extraction import SAMPLE_RATE
-from foundation import script, settings
 from scoring.calibration import WINDOW_SECONDS, near_strangers
 from voices.answers import Decision, is_rival, score_all
 from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_voices, follow_voices
 from voices.database import UNKNOWN, People, nobody
-from voices.recordings import count_clipped, find_faults
-from voices.turns import STRETCH_SECONDS, Turn, find_turns
-
-STEP_SECONDS = 0.4
-
-# A block is a multiple of the stretches in which speech is detected, so that no samples are lost between blocks.
-BLOCK_STEPS = speech_levels.SPEECH_FRAME_SAMPLES
-
-# Speech in no window with enough of it is not compared, which is mentioned where it is more than this share.
-LOST_SHARE = 0.1
-
-# Quiet speech is mentioned from here on.
-LEAST_QUIET_SECONDS = 1.0
+from voices.turns import Turn, find_turns
+from voices.windows import BLOCK_STEPS, STEP_SECONDS, Windows, listen
 
 # The name of unknown voices that are told apart, before their number.
 VOICE = "speaker"
@@ -52,21 +36,6 @@ class Timeline(NamedTuple):
     faults: list[str]
 
 
-class Windows(NamedTuple):
-    """A recording heard through a sliding window of `length` seconds.
-
-    `embeddings` (windows, dimensions); `starts` (windows,) in seconds; `is_heard` (windows,) where there is enough
-    speech; `is_speech` (stretches,); `faults` say in words what may make the result wrong.
-    """
-
-    embeddings: np.ndarray
-    starts: np.ndarray
-    length: float
-    is_heard: np.ndarray
-    is_speech: np.ndarray
-    faults: list[str]
-
-
 class Owner(NamedTuple):
     """The enrolled person whose voice it is, by number, or -1; the score that decided, and whether it is sure."""
 
@@ -85,16 +54,18 @@ def find_timeline(
     decision: Decision | None = None,
     cluster: bool = True,
     num_voices: int | None = None,
+    channel: int | None = None,
 ) -> Timeline:
     """When each of the enrolled people, and each other voice, speaks in a recording of any length.
 
     The voices are found first, as many as there seem to be, or `num_voices`. A voice gets the name of the enrolled
     person whose threshold in the decision it exceeds most, and each name belongs to one voice. With `cluster`, the
-    others are "speaker 1", "speaker 2" ..., without it, all are UNKNOWN. Needs memory for only one or two minutes of
+    others are "speaker 1", "speaker 2" ..., without it, all are UNKNOWN. Of several channels, the mean is heard, or
+    `channel` alone, counted from 0. Needs memory for only one or two minutes of
     audio. Raises ValueError for a file that cannot be used.
     """
     people = people or nobody(encoder.dimensions)
-    windows = listen(encoder, recording)
+    windows = listen(encoder, recording, channel)
     voice_of = cluster_windows(windows, num_voices, near_strangers(encoder.calibration))
     owners = [NOBODY] * int(voice_of.max() + 1)
     if decision and people.names:
@@ -233,33 +204,6 @@ def find_people(
     return np.where(is_known, candidates[best_path(similarities * (is_known & in_voice)[:, None])], -1)
 
 
-def listen(encoder: SpeakerEncoder, recording: str) -> Windows:
-    """Embed the windows of a recording, and find its speech. Raises ValueError for a file that cannot be used."""
-    faults: list[str] = []
-    *arrays, num_clipped = zip(*embed_windows(encoder, recording, faults), strict=True)
-    embeddings, levels_db = map(np.concatenate, arrays)
-    length = whole_frames(WINDOW_SECONDS, encoder) / SAMPLE_RATE
-    starts = whole_frames(STEP_SECONDS, encoder) / SAMPLE_RATE * np.arange(len(embeddings))
-    is_heard = speech_levels.speech_share(levels_db, starts, length) >= speech_levels.LEAST_SPEECH_SHARE
-    is_speech = speech_levels.find_speech(levels_db)
-    seconds, speech_seconds = len(is_speech) * STRETCH_SECONDS, is_speech.sum() * STRETCH_SECONDS
-    faults += find_faults(seconds, speech_seconds, sum(num_clipped))
-    lost_seconds = count_lost(is_speech, starts[is_heard], length) * STRETCH_SECONDS
-    if lost_seconds > LOST_SHARE * speech_seconds:
-        faults.append(f"{lost_seconds:.1f} s of speech are in pieces too short to be compared")
-    quiet_seconds, below_db = speech_levels.find_quiet_speech(levels_db)
-    if quiet_seconds >= LEAST_QUIET_SECONDS:
-        faults.append(f"{quiet_seconds:.0f} s of quiet speech ({below_db:.0f} dB below the rest) are not assigned")
-    return Windows(embeddings, starts, length, is_heard, is_speech, faults)
-
-
-def count_lost(speech: np.ndarray, starts: np.ndarray, window_seconds: float) -> int:
-    """How many stretches of speech (stretches,) are in no window, of those that begin at `starts`, in seconds."""
-    middles = (np.arange(len(speech)) + 0.5) * speech_levels.SPEECH_FRAME_SAMPLES / SAMPLE_RATE
-    num_begun, num_ended = np.searchsorted(starts, middles), np.searchsorted(starts + window_seconds, middles)
-    return int(np.count_nonzero(speech & (num_begun == num_ended)))
-
-
 def cluster_windows(windows: Windows, num_voices: int | None, distance: float) -> np.ndarray:
     """Whose each window is (windows,), of the voices that are heard, numbered in the order of their first words.
 
@@ -284,40 +228,6 @@ def voice_similarities(windows: Windows, voice_of: np.ndarray) -> np.ndarray:
     centred = centre_heard(windows)
     sums = [centred[voice_of == voice].sum(axis=0) for voice in range(voice_of.max() + 1)]
     return centred @ unit_length(np.stack(sums)).T
-
-
-def whole_frames(seconds: float, encoder: SpeakerEncoder) -> int:
-    """The samples of about so many seconds that are a whole number of the encoder's frames."""
-    hop = encoder.feature_settings.hop_length
-    return max(1, round(seconds * SAMPLE_RATE / hop)) * hop
-
-
-def embed_windows(
-    encoder: SpeakerEncoder, recording: str, warnings: list[str]
-) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Of each block of a recording: embeddings (windows, dimensions), levels in decibels, number of clipped samples.
-
-    A recording shorter than a window gives one window. What is doubtful about it is put into `warnings`, in words.
-    """
-    step, window = whole_frames(STEP_SECONDS, encoder), whole_frames(WINDOW_SECONDS, encoder)
-    wanted, config = encoder.feature_settings, settings.in_one_piece()
-    window_frames = window // wanted.hop_length
-    kept, is_first = np.zeros(0, np.float32), True
-    with tqdm(desc="Listening", unit="s", disable=None) as progress:
-        for samples in mono.read_blocks(recording, BLOCK_STEPS * step, warnings, with_gaps=True):
-            progress.update(round(len(samples) / SAMPLE_RATE))
-            script.raise_if_interrupted()
-            kept = np.concatenate([kept, samples])
-            num_windows = max(1 if is_first else 0, (len(kept) - window) // step + 1)
-            embeddings = np.zeros((0, encoder.dimensions), np.float32)
-            if num_windows:
-                padded = np.pad(kept, (0, max(0, wanted.n_fft - len(kept))))
-                features = feature_extraction.compute_mfcc_fast(padded, wanted)
-                starts = np.arange(num_windows) * (step // wanted.hop_length)
-                windows = [features[start : start + window_frames] for start in starts]
-                embeddings = embed_features(encoder, windows, config)
-            yield embeddings, speech_levels.levels_db(samples), count_clipped(samples)
-            kept, is_first = kept[num_windows * step :], False
 
 
 def find_candidates(encoder: SpeakerEncoder, embeddings: np.ndarray, people: People, decision: Decision) -> np.ndarray:
