@@ -1,7 +1,7 @@
 """Use a model on your own recordings: verify, enrol, identify, who spoke when, sort, embed, map.
 
 Wherever a command takes files, it takes folders and patterns too. The functions behind the commands are in `voices/`.
-Exit codes: 0 yes or done, 1 no, 3 cannot tell, 2 a mistake.
+Exit codes: 0 yes (of several files, in one of them) or done, 1 no, 3 cannot tell, 2 a mistake.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def build_parser() -> script.OptionParser:
     common.add_argument("--json", action="store_true", help="print JSON, for programs")
     decision = script.OptionParser(add_help=False)
     decision.add_argument("--far", type=float, default=0.01, help="false-accept rate of the threshold (default: 0.01)")
-    decision.add_argument("--explain", action="store_true", help="show scores, thresholds, rates, and their source")
+    decision.add_argument("--explain", action="store_true", help="show how it is known: scores and rates")
     decision.add_argument("--threshold", type=float, help="accept scores of this value or more, instead of --far")
     database = script.OptionParser(add_help=False)
     database.add_argument(
@@ -46,7 +46,8 @@ def build_parser() -> script.OptionParser:
     command.add_argument("name", help="the person's name, as answers will show it")
     command.add_argument("files", nargs="*", help=FILES_HELP)
     command.add_argument("--from", dest="meeting", type=expand_home, metavar="FILE", help="take a voice of a recording")
-    command.add_argument("--voice", help='its name in the timeline, with the same --db: "speaker 1"')
+    command.add_argument("--voice", help='its name in the timeline, with the same --db and --speakers: "speaker 1"')
+    command.add_argument("--speakers", type=int, help="how many people speak in it, as given to the timeline")
     command.add_argument("--more", action="store_true", help="add recordings to somebody who is enrolled")
     command = add("identify", "Which enrolled person speaks?", common, decision, database)
     command.add_argument("files", nargs="+", help=FILES_HELP)
@@ -81,7 +82,7 @@ def add_timeline_options(command: script.OptionParser) -> None:
         help="cluster: tell unknown voices apart (speaker 1, speaker 2 ...), as is always done if nobody is enrolled",
     )
     command.add_argument(
-        "--speakers", type=int, help="how many people speak at most, enrolled or not (default: it is found)"
+        "--speakers", type=int, help="how many people speak, enrolled or not; a wrong number splits or mixes voices"
     )
     command.add_argument(
         "--format",

@@ -123,7 +123,7 @@ class DemoPageTest(ProjectTest):
         self.upload(page, webm)  # The first zone is filled, so this is the second one.
         self.assertRegex(
             self.answer(page, "compared", "Compare"),
-            r"^(The same person|Different people|Cannot tell)\. (.|\n)*How we know: score \d\.\d{3}, ",
+            r"^(The same person|Different people|Cannot tell)\. (.|\n)*How we know: score \d\.\d{3} ",
         )
 
         self.show(page, "Enrol")

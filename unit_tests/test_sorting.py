@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from encoder import saved_models
-from unit_tests.shared import ProjectTest
-from voices import database, sorting
+from unit_tests.shared import ProjectTest, calibration
+from voices import database, recordings, sorting
 from voices.answers import Decision
 from voices.recordings import Heard
 
@@ -47,12 +47,17 @@ class SortingTest(ProjectTest):
         heard = self.heard(np.stack([axes[0], axes[1], axes[0], axes[1], axes[1], between, axes[2]]))
         people = database.People(["Ann"], axes[:1], [1], np.ones(1))
         groups = sorting.sort_recordings(encoder, heard, people, Decision(None, 0.6, {}))
-        self.assertEqual([group.name for group in groups], ["voice 1", "Ann", "voice 3"])
+        self.assertEqual([group.name for group in groups], ["voice 1", "Ann", "voice 2"])
         files = {group.name: group.files for group in groups}
         self.assertEqual(files["Ann"][:2], ["0.wav", "2.wav"])
-        self.assertEqual(files["voice 3"], ["6.wav"])
+        self.assertEqual(files["voice 2"], ["6.wav"])
         doubt = {file: sure for group in groups for file, sure in zip(group.files, group.sure, strict=True)}
         self.assertEqual([file for file, sure in doubt.items() if not sure], ["5.wav"])
+        several = heard[6]._replace(faults=[recordings.SEVERAL_VOICES])
+        [*_, last] = sorting.sort_recordings(encoder, [*heard[:6], several], people, Decision(None, 0.6, {}))
+        self.assertEqual(last, ("voice 2", ["6.wav"], [False]))
+        known = calibration(0.9, 0.5, rates=(0.01, 0.05))
+        self.assertAlmostEqual(sorting.rival_threshold(Decision(0.01, None, known)), 0.5)
         [alone] = sorting.sort_recordings(encoder, heard[:1], NOBODY, Decision(None, 0.6, {}))
         self.assertEqual(alone, ("voice 1", ["0.wav"], [True]))
 

@@ -71,8 +71,8 @@ class SpeakerIdTest(ProjectTest):
         answer = answers.describe_score(decision, 0.85, 1, 1)
         self.assertEqual(
             wording.score_in_words(answer, decision),
-            "score 0.850, threshold 0.800; of pairs of different people 0.32 % score as high or higher, "
-            "of pairs of one person 98 % score lower.",
+            "score 0.850 (threshold 0.800). Of pairs of different people 0.32 % score this high or higher, "
+            "of pairs of one person 1.5 %.",
         )
         for rate, words in (
             (0.001, "1 in 1,000"),
@@ -180,7 +180,7 @@ class SpeakerIdTest(ProjectTest):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertRegex(result.stdout, r"^the same person\n.* in .* strangers would sound this alike\.\n$")
         result = self.run_command("verify", self.ann, self.ann, "--explain")
-        self.assertRegex(result.stdout, r"\nscore 1.000, threshold 1.000; of pairs of .*\n.* on a test.\n$")
+        self.assertRegex(result.stdout, r"\nscore 1.000 \(threshold 1.000\)\. Of pairs of .*\n.* on a test.\n$")
         self.assertIn("it sounds like the same recording as", result.stderr)
         result = self.run_command("verify", self.ann, self.bob, "--threshold", "1", "--json")
         self.assertEqual(result.returncode, 1, result.stderr)
@@ -201,7 +201,7 @@ class SpeakerIdTest(ProjectTest):
         result = self.run_command("identify", stranger, "--threshold", "1", "--explain")
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertRegex(
-            result.stdout, r": nobody I know\n    (Ann|Bob) 0\.\d{3}, (Ann|Bob) 0\.\d{3}; with the first score "
+            result.stdout, r": nobody I know\n    (Ann|Bob) 0\.\d{3}, (Ann|Bob) 0\.\d{3}\. With (Ann|Bob): score "
         )
         self.assertIn("Bob is now Robert", self.run_command("rename", "Bob", "Robert").stdout)
         self.assertIn("Ann is removed", self.run_command("remove", "Ann").stdout)

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 def warn(warnings: Sequence[tuple[str, str]]) -> None:
     """Print warnings on the error stream."""
     for file, words in warnings:
-        print(f"Warning: {script.printable(file)}: {words}.", file=sys.stderr)
+        print(f"Warning: {script.printable(file)}: {words.rstrip('.')}.".replace("?.", "?"), file=sys.stderr)
 
 
 def count(number: int, thing: str) -> str:
@@ -68,7 +68,9 @@ def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     files = options.files or [options.meeting]
     if options.meeting:
         decision = decision_for(encoder) if encoder.calibration else None
-        found = enrol_voice(encoder, options.db, options.name, options.meeting, options.voice, decision, options.more)
+        found = enrol_voice(
+            encoder, options.db, options.name, options.meeting, options.voice, decision, options.more, options.speakers
+        )
     else:
         found = enrol(encoder, options.db, options.name, files, options.more)
     seconds, warnings = found
@@ -92,7 +94,8 @@ def run_identify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         lines.append(f"{script.printable(answer['file'])}: {wording.name_in_words(answer)}")
         if options.explain:
             ranking = ", ".join(f"{name} {score:.3f}" for name, score in answer["ranking"])
-            lines.append(f"    {ranking}; with the first {wording.score_in_words(answer, decision)}")
+            nearest = answer["ranking"][0][0]
+            lines.append(f"    {ranking}. With {nearest}: {wording.score_in_words(answer, decision)}")
     if options.explain:
         lines.append(wording.decision_in_words(decision, found[0]["enrolled"]))
     script.show(options.json, found, "\n".join(lines))
@@ -170,6 +173,8 @@ def run_sort(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         for group in groups
         for file, sure in zip(group.files, group.sure, strict=True)
     ]
+    if options.explain:
+        lines.append(wording.decision_in_words(decision))
     num_unsure = sum(not sure for group in groups for sure in group.sure)
     lines.append(f"{count(len(heard), 'recording')}, {count(len(groups), 'voice')}; {num_unsure} unsure (?).")
     if options.copy_to:

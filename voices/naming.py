@@ -27,14 +27,16 @@ def enrol_voice(
     voice: str,
     decision: Decision | None,
     more: bool = False,
+    num_voices: int | None = None,
 ) -> tuple[float, list[tuple[str, str]]]:
-    """Add a person by a voice of a recording, such as "speaker 1", as the timeline calls it with the same database.
+    """Add a person by a voice of a recording, such as "speaker 1", as the timeline calls it with the same database
+    and number of voices.
 
     With `more`, it is added to an enrolled person. Returns the seconds of speech, and warnings. Raises ValueError if
     there is no such voice, or it never speaks long enough, and as `enrolment.enrol` does.
     """
     people = speaker_database.read_people(database, model_of(encoder))
-    turns = timeline.find_timeline(encoder, recording, people, decision).turns
+    turns = timeline.find_timeline(encoder, recording, people, decision, True, num_voices).turns
     voices = list(dict.fromkeys(turn.speaker for turn in turns))
     if voice not in voices:
         raise ValueError(f"there is no voice {voice!r} in {recording}: there is {', '.join(voices) or 'nobody'}.")

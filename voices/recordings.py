@@ -37,6 +37,9 @@ MOST_MINUTES = 30
 MOST_WINDOWS = 200
 
 
+SEVERAL_VOICES = "there seem to be two voices or more in it: `timeline` tells them apart"
+
+
 class Heard(NamedTuple):
     """What was heard in a recording: its row for a database, and why its score may be wrong, in words.
 
@@ -64,7 +67,7 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
             features, levels, digests, faults = zip(*listened, strict=True)
             seconds = map(speech_levels.speech_seconds, levels)
             for words, several in zip(faults, have_several_voices(encoder, features, levels), strict=True):
-                words += ["there seem to be two voices or more in it: `timeline` tells them apart"] if several else []
+                words += [SEVERAL_VOICES] if several else []
             rows = zip(chunk, digests, seconds, embed_features(encoder, features, config), strict=True)
             heard += [
                 Heard(Recording(*row), words, of_recording[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy())

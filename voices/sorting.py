@@ -1,5 +1,6 @@
 """Who speaks in many recordings: groups of one voice each, with the names of people who are enrolled."""
 
+import itertools
 import re
 import shutil
 from collections.abc import Sequence
@@ -12,10 +13,13 @@ from encoder.inference import unit_length
 from encoder.speaker_encoder import SpeakerEncoder
 from voices.answers import Decision, score_all
 from voices.database import People
-from voices.recordings import Heard
+from voices.recordings import SEVERAL_VOICES, Heard
 
 # The name of a group of nobody enrolled, before its number.
 VOICE = "voice"
+
+# A group is a rival of a recording's own if the mean score with it is that of so many times as many strangers.
+RIVAL_FACTOR = 5.0
 
 
 class Group(NamedTuple):
@@ -48,8 +52,8 @@ def group_recordings(scores: np.ndarray, threshold: float) -> np.ndarray:
 def sort_recordings(encoder: SpeakerEncoder, heard: Sequence[Heard], people: People, decision: Decision) -> list[Group]:
     """Groups of recordings, each of one voice, the largest first; those of one enrolled person are one group.
 
-    A recording is surely of its group if its mean score with the others there reaches the threshold, and that with no
-    other group does.
+    A recording is surely of its group if there is one voice in it, its mean score with the others there reaches the
+    threshold, and that with no other group reaches one of RIVAL_FACTOR times the false-accept rate.
     """
     embeddings = np.stack([one.recording.embedding for one in heard])
     seconds = np.array([one.recording.speech_seconds for one in heard])
@@ -58,16 +62,27 @@ def sort_recordings(encoder: SpeakerEncoder, heard: Sequence[Heard], people: Peo
     is_member = group_of[:, None] == np.arange(group_of.max() + 1)
     others = is_member.sum(axis=0) - is_member  # How many there are in each group beside the recording.
     means = ((scores - np.diag(np.diag(scores))) @ is_member) / np.maximum(others, 1)
-    is_near = (means >= decision.threshold(1, 1)) & (others > 0)
-    is_sure = (is_near | (others == 0))[is_member] & ~(is_near & ~is_member).any(axis=1)
+    is_near = (means >= decision.threshold(1, 1)) | (others == 0)
+    is_rival = (means >= rival_threshold(decision)) & ~is_member
+    is_sure = is_near[is_member] & ~is_rival.any(axis=1) & [SEVERAL_VOICES not in one.faults for one in heard]
     groups: dict[str, Group] = {}
+    taken = {name.casefold() for name in people.names}
+    free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in taken)
     for number in range(is_member.shape[1]):
         members = np.flatnonzero(is_member[:, number]).tolist()
-        name = name_group(encoder, embeddings[members], seconds[members], people, decision) or f"{VOICE} {number + 1}"
+        name = name_group(encoder, embeddings[members], seconds[members], people, decision) or next(free)
         before = groups.get(name, Group(name, [], []))
         files = [heard[member].recording.file for member in members]
         groups[name] = Group(name, before.files + files, before.sure + is_sure[members].tolist())
     return list(groups.values())
+
+
+def rival_threshold(decision: Decision) -> float:
+    """The threshold for RIVAL_FACTOR times the false-accept rate, or the given one."""
+    if decision.false_accept_rate is None:
+        return decision.threshold(1, 1)
+    rate = min(RIVAL_FACTOR * decision.false_accept_rate, decision.calibration["false_accept_rates"][-1])
+    return decision._replace(false_accept_rate=rate).threshold(1, 1)
 
 
 def name_group(

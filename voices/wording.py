@@ -34,14 +34,13 @@ def meaning_in_words(answer: dict, decision: Decision) -> str:
 
 def score_in_words(answer: dict, decision: Decision) -> str:
     """How it is known: the score, its threshold, and both rates."""
-    words = f"score {answer['score']:.3f}, threshold {answer['threshold']:.3f}"
+    words = f"score {answer['score']:.3f} (threshold {answer['threshold']:.3f})."
     if answer["different_people_score_as_high"] is None:
-        return f"{words}."
+        return words
     as_high, lower = answer["different_people_score_as_high"], answer["one_person_scores_lower"]
-    return (
-        f"{words}; of pairs of different people {percent(as_high)} % score as high or higher, "
-        f"of pairs of one person {percent(lower)} % score lower."
-    )
+    fewer = "fewer than " if as_high <= decision.calibration["false_accept_rates"][0] * ALMOST else ""
+    of_one = f"of pairs of one person {percent(1 - lower)} %."
+    return f"{words} Of pairs of different people {fewer}{percent(as_high)} % score this high or higher, {of_one}"
 
 
 def name_in_words(answer: dict) -> str:
