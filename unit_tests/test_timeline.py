@@ -11,7 +11,7 @@ import torch
 import evaluation
 import feature_extraction
 from encoder import saved_models, speaker_encoder
-from foundation import pictures, settings
+from foundation import settings
 from unit_tests.shared import RATE, ProjectTest, calibration
 from voices import clustering
 from voices import timeline as speaker_timeline
@@ -181,7 +181,6 @@ class TimelineTest(ProjectTest):
 
     def test_faults_of_a_recording(self) -> None:
         encoder = saved_models.get_speaker_encoder()
-        pictures.load_matplotlib()  # Before warnings are errors: an old one warns when it is imported.
         loud = self.coloured(np.random.default_rng(0), 130 * RATE, 1)
         for samples, expected in (
             (loud, []),
@@ -201,6 +200,7 @@ class TimelineTest(ProjectTest):
                 self.assertIn(words, found)
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
+                warnings.simplefilter("ignore", DeprecationWarning)  # Of an old matplotlib, with its own packages.
                 draw_timeline(timeline)
 
     def coloured(self, rng: np.random.Generator, length: int, sign: int) -> np.ndarray:
