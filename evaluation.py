@@ -31,7 +31,7 @@ from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files, setting_table
 from foundation.settings import Config
-from scoring.calibration import keep_thresholds, log_likelihood_ratio
+from scoring.calibration import cllr_of_answers, keep_thresholds
 from scoring.report import plot_evaluation, write_scores
 from scoring.score_normalization import score_offsets
 from scoring.trials import draw_triplet_trials, get_trials
@@ -81,9 +81,6 @@ def embed_utterances(encoder: SpeakerEncoder, audio_files: Paths) -> np.ndarray:
 def cosine_similarity(a: np.ndarray, b: np.ndarray) -> float:
     """Cosine of the angle between two embeddings (dimensions,), from -1 to 1: the score of a trial."""
     return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-# ---------------------------------------- Scores ---------------------------------------
 
 
 def score_trials(
@@ -150,9 +147,6 @@ def compute_eer(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
     return metrics.equal_error_rate(*metrics.error_rates(labels, scores, settings.present().EVAL_THRESHOLD_STEP))
 
 
-# ---------------------------------------- Report ---------------------------------------
-
-
 def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: dict[str, str] | None = None) -> dict:
     """Evaluate an encoder on test data; writes scores.txt, results.json and results.png, returns the figures.
 
@@ -166,15 +160,14 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
     check_cohort(encoder, config)
     similarities, normalised = score_both_ways(encoder, store, enrol, test, config)
     scores = normalised if config.AS_NORM else similarities
-    first = enrol if enrol.ndim == 1 else enrol[:, 0]
+    first = enrol.reshape(len(enrol), -1)[:, 0]
     group_of = np.array([(groups or {}).get(speaker, "") for speaker in store.speakers])[store.speaker_of]
     sweep = metrics.error_rates(labels, scores, config.EVAL_THRESHOLD_STEP)
     eer, eer_threshold = metrics.equal_error_rate(*sweep)
     interval = None
     if len(np.unique(store.speaker_of[[first, test]])) >= 3:
-        interval = metrics.eer_interval(
-            labels, scores, store.speaker_of[first], store.speaker_of[test], np.random.default_rng(config.SEED)
-        )
+        rng, speaker_of = np.random.default_rng(config.SEED), store.speaker_of
+        interval = metrics.eer_interval(labels, scores, speaker_of[first], speaker_of[test], rng)
     results = {
         "eer": eer,
         "eer_threshold": eer_threshold,
@@ -184,8 +177,8 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         **cllr_of_answers(encoder, labels, similarities, normalised, config),
         "min_dcf_0.01": metrics.min_dcf(*sweep[1:], p_target=0.01),
         "min_dcf_0.05": metrics.min_dcf(*sweep[1:], p_target=0.05),
-        "num_target_trials": int(labels.sum()),
-        "num_nontarget_trials": int(len(labels) - labels.sum()),
+        "num_target_trials": int((labels == 1).sum()),
+        "num_nontarget_trials": int((labels == 0).sum()),
         "num_distinct_trials": count_distinct(enrol, test) if config.EVAL_TRIALS == "triplets" else len(labels),
         "num_speakers": len(store.speakers),
         "num_utterances": len(store.files),
@@ -199,19 +192,6 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
         plot_evaluation(results_dir / "results.png", labels, scores, sweep, results)
     return results
-
-
-def cllr_of_answers(
-    encoder: SpeakerEncoder, labels: np.ndarray, similarities: np.ndarray, normalised: np.ndarray, config: Config
-) -> dict[str, float | None]:
-    """Cllr of the scores that `speaker_id.py` has: at best, and as the model's calibration turns them into ratios.
-
-    The second is None if the model has no calibration, or one of an older version.
-    """
-    scores = normalised if len(encoder.answer_cohort) else similarities
-    ratios = log_likelihood_ratio(encoder.calibration, scores, config.EVAL_ENROL_UTTS, 1)
-    as_calibrated = None if ratios is None else metrics.cllr(labels, ratios)
-    return {"min_cllr": metrics.min_cllr(labels, scores), "cllr": as_calibrated}
 
 
 def count_distinct(enrol: np.ndarray, test: np.ndarray) -> int:
@@ -248,13 +228,9 @@ def eer_by_group(
 
 def warn_of_known_speakers(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> None:
     """Print a warning with the names of the test speakers on whom the encoder was trained, if any."""
-    known = sorted(set(encoder.train_speakers) & set(store.speakers))
-    if known:
-        names = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
-        print(
-            f"Warning: the model was trained on {len(known)} of the test speakers ({names}): the EER is too low, "
-            "and so are the thresholds."
-        )
+    if known := sorted(set(encoder.train_speakers) & set(store.speakers)):
+        names = ", ".join([*known[:5], "..."][: len(known)])
+        print(f"Warning: the model was trained on {len(known)} of the test speakers ({names}): the EER is too low.")
 
 
 def print_report(results: dict) -> None:

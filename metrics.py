@@ -90,18 +90,16 @@ def cllr(labels: ArrayLike, log_likelihood_ratios: ArrayLike) -> float:
     "Application-independent evaluation of speaker detection", equation 18.
     """
     labels, ratios = np.asarray(labels), np.asarray(log_likelihood_ratios, float)
-    of_targets = np.logaddexp(0, -ratios[labels == 1]).mean()
-    of_nontargets = np.logaddexp(0, ratios[labels == 0]).mean()
-    return float((of_targets + of_nontargets) / 2 / np.log(2))
+    costs = np.logaddexp(0, np.where(labels == 1, -ratios, ratios)) / np.log(2)
+    return float((costs[labels == 1].mean() + costs[labels == 0].mean()) / 2)
 
 
 def min_cllr(labels: ArrayLike, scores: ArrayLike) -> float:
     """The lowest `cllr` that any rising function of the scores has: what is left is not the fault of calibration."""
     from sklearn.isotonic import IsotonicRegression  # Slow to import, and only needed here.
 
-    labels = np.asarray(labels)
+    labels, scores = np.asarray(labels), np.asarray(scores, float)
     weights = np.where(labels == 1, 0.5 / (labels == 1).sum(), 0.5 / (labels == 0).sum())
-    scores = np.asarray(scores, float)
     posterior = IsotonicRegression(y_min=0, y_max=1).fit(scores, labels, weights).predict(scores)
     with np.errstate(divide="ignore"):
         return cllr(labels, np.log(posterior) - np.log1p(-posterior))

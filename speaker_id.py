@@ -42,18 +42,11 @@ def build_parser() -> script.OptionParser:
     command = add("verify", "Did the same person say both?", common, decision)
     command.add_argument("first", help="a recording, or a folder of recordings of one person")
     command.add_argument("second", help="the same")
-    command = add("enrol", "Add a person; more recordings make it surer.", common, database)
-    command.add_argument("name", help="the person's name, as answers will show it")
-    command.add_argument("files", nargs="*", help=FILES_HELP)
-    command.add_argument("--from", dest="meeting", type=expand_home, metavar="FILE", help="take a voice of a recording")
-    command.add_argument("--voice", help='its name in the timeline, with the same --db and --speakers: "speaker 1"')
-    command.add_argument("--speakers", type=int, help="how many people speak in it, as given to the timeline")
-    command.add_argument("--more", action="store_true", help="add recordings to somebody who is enrolled")
+    add_enrol_options(add("enrol", "Add a person; more recordings make it surer.", common, database))
     command = add("identify", "Which enrolled person speaks?", common, decision, database)
     command.add_argument("files", nargs="+", help=FILES_HELP)
     add("list", "Who is enrolled?", common, database)
-    command = add("remove", "Remove a person and all their stored data.", common, database)
-    command.add_argument("name", help="an enrolled person")
+    add("remove", "Remove a person and all their data.", common, database).add_argument("name", help="who is enrolled")
     command = add("rename", "Give a person another name.", common, database)
     command.add_argument("old", help="an enrolled person")
     command.add_argument("new", help="the name from now on")
@@ -70,6 +63,16 @@ def build_parser() -> script.OptionParser:
     command.add_argument("files", nargs="+", help=FILES_HELP)
     command.add_argument("--out", type=expand_home, default="map.png", help="the picture (default: map.png)")
     return parser
+
+
+def add_enrol_options(command: script.OptionParser) -> None:
+    """The options of `enrol`."""
+    command.add_argument("name", help="the person's name, as answers will show it")
+    command.add_argument("files", nargs="*", help=FILES_HELP)
+    command.add_argument("--from", dest="meeting", type=expand_home, metavar="FILE", help="take a voice of a recording")
+    command.add_argument("--voice", help='its name in the timeline, with the same --db and --speakers: "speaker 1"')
+    command.add_argument("--speakers", type=int, help="how many people speak in it, as given to the timeline")
+    command.add_argument("--more", action="store_true", help="add recordings to somebody who is enrolled")
 
 
 def add_timeline_options(command: script.OptionParser) -> None:

@@ -33,7 +33,7 @@ MAX_PICKLE_BYTES = 2**26
 # How the classic course code computed features.
 CLASSIC_FEATURES = {"N_FFT": 2048, "HOP_LENGTH": 512, "N_MELS": 128, "CEPSTRAL_MEAN_NORMALIZATION": False}
 
-# How many scores of one person `calibration.SHARES` keeps.
+# How many scores of one person `thresholds.SHARES` keeps.
 NUM_SHARES = 16
 
 

@@ -34,7 +34,7 @@ def plot_evaluation(
     from scipy.special import ndtri  # Slow, and only needed here.
 
     eer, eer_threshold = results["eer"], results["eer_threshold"]
-    score_name = "normalised score (AS-norm)" if results["settings"]["AS_NORM"] else "cosine similarity"
+    score_name = "normalised score" if results["settings"]["AS_NORM"] else "cosine similarity"
     thresholds, false_accept, false_reject = sweep
     shown = np.unique(np.linspace(0, len(thresholds) - 1, PLOT_POINTS).astype(int))
     with pictures.style():

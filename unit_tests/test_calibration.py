@@ -9,7 +9,7 @@ import evaluation
 import feature_store
 from encoder import saved_models
 from foundation import settings
-from scoring import calibration
+from scoring import calibration, thresholds
 from scoring.score_normalization import score_offsets
 from unit_tests.shared import ProjectTest, corpus
 
@@ -38,7 +38,7 @@ class CalibrationTest(ProjectTest):
         rng = np.random.default_rng(1)
         for first, second in ((1, 1), (1, 5), (3, 3), (10, 10), (0, 4), (1, 7)):
             accepted = []
-            threshold = calibration.threshold_at(measured, 0.05, first, second)
+            threshold = thresholds.threshold_at(measured, 0.05, first, second)
             for _ in range(4000):
                 one, other = rng.choice(60, 2, replace=False)
                 sides = []
@@ -47,11 +47,11 @@ class CalibrationTest(ProjectTest):
                     sides.append((whole if number else windows)[utts].sum(axis=0))
                 accepted.append(evaluation.cosine_similarity(*sides) >= threshold)
             self.assertAlmostEqual(float(np.mean(accepted)), 0.05, delta=0.025, msg=f"{first} against {second}")
-            as_high, _ = calibration.rates_at(measured, threshold, first, second)
+            as_high, _ = thresholds.rates_at(measured, threshold, first, second)
             self.assertAlmostEqual(as_high, 0.05, delta=0.002)
         # The threshold for single recordings is wrong for means.
         self.assertGreater(
-            calibration.threshold_at(measured, 0.05, 10, 10), calibration.threshold_at(measured, 0.05, 1, 1)
+            thresholds.threshold_at(measured, 0.05, 10, 10), thresholds.threshold_at(measured, 0.05, 1, 1)
         )
 
     def test_pairs_of_single_recordings_are_all_pairs(self) -> None:
@@ -60,9 +60,9 @@ class CalibrationTest(ProjectTest):
         first, second = np.triu_indices(120, 1)
         labels = voices[2][first] == voices[2][second]
         scores = (voices[0] @ voices[0].T)[first, second]
-        at = calibration.threshold_at(measured, 0.02, 1, 1)
+        at = thresholds.threshold_at(measured, 0.02, 1, 1)
         self.assertAlmostEqual((scores[~labels] >= at).mean(), 0.02, delta=0.0003)
-        self.assertAlmostEqual(calibration.rates_at(measured, at, 1, 1)[1], (scores[labels] < at).mean(), delta=0.03)
+        self.assertAlmostEqual(thresholds.rates_at(measured, at, 1, 1)[1], (scores[labels] < at).mean(), delta=0.03)
 
     def test_log_likelihood_ratios_are_those_of_the_scores_distributions(self) -> None:
         rng = np.random.default_rng(0)
@@ -70,9 +70,9 @@ class CalibrationTest(ProjectTest):
         known = {"counts": [0, 1], "curves": {"1 1": curve}}
         for score in (0.2, 0.4, 0.5):  # Of two normal distributions of one width, the logarithm is a straight line.
             expected = ((score - 0.2) ** 2 - (score - 0.6) ** 2) / (2 * 0.1**2)
-            found = calibration.log_likelihood_ratio(known, score, 1, 1)
+            found = thresholds.log_likelihood_ratio(known, score, 1, 1)
             self.assertAlmostEqual(float(found), expected, delta=0.3 + 0.03 * abs(expected))
-        self.assertIsNone(calibration.log_likelihood_ratio({}, 0.5, 1, 1))
+        self.assertIsNone(thresholds.log_likelihood_ratio({}, 0.5, 1, 1))
 
     def test_scores_are_normalised_by_a_cohort(self) -> None:
         voices = draw_voices(20, 6)
@@ -84,7 +84,7 @@ class CalibrationTest(ProjectTest):
         first, second = np.triu_indices(120, 1)
         scores = (voices.whole @ voices.whole.T)[first, second] - offsets[first] - offsets[second]
         is_other = voices.speaker_of[first] != voices.speaker_of[second]
-        at = calibration.threshold_at(measured, 0.02, 1, 1)
+        at = thresholds.threshold_at(measured, 0.02, 1, 1)
         self.assertAlmostEqual((scores[is_other] >= at).mean(), 0.02, delta=0.0003)
 
     def test_speakers_of_several_conditions_count_once(self) -> None:
@@ -121,8 +121,8 @@ class CalibrationTest(ProjectTest):
             (2, 2, 11 * (1 - between) ** 2 + 2 * 13 * between * (1 - between) + 33 * between**2),
             (0, 2, 1 * (1 - between) + 3 * between),
         ):
-            self.assertAlmostEqual(float(calibration.curve_for(known, first, second)[0][0]), threshold)
-        self.assertAlmostEqual(calibration.curve_for(known, 0, 3)[1][5], -2.5)
+            self.assertAlmostEqual(float(thresholds.curve_for(known, first, second)[0][0]), threshold)
+        self.assertAlmostEqual(thresholds.curve_for(known, 0, 3)[1][5], -2.5)
 
     def test_a_model_with_other_features_is_measured(self) -> None:
         data = dataset.get_spk_to_utts("TEST")
@@ -143,11 +143,11 @@ class CalibrationTest(ProjectTest):
         fewer = measure([draw_voices(8, 5)])
         self.assertEqual((fewer["counts"], fewer["false_accept_rates"][0]), ([0, 1], 0.05))
         self.assertAlmostEqual(
-            calibration.near_strangers(measured), 1 - calibration.threshold_at(measured, 0.01, 1, 1), places=3
+            thresholds.near_strangers(measured), 1 - thresholds.threshold_at(measured, 0.01, 1, 1), places=3
         )
-        self.assertEqual(calibration.near_strangers({}), calibration.NEAR_STRANGERS)
+        self.assertEqual(thresholds.near_strangers({}), thresholds.NEAR_STRANGERS)
         # Above the highest measured number, that one is taken.
-        self.assertEqual(calibration.threshold_at(measured, 0.1, 9, 9), calibration.threshold_at(measured, 0.1, 2, 2))
+        self.assertEqual(thresholds.threshold_at(measured, 0.1, 9, 9), thresholds.threshold_at(measured, 0.1, 2, 2))
         for voices in (draw_voices(1, 20), draw_voices(8, 1), draw_voices(2, 60)):
             with self.assertRaisesRegex(ValueError, "too few"):
                 measure([voices])

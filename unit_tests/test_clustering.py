@@ -6,7 +6,7 @@ import unittest
 import numpy as np
 
 from encoder.inference import unit_length
-from scoring.calibration import NEAR_STRANGERS
+from scoring.thresholds import NEAR_STRANGERS
 from voices import clustering
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from audio.recording_lists import Paths
 from encoder.saved_models import model_fingerprint
 from encoder.speaker_encoder import SpeakerEncoder
-from scoring.calibration import log_likelihood_ratio, rates_at, threshold_at
 from scoring.score_normalization import score_offsets
+from scoring.thresholds import log_likelihood_ratio, rates_at, threshold_at
 from voices import database as speaker_database
 from voices.database import Model
 from voices.recordings import Heard, hear, is_same_audio, list_warnings, mean_embedding, speech_seconds

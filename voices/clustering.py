@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from encoder.inference import unit_length
-from scoring.calibration import NEAR_STRANGERS, WINDOW_SECONDS
+from scoring.thresholds import NEAR_STRANGERS, WINDOW_SECONDS
 
 # This part of the mean of all windows, which holds microphone and room, is subtracted before windows are compared.
 CENTRING = 0.8

@@ -7,7 +7,7 @@ import numpy as np
 from audio.recording_lists import Paths
 from encoder.inference import unit_length
 from encoder.speaker_encoder import SpeakerEncoder
-from scoring.calibration import rates_at
+from scoring.thresholds import rates_at
 from voices import database as speaker_database
 from voices.answers import NUM_SHOWN, SAME_EMBEDDING, Decision, model_of, score_all
 from voices.database import People

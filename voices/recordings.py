@@ -14,7 +14,7 @@ from audio.recording_lists import Paths, as_paths
 from encoder.inference import embed_features, unit_length
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files, script, settings
-from scoring.calibration import WINDOW_SECONDS, near_strangers
+from scoring.thresholds import WINDOW_SECONDS, near_strangers
 from voices.clustering import find_voices, seem_several
 from voices.database import Recording
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from encoder.inference import unit_length
 from encoder.speaker_encoder import SpeakerEncoder
-from scoring.calibration import WINDOW_SECONDS, near_strangers
+from scoring.thresholds import WINDOW_SECONDS, near_strangers
 from voices.answers import Decision, is_rival, score_all
 from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_voices, follow_voices
 from voices.database import UNKNOWN, People, nobody

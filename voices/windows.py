@@ -12,7 +12,7 @@ from encoder.inference import embed_features
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from foundation import script, settings
-from scoring.calibration import WINDOW_SECONDS
+from scoring.thresholds import WINDOW_SECONDS
 from voices.recordings import count_clipped, find_faults
 from voices.turns import STRETCH_SECONDS
 
