@@ -26,7 +26,7 @@ class NamingTest(ProjectTest):
         self.turns, self.db = turns, str(self.dir / "people.db")
 
     def enrol(self, name: str, voice: str, **more) -> tuple[float, list[tuple[str, str]]]:
-        return naming.enrol_voice(self.encoder, self.db, name, self.meeting, voice, None, **more)
+        return naming.enrol_voice(self.encoder, self.db, name, self.meeting, voice, **more)
 
     def test_a_voice_is_cut_out_also_across_blocks(self) -> None:
         samples = naming.cut_out(self.meeting, self.turns[::2])

@@ -91,10 +91,10 @@ class SpeakerIdTest(ProjectTest):
         said = {
             0.95: ("same", "Fewer than 1 in 1,000 strangers would sound this alike."),
             0.8: ("same", "1 in 100 strangers would sound this alike."),
-            0.75: ("unclear", "1 in 32 strangers would sound this alike. Of two recordings of one person, "),
+            0.75: ("unclear", "1 in 32 strangers would sound this alike. Of pairs of recordings of one person, "),
             0.3: ("unclear", "More than 5 in 10 strangers would sound this alike."),
-            0.1: ("different", "Of two recordings of one person, 1 in 67 are this unlike or more."),
-            0.02: ("different", "Of two recordings of one person, fewer than 1 in 100 are this unlike or more."),
+            0.1: ("different", "Of pairs of recordings of one person, 1 in 67 are this unlike or more."),
+            0.02: ("different", "Of pairs of recordings of one person, fewer than 1 in 100 are this unlike or more."),
         }
         for score, (verdict, words) in said.items():
             answer = answers.describe_score(decision, score, 1, 1)

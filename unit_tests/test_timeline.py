@@ -125,6 +125,11 @@ class TimelineTest(ProjectTest):
             told = self.find(windows, people, 0.8, True, 1)
         self.assertEqual([turn.speaker for turn in told.turns], ["speaker 1"])  # The number is kept.
 
+    def test_a_little_speech_belongs_to_the_nearest_voice(self) -> None:
+        heard = np.array([False, True, True, False, False, True, False])
+        voices = speaker_timeline.number_in_order(np.array([9, 7, 7, 4, 4, 2, 7]), heard)
+        self.assertEqual(voices.tolist(), [0, 0, 0, 0, 1, 1, 1])
+
     def test_doubt_is_part_of_a_turn(self) -> None:
         rng = np.random.default_rng(0)
         windows = self.windows_of(np.eye(32)[np.zeros(60, int)] + rng.normal(0, 0.05, (60, 32)), np.ones(60, bool))
@@ -185,8 +190,8 @@ class TimelineTest(ProjectTest):
         for samples, expected in (
             (loud, []),
             (np.append(loud[: 5 * RATE], np.zeros(120 * RATE)), ["mostly silent, with 5.0 s of speech in 125.0 s"]),
-            (np.zeros(3 * RATE), ["only 0.0 s of speech"]),
-            (loud[:100], ["only 0.0 s of speech"]),
+            (np.zeros(3 * RATE), ["there is no speech in it"]),
+            (loud[:100], ["there is no speech in it"]),
             (np.clip(30 * loud, -1, 1), ["clipped"]),
             (
                 np.tile(np.append(loud[: 2 * RATE // 5], np.zeros(13 * RATE // 10)), 9),

@@ -125,7 +125,7 @@ def choose(file: str | None, spoken: str | None) -> str:
 
 def notes(warnings: Sequence[tuple[str, str]]) -> list[str]:
     """Warnings, with the names of the files that they are about."""
-    return [f"Please note, {Path(about).name}: {words}.".replace("?.", "?") for about, words in warnings]
+    return [f"Please note, {Path(about).name}: {wording.sentence(words)}" for about, words in warnings]
 
 
 def draw_dial(axes: matplotlib.axes.Axes, score: float, threshold: float) -> None:

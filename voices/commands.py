@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 def warn(warnings: Sequence[tuple[str, str]]) -> None:
     """Print warnings on the error stream."""
     for file, words in warnings:
-        print(f"Warning: {script.printable(file)}: {words.rstrip('.')}.".replace("?.", "?"), file=sys.stderr)
+        print(f"Warning: {script.printable(file)}: {wording.sentence(words)}", file=sys.stderr)
 
 
 def count(number: int, thing: str) -> str:
@@ -65,14 +65,11 @@ def run_verify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
 
 def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     """The command `enrol`."""
-    files = options.files or [options.meeting]
+    files, db, more = options.files or [options.meeting], options.db, options.more
     if options.meeting:
-        decision = decision_for(encoder) if encoder.calibration else None
-        found = enrol_voice(
-            encoder, options.db, options.name, options.meeting, options.voice, decision, options.more, options.speakers
-        )
+        found = enrol_voice(encoder, db, options.name, options.meeting, options.voice, more, options.speakers)
     else:
-        found = enrol(encoder, options.db, options.name, files, options.more)
+        found = enrol(encoder, db, options.name, files, more)
     seconds, warnings = found
     warn(warnings)
     name = clean_name(options.name)
@@ -116,8 +113,6 @@ def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
         else:
             timeline = speaker_timeline.find_timeline(encoder, file, people, decision, cluster, options.speakers)
         warn([(file, words) for words in timeline.faults])
-        if not timeline.turns:
-            warn([(file, "no speech was found in it")])
         found[file] = timeline.turns
         picture = Path(options.plot)
         picture = picture.with_stem(f"{picture.stem}-{number}") if len(options.files) > 1 else picture

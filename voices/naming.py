@@ -10,8 +10,8 @@ from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from voices import database as speaker_database
 from voices import timeline
-from voices.answers import Decision, model_of
-from voices.enrolment import enrol_heard
+from voices.answers import model_of
+from voices.enrolment import enrol_heard, usual_decision
 from voices.recordings import MOST_MINUTES, hear_samples
 from voices.turns import Turn
 
@@ -25,7 +25,6 @@ def enrol_voice(
     name: str,
     recording: str,
     voice: str,
-    decision: Decision | None,
     more: bool = False,
     num_voices: int | None = None,
 ) -> tuple[float, list[tuple[str, str]]]:
@@ -36,7 +35,7 @@ def enrol_voice(
     there is no such voice, or it never speaks long enough, and as `enrolment.enrol` does.
     """
     people = speaker_database.read_people(database, model_of(encoder))
-    turns = timeline.find_timeline(encoder, recording, people, decision, True, num_voices).turns
+    turns = timeline.find_timeline(encoder, recording, people, usual_decision(encoder), True, num_voices).turns
     voices = list(dict.fromkeys(turn.speaker for turn in turns))
     if voice not in voices:
         raise ValueError(f"there is no voice {voice!r} in {recording}: there is {', '.join(voices) or 'nobody'}.")

@@ -170,7 +170,9 @@ def count_clipped(samples: np.ndarray) -> int:
 def find_faults(seconds: float, speech_seconds: float, num_clipped: int) -> list[str]:
     """Why the score of a recording may be wrong, in words."""
     found = []
-    if speech_seconds < LITTLE_SPEECH_SECONDS:
+    if not speech_seconds:
+        found.append("there is no speech in it")
+    elif speech_seconds < LITTLE_SPEECH_SECONDS:
         found.append(f"there is only {speech_seconds:.1f} s of speech in it")
     elif speech_seconds < MOSTLY_SILENT_SHARE * seconds:
         found.append(f"it is mostly silent, with {speech_seconds:.1f} s of speech in {seconds:.1f} s")

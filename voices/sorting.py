@@ -19,7 +19,7 @@ from voices.recordings import SEVERAL_VOICES, Heard
 VOICE = "voice"
 
 # A group is a rival of a recording's own if the mean score with it is that of so many times as many strangers.
-RIVAL_FACTOR = 5.0
+RIVAL_RATE_FACTOR = 5.0
 
 
 class Group(NamedTuple):
@@ -53,7 +53,7 @@ def sort_recordings(encoder: SpeakerEncoder, heard: Sequence[Heard], people: Peo
     """Groups of recordings, each of one voice, the largest first; those of one enrolled person are one group.
 
     A recording is surely of its group if there is one voice in it, its mean score with the others there reaches the
-    threshold, and that with no other group reaches one of RIVAL_FACTOR times the false-accept rate.
+    threshold, and that with no other group reaches one of RIVAL_RATE_FACTOR times the false-accept rate.
     """
     embeddings = np.stack([one.recording.embedding for one in heard])
     seconds = np.array([one.recording.speech_seconds for one in heard])
@@ -78,10 +78,10 @@ def sort_recordings(encoder: SpeakerEncoder, heard: Sequence[Heard], people: Peo
 
 
 def rival_threshold(decision: Decision) -> float:
-    """The threshold for RIVAL_FACTOR times the false-accept rate, or the given one."""
+    """The threshold for RIVAL_RATE_FACTOR times the false-accept rate, or the given one."""
     if decision.false_accept_rate is None:
         return decision.threshold(1, 1)
-    rate = min(RIVAL_FACTOR * decision.false_accept_rate, decision.calibration["false_accept_rates"][-1])
+    rate = min(RIVAL_RATE_FACTOR * decision.false_accept_rate, decision.calibration["false_accept_rates"][-1])
     return decision._replace(false_accept_rate=rate).threshold(1, 1)
 
 

@@ -61,8 +61,8 @@ def find_timeline(
     The voices are found first, as many as there seem to be, or `num_voices`. A voice gets the name of the enrolled
     person whose threshold in the decision it exceeds most, and each name belongs to one voice. With `cluster`, the
     others are "speaker 1", "speaker 2" ..., without it, all are UNKNOWN. Of several channels, the mean is heard, or
-    `channel` alone, counted from 0. Needs memory for only one or two minutes of
-    audio. Raises ValueError for a file that cannot be used.
+    `channel` alone, counted from 0. Needs memory for only one or two minutes of audio. Raises ValueError for a file
+    that cannot be used.
     """
     people = people or nobody(encoder.dimensions)
     windows = listen(encoder, recording, channel)
@@ -180,9 +180,14 @@ def split_voices(
 
 
 def number_in_order(voice_of: np.ndarray, is_heard: np.ndarray) -> np.ndarray:
-    """Voices (windows,), numbered in the order of their first words; 0 where nobody is heard."""
+    """Voices (windows,), numbered in the order of their first words; where nobody is heard, that of the nearest window.
+
+    A little speech may be in such a window.
+    """
     place_of = {voice: number for number, voice in enumerate(dict.fromkeys(voice_of[is_heard].tolist()))}
-    return np.array([place_of.get(voice, 0) for voice in voice_of.tolist()]) * is_heard
+    heard = np.flatnonzero(is_heard)
+    nearest = heard[np.searchsorted((heard[1:] + heard[:-1]) / 2, np.arange(len(voice_of)))]
+    return np.array([place_of[voice] for voice in voice_of[nearest].tolist()])
 
 
 def find_people(

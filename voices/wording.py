@@ -14,6 +14,11 @@ def one_in(rate: float) -> str:
     return f"1 in {float(f'{1 / max(rate, 1e-6):.2g}'):,.0f}"
 
 
+def sentence(words: str) -> str:
+    """A warning with the full stop that it lacks; a question has its mark."""
+    return words if words.endswith("?") else f"{words}."
+
+
 def percent(rate: float) -> str:
     """A rate in percent, with two digits."""
     return f"{100 * rate:.2g}" if rate < 0.995 else "100"
@@ -28,7 +33,7 @@ def meaning_in_words(answer: dict, decision: Decision) -> str:
     fewer = "Fewer than " if as_high <= lowest * ALMOST else "More than " if as_high >= highest / ALMOST else ""
     strangers = f"{fewer}{one_in(as_high)} strangers would sound this alike."
     share = "fewer than 1 in 100" if lower < 0.01 else one_in(lower)
-    unlike = f"Of two recordings of one person, {share} are this unlike or more."
+    unlike = f"Of pairs of recordings of one person, {share} are this unlike or more."
     return {"same": strangers, "different": unlike}.get(answer["verdict"], f"{strangers} {unlike}")
 
 
