@@ -193,12 +193,13 @@ def build(folder: Path, files: Sequence[str], wanted: FeatureFormat, share: str,
     One process at a time builds a share; those that build different shares take turns at appending.
     """
     index = read_index(folder, wanted.frame_bytes)
-    if not missing_files(files, index):
+    if not missing_files(files, index) and (folder / "doubtful.csv").exists():
         return index
     appending = filelock.FileLock(folder / "append.lock")
     with filelock.FileLock(folder / f"{share}.lock"):
         index = read_index(folder, wanted.frame_bytes)  # Another process may have built them meanwhile.
         with appending:  # Those that build other shares write it, too.
+            (folder / "doubtful.csv").unlink(missing_ok=True)  # It is the last to be written: see above.
             if not (folder / "store.json").exists():
                 safe_files.write_text(folder / "store.json", wanted.describe() + "\n")
         for extracted in extract_all(missing_files(files, index), wanted, index, num_threads):

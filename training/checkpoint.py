@@ -28,9 +28,13 @@ def save_models(
     origin: str,
     config: Config,
 ) -> None:
-    """Save the last model as a checkpoint, also as the best model if it is best, and the curves; only rank 0 saves."""
+    """Save the curves, the last model as a checkpoint, and the best model if it is the last; only rank 0 saves.
+
+    Whatever is cut off, the next training does it again, as it continues from the checkpoint before.
+    """
     if parallel.rank() > 0:
         return
+    progress.plot(Path(saved_model).with_suffix(".png"))
     record = {
         "training_settings": training_settings(config),
         "num_processes": parallel.world_size(),
@@ -40,7 +44,6 @@ def save_models(
     save_encoder(checkpoint_path(saved_model), encoder, optimizer_state_dict=optimizer.state_dict(), **record)
     if progress.is_best():
         save_encoder(saved_model, encoder, **record)
-    progress.plot(Path(saved_model).with_suffix(".png"))
 
 
 def add_cohort(saved_model: str, encoder: SpeakerEncoder, store: FeatureStore, config: Config) -> None:

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import functools
 import io
+import itertools
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import tempfile
 import unittest
 import unittest.mock
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,33 @@ class ProjectTest(unittest.TestCase):
         if code == 130:  # The tests are to be stopped.
             raise KeyboardInterrupt
         return subprocess.CompletedProcess(main, code, output.getvalue(), errors.getvalue())
+
+    def cut_off_each_file(self, run: Callable[[int], object]) -> Iterator[str]:
+        """Do a run again and again: the first time its first file is cut off as by a kill, then the second, and so on.
+
+        `run` is given the number of the file that is cut off. After each, it is run to its end, which must leave no
+        temporary file, and the name of the file is yielded.
+        """
+        real_replace = Path.replace
+        for number in itertools.count(1):
+            written: list[str] = []
+
+            def rename_or_die(temporary: Path, path: str | Path, number: int = number, written: list = written) -> None:
+                written.append(Path(path).name)
+                if len(written) == number:
+                    os.link(temporary, f"{temporary}.left")  # Nobody removes it after a kill.
+                    raise KeyError("killed")
+                real_replace(temporary, path)
+
+            with unittest.mock.patch.object(Path, "replace", rename_or_die), contextlib.suppress(KeyError):
+                run(number)
+            if len(written) < number:
+                return
+            for left in self.dir.rglob("*.left"):
+                left.replace(left.with_suffix(""))
+            run(number)
+            self.assertEqual(list(self.dir.rglob("*.tmp*")), [], f"when {written[-1]} was cut off")
+            yield written[-1]
 
     def write_bad_audio(self) -> dict[str, str]:
         """Files that cannot be used -> a word of the reason."""

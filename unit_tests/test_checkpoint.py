@@ -38,6 +38,14 @@ class CheckpointTest(TrainingTest):
             self.assert_same_weights(f"undisturbed.{ending}", f"killed.{ending}")
         self.assertEqual(list(self.dir.glob("*.tmp*")), [])
 
+    def test_whichever_file_is_cut_off_the_next_training_completes_all(self) -> None:
+        self.train(2, "whole.pt")
+        for name in self.cut_off_each_file(lambda number: self.train(2, f"{number}.pt")):
+            with self.subTest(cut_off=name):
+                trained = f"{name.split('.')[0]}.pt"
+                self.assert_same_weights("whole.pt", trained)
+                self.assertTrue((self.dir / trained).with_suffix(".png").exists())
+
     def test_a_finished_training_stays_as_it_is(self) -> None:
         self.train(4)
         before = (self.dir / "model.last.pt").read_bytes()

@@ -95,6 +95,21 @@ class FeatureStoreTest(ProjectTest):
         with self.assertRaisesRegex(ValueError, "none of the"):
             feature_store.open_store({"bad": spk_to_utts["bad"]})
 
+    def test_whichever_file_is_cut_off_the_next_opening_completes_all(self) -> None:
+        spk_to_utts = {"a": [self.write_audio("a.wav")], "b": [self.write_audio("empty.wav", 0)]}
+
+        def open_store(number: int) -> None:
+            config = settings.present(FEATURE_STORE_DIR=str(self.dir / f"features-{number}"))
+            feature_store.open_store(spk_to_utts, config=config)
+
+        cut_off = []
+        for number, name in enumerate(self.cut_off_each_file(open_store), start=1):
+            cut_off.append(name)
+            listing = next(self.dir.glob(f"features-{number}/*/skipped.csv"))
+            self.assertIn("empty.wav", listing.read_text(encoding="utf-8"))
+            self.assertTrue(listing.with_name("doubtful.csv").exists())
+        self.assertEqual(cut_off, ["store.json", "skipped.csv", "doubtful.csv"])
+
     def test_another_computation_gives_another_store(self) -> None:
         """The features of these signals belong to FEATURES_VERSION: where they change, it must be raised."""
         rng = np.random.default_rng(5)
