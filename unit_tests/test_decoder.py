@@ -15,7 +15,7 @@ import evaluation
 import feature_extraction
 import neural_net
 from audio import decoder as audio_decoder
-from audio import ffmpeg, mono, speech_levels
+from audio import ffmpeg, mono
 from unit_tests.shared import PROJECT_DIR, RATE, ProjectTest
 from voices import recordings
 
@@ -333,15 +333,3 @@ class AudioDecoderTest(ProjectTest):
             features, *_, faults = recordings.listen(path, feature_extraction.feature_settings())
         self.assertEqual(faults, ["only its first 1 minutes were heard"])
         np.testing.assert_allclose(len(features), 60 * RATE / 512, atol=1)
-
-    def test_quiet_speech_is_told(self) -> None:
-        rng = np.random.default_rng(0)
-        voice = np.resize(self.voices[0], 10 * RATE) + rng.normal(0, 1e-5, 10 * RATE)
-        pause = rng.normal(0, 1e-5, RATE)
-        for below_db, least in ((26, 0), (36, 6)):
-            quiet = np.resize(self.voices[1], 10 * RATE) * 10 ** (-below_db / 20)
-            levels = speech_levels.levels_db(np.concatenate([voice, pause, quiet, pause]))
-            seconds, found_db = speech_levels.find_quiet_speech(levels)
-            self.assertGreaterEqual(seconds, least)
-        self.assertAlmostEqual(found_db, 36, delta=6)
-        self.assertEqual(speech_levels.find_quiet_speech(speech_levels.levels_db(voice))[0], 0)

@@ -1,5 +1,6 @@
 """Tests of `voices/timeline.py`."""
 
+import contextlib
 import unittest
 import unittest.mock
 import warnings
@@ -12,6 +13,7 @@ import evaluation
 import feature_extraction
 from encoder import saved_models, speaker_encoder
 from foundation import settings
+from stress.meetings import loud_is_speech
 from unit_tests.shared import RATE, ProjectTest, calibration
 from voices import clustering
 from voices import timeline as speaker_timeline
@@ -26,6 +28,12 @@ from voices.turns import find_turns
 
 
 class TimelineTest(ProjectTest):
+    def setUp(self) -> None:
+        super().setUp()
+        hearing = contextlib.ExitStack()  # The voices of these tests are noise.
+        hearing.enter_context(loud_is_speech())
+        self.addCleanup(hearing.close)
+
     def test_turns_of_a_recording(self) -> None:
         # A new encoder that normalises these sounds stands in for a trained one: loud noise against soft. With stacked
         # frames, it would hear no difference.
@@ -189,12 +197,12 @@ class TimelineTest(ProjectTest):
         loud = self.coloured(np.random.default_rng(0), 130 * RATE, 1)
         for samples, expected in (
             (loud, []),
-            (np.append(loud[: 5 * RATE], np.zeros(120 * RATE)), ["mostly silent, with 5.0 s of speech in 125.0 s"]),
+            (np.append(loud[: 5 * RATE], np.zeros(120 * RATE)), ["mostly silent, with 5.2 s of speech in 125.0 s"]),
             (np.zeros(3 * RATE), ["there is no speech in it"]),
             (loud[:100], ["there is no speech in it"]),
             (np.clip(30 * loud, -1, 1), ["clipped"]),
             (
-                np.tile(np.append(loud[: 2 * RATE // 5], np.zeros(13 * RATE // 10)), 9),
+                np.tile(np.append(loud[: RATE // 10], np.zeros(17 * RATE // 10)), 9),
                 ["3.6 s of speech are in pieces too short"],
             ),
         ):
@@ -218,7 +226,7 @@ class TimelineTest(ProjectTest):
             encoder = saved_models.get_speaker_encoder()
         blocks = list(sliding.embed_windows(encoder, str(self.dir / "x.wav"), []))
         self.assertGreater(len(blocks), 2)
-        self.assertEqual(sum(len(levels) for _, levels, _ in blocks), 300 * RATE // 320)
+        self.assertEqual(sum(len(heard) for _, heard, _ in blocks), 300 * RATE // 320)
 
     def test_recordings_of_all_lengths(self) -> None:
         encoder = saved_models.get_speaker_encoder()

@@ -130,7 +130,8 @@ def have_several_voices(
     for of_recording, levels_db in zip(features, levels, strict=True):
         at_most = min(MOST_WINDOWS, 1 + 4 * (len(of_recording) - frames) // frames)
         starts = np.linspace(0, len(of_recording) - frames, max(0, at_most)).astype(int)
-        share = speech_levels.speech_share(levels_db, starts * seconds_per_frame, WINDOW_SECONDS)
+        is_speech = speech_levels.find_speech(levels_db)
+        share = speech_levels.speech_share(is_speech, starts * seconds_per_frame, WINDOW_SECONDS)
         starts = starts[share >= speech_levels.LEAST_SPEECH_SHARE]
         windows += [of_recording[start : start + frames] for start in starts]
         starts_of.append(starts * seconds_per_frame)

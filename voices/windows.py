@@ -7,11 +7,11 @@ import numpy as np
 from tqdm import tqdm
 
 import feature_extraction
-from audio import mono, speech_levels
+from audio import mono, speech_detector, speech_levels
 from encoder.inference import embed_features
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
-from foundation import script, settings
+from foundation import parallel, script, settings
 from scoring.thresholds import WINDOW_SECONDS
 from voices.recordings import count_clipped, find_faults
 from voices.turns import STRETCH_SECONDS
@@ -23,9 +23,6 @@ BLOCK_STEPS = speech_levels.SPEECH_FRAME_SAMPLES
 
 # Speech in no window with enough of it is not compared, which is mentioned where it is more than this share.
 LOST_SHARE = 0.1
-
-# Quiet speech is mentioned from here on.
-LEAST_QUIET_SECONDS = 1.0
 
 
 class Windows(NamedTuple):
@@ -50,19 +47,16 @@ def listen(encoder: SpeakerEncoder, recording: str, channel: int | None = None) 
     """
     faults: list[str] = []
     *arrays, num_clipped = zip(*embed_windows(encoder, recording, faults, channel), strict=True)
-    embeddings, levels_db = map(np.concatenate, arrays)
+    embeddings, probabilities = map(np.concatenate, arrays)
     length = whole_frames(WINDOW_SECONDS, encoder) / SAMPLE_RATE
     starts = whole_frames(STEP_SECONDS, encoder) / SAMPLE_RATE * np.arange(len(embeddings))
-    is_heard = speech_levels.speech_share(levels_db, starts, length) >= speech_levels.LEAST_SPEECH_SHARE
-    is_speech = speech_levels.find_speech(levels_db)
+    is_speech = speech_detector.find_speech(probabilities)
+    is_heard = speech_levels.speech_share(is_speech, starts, length) >= speech_levels.LEAST_SPEECH_SHARE
     seconds, speech_seconds = len(is_speech) * STRETCH_SECONDS, is_speech.sum() * STRETCH_SECONDS
     faults += find_faults(seconds, speech_seconds, sum(num_clipped))
     lost_seconds = count_lost(is_speech, starts[is_heard], length) * STRETCH_SECONDS
     if lost_seconds > LOST_SHARE * speech_seconds:
         faults.append(f"{lost_seconds:.1f} s of speech are in pieces too short to be compared")
-    quiet_seconds, below_db = speech_levels.find_quiet_speech(levels_db)
-    if quiet_seconds >= LEAST_QUIET_SECONDS:
-        faults.append(f"{quiet_seconds:.0f} s of quiet speech ({below_db:.0f} dB below the rest) are not assigned")
     return Windows(embeddings, starts, length, is_heard, is_speech, faults)
 
 
@@ -82,7 +76,8 @@ def whole_frames(seconds: float, encoder: SpeakerEncoder) -> int:
 def embed_windows(
     encoder: SpeakerEncoder, recording: str, warnings: list[str], channel: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Of each block of a recording: embeddings (windows, dimensions), levels in decibels, number of clipped samples.
+    """Of each block of a recording: embeddings (windows, dimensions), how probable speech is (stretches,), and the
+    number of clipped samples.
 
     A recording shorter than a window gives one window. What is doubtful about it is put into `warnings`, in words.
     """
@@ -90,10 +85,12 @@ def embed_windows(
     wanted, config = encoder.feature_settings, settings.in_one_piece()
     window_frames = window // wanted.hop_length
     kept, is_first = np.zeros(0, np.float32), True
+    detector, pool = speech_detector.SpeechDetector(), parallel.thread_pool(config.NUM_PROCESSES)
     with tqdm(desc="Listening", unit="s", disable=None) as progress:
         for samples in mono.read_blocks(recording, BLOCK_STEPS * step, warnings, True, channel):
             progress.update(round(len(samples) / SAMPLE_RATE))
             script.raise_if_interrupted()
+            heard = pool.submit(detector.hear, samples)
             kept = np.concatenate([kept, samples])
             num_windows = max(1 if is_first else 0, (len(kept) - window) // step + 1)
             embeddings = np.zeros((0, encoder.dimensions), np.float32)
@@ -103,5 +100,5 @@ def embed_windows(
                 starts = np.arange(num_windows) * (step // wanted.hop_length)
                 windows = [features[start : start + window_frames] for start in starts]
                 embeddings = embed_features(encoder, windows, config)
-            yield embeddings, speech_levels.levels_db(samples), count_clipped(samples)
+            yield embeddings, heard.result(), count_clipped(samples)
             kept, is_first = kept[num_windows * step :], False

@@ -1,0 +1,60 @@
+"""What of a recording is speech, and not noise, music or a ringing tone, by a small network that is ready to use.
+
+Source: Silero VAD (Silero Team 2021, https://github.com/snakers4/silero-vad, MIT), which has heard many languages.
+"""
+
+import numpy as np
+import torch
+
+from audio.speech_levels import SAMPLE_RATE, SPEECH_FRAME_SAMPLES, fill_pauses
+
+# The network reads so many samples at once, and remembers what came before. Segments of some 8 s are read side by side,
+# each after the second before it, which is much faster than one after the other.
+CHUNK_SAMPLES = 512
+SEGMENT_CHUNKS = 256
+WARM_UP_CHUNKS = 32
+
+# Speech is more probable than this; what is nearer to it than the margin counts as its begin or end.
+LEAST_PROBABILITY = 0.2
+MARGIN_SECONDS = 0.16
+
+
+class SpeechDetector:
+    """Hears a recording block by block."""
+
+    def __init__(self) -> None:
+        num_threads = torch.get_num_threads()
+        import silero_vad  # It sets the number of PyTorch's threads, which is put back.
+
+        torch.set_num_threads(num_threads)
+        self.network = silero_vad.load_silero_vad()
+        self.before = np.zeros(0, np.float32)
+
+    def hear(self, samples: np.ndarray) -> np.ndarray:
+        """How probable speech is in each stretch of SPEECH_FRAME_SAMPLES of the next block (samples,) -> (stretches,).
+
+        A block is a multiple of CHUNK_SAMPLES, but for the last one.
+        """
+        num_segments = -(-len(samples) // (SEGMENT_CHUNKS * CHUNK_SAMPLES))
+        padding = num_segments * SEGMENT_CHUNKS * CHUNK_SAMPLES - len(samples)
+        if not len(self.before):  # At a sudden begin the network takes any noise for speech, so it hears it mirrored.
+            self.before = np.resize(samples[: WARM_UP_CHUNKS * CHUNK_SAMPLES][::-1], WARM_UP_CHUNKS * CHUNK_SAMPLES)
+        padded = np.concatenate([self.before, samples, np.zeros(padding, np.float32)])
+        self.before = padded[len(samples) : len(samples) + len(self.before)]
+        length = (WARM_UP_CHUNKS + SEGMENT_CHUNKS) * CHUNK_SAMPLES
+        segments = np.lib.stride_tricks.sliding_window_view(padded, length)[:: SEGMENT_CHUNKS * CHUNK_SAMPLES]
+        self.network.reset_states()
+        with torch.inference_mode():
+            heard = self.network.audio_forward(torch.from_numpy(segments.copy()), SAMPLE_RATE)
+        of_chunk = heard[:, WARM_UP_CHUNKS:].flatten().numpy()
+        middles = (np.arange(len(samples) // SPEECH_FRAME_SAMPLES) + 0.5) * SPEECH_FRAME_SAMPLES
+        return of_chunk[(middles / CHUNK_SAMPLES).astype(int)]
+
+
+def find_speech(probabilities: np.ndarray) -> np.ndarray:
+    """Which stretches of a whole recording are speech -> bool (stretches,), by what the detector heard in them."""
+    if not len(probabilities):
+        return np.zeros(0, bool)
+    margin = round(MARGIN_SECONDS * SAMPLE_RATE / SPEECH_FRAME_SAMPLES)
+    is_speech = probabilities >= LEAST_PROBABILITY
+    return fill_pauses(np.convolve(is_speech, np.ones(2 * margin + 1), "full")[margin : margin + len(is_speech)] > 0.5)

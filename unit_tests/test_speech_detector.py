@@ -1,0 +1,89 @@
+"""Tests of `audio/speech_detector.py`."""
+
+import unittest
+
+import numpy as np
+import soundfile
+import torch
+
+from audio import mono
+from audio.speech_detector import SpeechDetector, find_speech
+from audio.speech_levels import SPEECH_FRAME_SAMPLES
+from encoder import saved_models
+from unit_tests.shared import RATE, ProjectTest, corpus
+from voices.timeline import find_timeline
+
+
+class SpeechDetectorTest(ProjectTest):
+    rng = np.random.default_rng(0)
+
+    def voice(self, number: int, seconds: float) -> np.ndarray:
+        recordings = [mono.read_audio(str(path)) for path in sorted((corpus() / f"train/s{number:02}").rglob("*.flac"))]
+        return np.resize(np.concatenate(recordings), round(seconds * RATE))
+
+    def test_speech_is_found_where_it_is(self) -> None:
+        noise = self.rng.normal(0, 1e-4, 40 * RATE)
+        starts, lengths = (2, 11, 19, 33), (6, 5, 9, 4)
+        for number, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+            level = 10 ** (-10 * number / 20)  # The last one is 30 dB below the first.
+            noise[start * RATE : (start + length) * RATE] += level * self.voice(number, length)
+        found = find_speech(SpeechDetector().hear(noise.astype(np.float32)))
+        times = (np.arange(len(found)) + 0.5) * SPEECH_FRAME_SAMPLES / RATE
+        expected = np.zeros(len(found), bool)
+        for start, length in zip(starts, lengths, strict=True):
+            expected |= (times > start) & (times < start + length)
+        near_an_end = np.min(np.abs(times[:, None] - [[*starts, *np.add(starts, lengths)]]), axis=1) < 0.4
+        self.assertGreater((found == expected)[~near_an_end].mean(), 0.98)
+
+    def test_other_sounds_are_no_speech(self) -> None:
+        times = np.arange(20 * RATE) / RATE
+        sounds = {
+            "silence": 0 * times,
+            "noise": self.rng.normal(0, 0.1, len(times)),
+            "mains hum": sum(0.1 / k * np.sin(2 * np.pi * 50 * k * times) for k in range(1, 9)),
+            "ringing tone": 0.2 * np.sin(2 * np.pi * 425 * times) * (times % 5 < 1),
+            "chord": sum(0.1 * np.sin(2 * np.pi * f * times) * np.exp(-(times % 1)) for f in (262, 330, 392)),
+        }
+        for name, samples in sounds.items():
+            with self.subTest(name):
+                heard = SpeechDetector().hear(samples.astype(np.float32))
+                self.assertLess(find_speech(heard).mean(), 0.15)
+
+    def test_segments_side_by_side_and_blocks_give_what_one_pass_gives(self) -> None:
+        samples = np.concatenate([self.voice(0, 15), np.zeros(5 * RATE), self.voice(1, 14.93)]).astype(np.float32)
+        detector = SpeechDetector()
+        detector.network.reset_states()
+        with torch.inference_mode():
+            of_chunk = detector.network.audio_forward(torch.from_numpy(samples)[None], RATE)[0].numpy()
+        in_one_pass = find_speech(of_chunk[((np.arange(len(samples) // 320) + 0.5) * 320 / 512).astype(int)])
+        self.assertGreater((find_speech(SpeechDetector().hear(samples)) == in_one_pass).mean(), 0.98)
+        detector = SpeechDetector()
+        cuts = np.arange(512 * 100, len(samples), 512 * 100)
+        in_blocks = np.concatenate([detector.hear(block) for block in np.split(samples, cuts)])
+        self.assertGreater((find_speech(in_blocks) == in_one_pass).mean(), 0.98)
+
+    def test_noise_is_nobody_in_a_timeline(self) -> None:
+        encoder = saved_models.get_speaker_encoder()
+        noise = self.rng.normal(0, 0.02, 20 * RATE)
+        soundfile.write(self.dir / "noise.wav", noise, RATE)
+        alone = find_timeline(encoder, str(self.dir / "noise.wav"))
+        self.assertEqual((alone.turns, alone.faults), ([], ["there is no speech in it"]))
+        soundfile.write(self.dir / "both.wav", np.concatenate([noise, self.voice(2, 9), noise]), RATE)
+        both = find_timeline(encoder, str(self.dir / "both.wav"), num_voices=1)
+        self.assertAlmostEqual(both.turns[0].start, 20, delta=0.8)
+        self.assertAlmostEqual(both.turns[-1].end, 29, delta=0.8)
+
+    def test_little_or_nothing(self) -> None:
+        for number in (1, 319, 320, 512, 700):
+            heard = SpeechDetector().hear(np.zeros(number, np.float32))
+            self.assertEqual(len(heard), number // 320)
+            self.assertFalse(find_speech(heard).any())
+
+    def test_the_number_of_threads_stays(self) -> None:
+        before = torch.get_num_threads()
+        SpeechDetector()
+        self.assertEqual(torch.get_num_threads(), before)
+
+
+if __name__ == "__main__":
+    unittest.main()
