@@ -40,7 +40,7 @@ CHUNK_FILES = 64
 BLOCK_TRIALS = 2**18
 
 
-def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
+def run_inference(features: np.ndarray, encoder: torch.nn.Module) -> np.ndarray:
     """Embed one utterance's features (frames, N_MFCC) -> (dimensions,), not scaled to length 1.
 
     The simple version of `inference.embed_features`: the whole sequence, or the mean over its sliding windows.
@@ -48,7 +48,7 @@ def run_inference(features: np.ndarray, encoder: SpeakerEncoder) -> np.ndarray:
     config = settings.present()
     is_whole = config.USE_FULL_SEQUENCE_INFERENCE
     windows = [] if is_whole else feature_extraction.extract_sliding_windows(features, config)
-    batch = torch.from_numpy(np.stack(windows or [features])).float().to(encoder.feature_mean.device)
+    batch = torch.from_numpy(np.stack(windows or [features])).float().to(next(encoder.parameters()).device)
     with torch.no_grad():
         return encoder(batch).mean(dim=0).cpu().numpy()
 
@@ -126,6 +126,19 @@ def check_cohort(encoder: SpeakerEncoder, config: Config) -> None:
             f"{encoder.path} holds no cohort for AS_NORM. Training puts one in at its end; for an older model, repeat "
             "the command of its training, with its checkpoint beside it."
         )
+
+
+class TripletScoreFetcher:
+    """The course's name for a function that draws and scores a triplet each time that it is called."""
+
+    def __init__(self, spk_to_utts: dataset.SpkToUtts, encoder: torch.nn.Module, num_eval_triplets: int):
+        self.spk_to_utts, self.encoder, self.num_eval_triplets = spk_to_utts, encoder, num_eval_triplets
+
+    def __call__(self, _: object) -> tuple[list[int], list[float]]:
+        """Labels [1, 0] and the scores of the positive and of the negative; the argument, a number, does not count."""
+        triplet = feature_extraction.get_triplet_features(self.spk_to_utts)
+        anchor, positive, negative = (run_inference(features, self.encoder) for features in triplet)
+        return [1, 0], [cosine_similarity(anchor, positive), cosine_similarity(anchor, negative)]
 
 
 def compute_scores(

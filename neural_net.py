@@ -12,7 +12,8 @@ if __name__ == "__main__":
 
 import contextlib
 import math
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -20,7 +21,13 @@ from torch import nn
 import dataset
 import myconfig
 from encoder.networks import join_encoders, new_encoder, split_networks
-from encoder.saved_models import get_speaker_encoder, load_encoder  # noqa: F401 - the first is a name of the lecture.
+from encoder.saved_models import (
+    get_speaker_encoder,  # noqa: F401 - a name of the lecture.
+    load_encoder,
+    read_model,
+    save_encoder,
+    write_model,
+)
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files
 from foundation.settings import Config
@@ -237,6 +244,27 @@ def run_training(typed: Collection[str] = ()) -> None:
 
 
 # ----------------------------------- Names of the course -------------------------------
+
+
+class BaseSpeakerEncoder(nn.Module):
+    """The course's base of networks of your own, which define layers in `__init__`, and `forward`.
+
+    `forward` takes features (rows, frames, N_MFCC) and returns embeddings (rows, dimensions).
+    """
+
+    def _load_from(self, saved_model: str) -> None:
+        """Take the weights of a saved model. Raises ValueError if the file is no model, RuntimeError if others."""
+        self.load_state_dict(read_model(saved_model)["encoder_state_dict"])
+
+
+def save_model(saved_model_path: str, encoder: nn.Module, losses: Sequence[float], start_time: float) -> None:
+    """The course's name for saving a network, also one of your own; ".pt" is added to the path if it is missing."""
+    history = {"losses": list(losses), "training_time": time.time() - start_time}
+    path = f"{saved_model_path.removesuffix('.pt')}.pt"
+    if isinstance(encoder, SpeakerEncoder):
+        save_encoder(path, encoder, **history)
+    else:
+        write_model(path, {"encoder_state_dict": encoder.state_dict(), **history})
 
 
 def LstmSpeakerEncoder(saved_model: str = "") -> SpeakerEncoder:

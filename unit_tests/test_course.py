@@ -1,8 +1,9 @@
 """The exercises of the classic course code run here as they stand: names, shapes and types of the lecture."""
 
-import multiprocessing
+import multiprocessing.pool
 import subprocess
 import sys
+import time
 import unittest
 
 import librosa
@@ -123,6 +124,40 @@ class CourseTest(ProjectTest):
             self.assertAlmostEqual(eer, 0.2)
             self.assertAlmostEqual(threshold, 0.59, delta=0.0011)
         self.assertAlmostEqual(evaluation.compute_eer(labels, scores)[1], 0.59, places=7)
+
+    def test_a_network_of_a_students_own(self) -> None:
+        class MeanEncoder(neural_net.BaseSpeakerEncoder):
+            def __init__(self, saved_model: str = "") -> None:
+                super().__init__()
+                self.layer = torch.nn.Linear(myconfig.N_MFCC, 5)
+                if saved_model:
+                    self._load_from(saved_model)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.layer(x.mean(dim=1))
+
+        encoder = MeanEncoder()
+        fetch = evaluation.TripletScoreFetcher(self.spk_to_utts, encoder, 4)
+        with multiprocessing.pool.ThreadPool(2) as pool:
+            pairs = pool.map(fetch, range(4))
+        self.assertEqual([labels for labels, _ in pairs], 4 * [[1, 0]])
+        self.assertTrue(all(-1 <= score <= 1 for _, scores in pairs for score in scores))
+        self.assertEqual(len({score for _, scores in pairs for score in scores}), 8)
+        neural_net.save_model(str(self.dir / "new" / "mine"), encoder, [0.3, 0.2], time.time() - 5)
+        content = torch.load(self.dir / "new" / "mine.pt", weights_only=True)
+        self.assertEqual(content["losses"], [0.3, 0.2])
+        self.assertAlmostEqual(content["training_time"], 5, delta=2)
+        again = MeanEncoder(str(self.dir / "new" / "mine.pt"))
+        features = np.random.default_rng(0).normal(size=(60, myconfig.N_MFCC))
+        np.testing.assert_array_equal(
+            evaluation.run_inference(features, again), evaluation.run_inference(features, encoder)
+        )
+        lstm = neural_net.LstmSpeakerEncoder()
+        neural_net.save_model(str(self.dir / "lstm.pt"), lstm, [0.3], time.time())
+        loaded = neural_net.LstmSpeakerEncoder(str(self.dir / "lstm.pt"))
+        np.testing.assert_array_equal(
+            evaluation.run_inference(features, loaded), evaluation.run_inference(features, lstm)
+        )
 
     def test_the_lectures_names_run_whole_scripts(self) -> None:
         with settings.override(TRAINING_STEPS=2, NUM_EVAL_TRIPLETS=50):
