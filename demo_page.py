@@ -6,6 +6,7 @@ needs no network and sends nothing anywhere.
 
 import argparse
 import atexit
+import html
 import importlib.util
 import ipaddress
 import os
@@ -25,6 +26,10 @@ if __name__ == "__main__":
     parser.add_argument("--db", type=expand_home, default="", help="the database (default: that of speaker_id.py)")
     parser.add_argument("--port", type=int, default=7860, help="(default: 7860)")
     parser.add_argument("--address", default="127.0.0.1", help="others let other machines in (default: 127.0.0.1)")
+    for ending, what in (("certfile", "certificate"), ("keyfile", "key")):
+        parser.add_argument(
+            f"--ssl-{ending}", type=expand_home, help=f"a {what} for https, without which phones give no microphone"
+        )
     options = parser.parse_args()
     if importlib.util.find_spec("gradio") is None:
         script.fail("the page needs Gradio: pip3 install -r requirements-demo.txt.")
@@ -46,7 +51,7 @@ import speaker_id
 from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel
-from voices.actions import Actions
+from voices.actions import Actions, Answer
 
 MAX_FILE_MEGABYTES = 50
 SECONDS_KEPT = 3600
@@ -54,8 +59,18 @@ SECONDS_KEPT = 3600
 
 # On a phone, all tabs fit side by side; Gradio would hide some behind dots.
 STYLE = """
+.verdict {font-size: 1.8em; font-weight: 600; margin: 0.2em 0}
+.same .verdict, .known .verdict, .probable .verdict {color: #0a7a3d}
+.different .verdict, .unknown .verdict {color: #b3261e}
+.unclear .verdict {color: #8a5a00}
+.dark .same .verdict, .dark .known .verdict, .dark .probable .verdict {color: #5fd38d}
+.dark .different .verdict, .dark .unknown .verdict {color: #ff8a80}
+.dark .unclear .verdict {color: #ffc46b}
 @media (max-width: 600px) {.tab-container button {padding: 0 3px !important; font-size: 12px !important}}
 """
+
+# The colour is not needed: each kind of verdict has a sign, too.
+SIGNS = {"same": "✓", "known": "✓", "probable": "✓", "different": "✗", "unknown": "✗", "unclear": "?"}
 
 PICTURES = """The **dial** shows the score; its coloured part is above the threshold. **MFCCs** show a voice over time
 as the network reads it: each row is a coefficient of the spectrum; yellow is more of it than usual, blue less."""
@@ -97,9 +112,19 @@ def choose_recording(label: str) -> list[gradio.components.Component]:
         return [zone, gradio.Audio(sources=["microphone"], type="filepath", label="or record", **PLAIN)]
 
 
-def textbox(name: str) -> gradio.Textbox:
+def answer_box(name: str) -> gradio.HTML:
     """Where an answer is shown."""
-    return gradio.Textbox(label="Answer", elem_id=name)
+    return gradio.HTML(elem_id=name)
+
+
+def as_html(answer: Answer) -> str:
+    """An answer: the verdict large, with a sign, sentences below, and folded, how it is known."""
+    lines = [f'<p class="verdict">{SIGNS.get(answer.kind, "")} {html.escape(answer.verdict)}</p>']
+    lines += [f"<p>{html.escape(words)}</p>" for words in answer.more if words]
+    if answer.why:
+        why = "".join(f"<p>{html.escape(words)}</p>" for words in answer.why)
+        lines.append(f"<details><summary>How do we know?</summary>{why}</details>")
+    return f'<div role="status" class="{answer.kind}">{"".join(lines)}</div>'
 
 
 def build_compare(actions: Actions) -> None:
@@ -108,7 +133,7 @@ def build_compare(actions: Actions) -> None:
     with gradio.Row():
         pair = [*choose_recording("First recording"), *choose_recording("Second recording")]
     button = gradio.Button("Compare", variant="primary")
-    outputs = [textbox("compared"), gradio.Plot(show_label=False)]
+    outputs = [answer_box("compared"), gradio.Plot(show_label=False)]
     gradio.Markdown(PICTURES)
     button.click(in_words(actions.compare, none), pair, outputs, **ONE_BY_ONE)
 
@@ -123,7 +148,7 @@ def build_enrol(actions: Actions) -> None:
     button = gradio.Button("Enrol", variant="primary")
     form = [name, files, spoken, more]
     kept = [gradio.skip] * len(form)
-    button.click(in_words(actions.enrol, *kept), form, [textbox("enrolled"), *form], **ONE_BY_ONE)
+    button.click(in_words(actions.enrol, *kept), form, [answer_box("enrolled"), *form], **ONE_BY_ONE)
 
 
 def build_identify(actions: Actions) -> None:
@@ -131,7 +156,7 @@ def build_identify(actions: Actions) -> None:
     gradio.Markdown("Which of the enrolled people speaks here?")
     inputs = choose_recording("Recording")
     button = gradio.Button("Identify", variant="primary")
-    answer = textbox("identified")
+    answer = answer_box("identified")
     ranking = gradio.Dataframe(headers=["name", "score"], datatype="str", label="Nearest", interactive=False)
     button.click(in_words(actions.identify, none), inputs, [answer, ranking], **ONE_BY_ONE)
 
@@ -142,15 +167,27 @@ def build_timeline(actions: Actions) -> None:
     conversation = choose_recording("Conversation")
     number = gradio.Number(label="How many people speak? 0: find it out.", value=0, minimum=0, precision=0)
     button = gradio.Button("Find the turns", variant="primary")
-    answer = textbox("turns")
+    answer, found = answer_box("turns"), gradio.State()
     with gradio.Row():
         picture = gradio.Plot(show_label=False)
         with gradio.Column():
-            player = gradio.Audio(label="Listen", interactive=False, type="filepath", buttons=[])
             columns = ["from", "to", "who"]
-            table = gradio.Dataframe(headers=columns, datatype="str", label="Turns", interactive=False)
-    action = in_words(actions.find_timeline, none, none, none)
-    button.click(action, [*conversation, number], [answer, picture, table, player], **ONE_BY_ONE)
+            table = gradio.Dataframe(
+                headers=columns, datatype="str", label="Turns: click on one to hear it", interactive=False
+            )
+            player = gradio.Audio(label="The turn", interactive=False, autoplay=True, buttons=[])
+            voice = gradio.Textbox(label="This voice", interactive=False)
+            name = gradio.Textbox(label="is", placeholder="Write a name", max_length=100)
+            give = gradio.Button("Give the voice this name")
+    files = gradio.File(label="To download", file_count="multiple", interactive=False)
+    action = in_words(actions.find_timeline, none, none, none, none)
+    button.click(action, [*conversation, number], [answer, picture, table, files, found], **ONE_BY_ONE)
+
+    def play(turns: tuple, event: gradio.SelectData) -> tuple:
+        return actions.play_turn(turns, event.index[0])
+
+    table.select(play, found, [player, voice], **ONE_BY_ONE)
+    give.click(in_words(actions.name_voice), [found, voice, name, number], answer, **ONE_BY_ONE)
 
 
 def build_voices(actions: Actions) -> list[gradio.components.Component]:
@@ -160,14 +197,15 @@ def build_voices(actions: Actions) -> list[gradio.components.Component]:
     people = gradio.Dataframe(headers=columns, datatype="str", label="Enrolled", interactive=False)
     person = gradio.Dropdown([], label="Person", value=None)
     new_name = gradio.Textbox(label="New name", max_length=100)
-    with gradio.Row():
-        rename = gradio.Button("Rename")
-        remove = gradio.Button("Remove", variant="stop")
-    answer = textbox("voices")
+    rename = gradio.Button("Rename")
+    is_sure = gradio.Checkbox(label="Yes, forget all these recordings")
+    remove = gradio.Button("Remove", variant="stop")
+    answer = answer_box("voices")
     shown = [answer, people, person]
     kept = [gradio.skip, gradio.skip]
     rename.click(in_words(with_choices(actions.rename), *kept), [person, new_name], shown, **ONE_BY_ONE)
-    remove.click(in_words(with_choices(actions.remove), *kept), person, shown, **ONE_BY_ONE)
+    remove.click(in_words(with_choices(actions.remove), *kept), [person, is_sure], shown, **ONE_BY_ONE)
+    remove.click(lambda: False, None, is_sure)
     button = gradio.Button("Draw the map", variant="primary")
     gradio.Markdown(MAP)
     picture = gradio.Plot(show_label=False)
@@ -185,22 +223,30 @@ def with_choices(action: Callable[..., tuple]) -> Callable[..., tuple]:
     return answer
 
 
-def in_words(action: Callable[..., tuple], *otherwise: Callable[[], object]) -> Callable[..., tuple]:
-    """The action, but an error of the user becomes its first answer, and each of `otherwise` gives one of the others.
+def in_words(action: Callable[..., Any], *otherwise: Callable[[], object]) -> Callable[..., Any]:
+    """The action, whose first answer is shown as HTML, as is an error of the user; then `otherwise` gives the others.
 
     Uploads lie in folders with long names, of which only the file's name is shown.
     """
 
-    def answer(*inputs: Any) -> tuple:
+    def answer(*inputs: Any) -> Any:
         try:
-            words, *others = action(*inputs)
+            result = action(*inputs)
+            words, *others = (result,) if isinstance(result, Answer) else result
         except (ValueError, OSError) as error:
-            words, others = str(error), [make() for make in otherwise]
+            words, others = Answer("This did not work", [str(error)]), [make() for make in otherwise]
+        shown = as_html(words)
         for path in (path for given in inputs for path in (given if isinstance(given, list) else [given])):
-            words = words.replace(str(path), Path(path).name) if path and Path(str(path)).is_absolute() else words
-        return (words.replace(" --more", " the box below"), *others)
+            shown = shown.replace(html.escape(str(path)), html.escape(Path(path).name)) if is_path(path) else shown
+        shown = shown.replace(" --more", " the box below")
+        return (shown, *others) if others else shown
 
     return answer
+
+
+def is_path(given: object) -> bool:
+    """Whether an input of the page is an uploaded file."""
+    return isinstance(given, str) and bool(given) and Path(given).is_absolute()
 
 
 def none() -> None:
@@ -239,11 +285,16 @@ def main(options: argparse.Namespace) -> None:
     setting_checks.check_each(settings.all_settings())
     encoder = load_encoder(options.model or str(speaker_id.DEFAULT_MODEL))
     page = build_page(encoder, options.db or speaker_id.DEFAULT_DATABASE)
+    if not is_this_machine(options.address):
+        print("Everybody in this network can open the page, hear nothing, but see, add and remove who is enrolled.")
+        if not options.ssl_certfile:
+            print("Phones give it no microphone, as it is no https page: record to a file, or give --ssl-certfile.")
+    secure = {f"ssl_{name}": getattr(options, f"ssl_{name}") for name in ("certfile", "keyfile")}
     try:
-        _, address, _ = launch(page, options.address, options.port, prevent_thread_lock=True)
+        _, address, _ = launch(
+            page, options.address, options.port, prevent_thread_lock=True, ssl_verify=False, **secure
+        )
         print(f"The page is at {address} until you press Ctrl-C.", flush=True)
-        if not is_this_machine(options.address):
-            print("Browsers of other machines give it no microphone, as it is no https page: record to a file there.")
         page.block_thread()
     except OSError as error:
         if error.errno:  # The disk is full, for instance.

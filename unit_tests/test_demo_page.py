@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import unittest
 import urllib.error
@@ -68,11 +69,11 @@ class DemoPageTest(ProjectTest):
 
     def answer(self, page: "playwright.sync_api.Page", name: str, button: str) -> str:  # noqa: F821
         """Press a button and wait for its answer to change."""
-        box = page.locator(f"#{name} textarea")
-        before = box.input_value()
+        box = page.locator(f"#{name} [role=status]")
+        before = box.all_inner_texts()
         page.get_by_role("button", name=button, exact=True).click()
         for _ in range(300):
-            if box.input_value() != before:
+            if box.all_inner_texts() != before:
                 break
             page.wait_for_timeout(100)
         pictures = os.environ.get("PICTURES_DIR")
@@ -80,7 +81,7 @@ class DemoPageTest(ProjectTest):
             page.wait_for_timeout(1500)
             width = (page.viewport_size or {})["width"]
             page.screenshot(path=f"{pictures}/{name}-{width}.png", full_page=True)
-        return box.input_value()
+        return box.inner_text()
 
     def show(self, page: "playwright.sync_api.Page", tab: str) -> None:  # noqa: F821
         """Choose a tab, which must be inside the window, and so must be what is on it."""
@@ -123,14 +124,18 @@ class DemoPageTest(ProjectTest):
         self.upload(page, webm)  # The first zone is filled, so this is the second one.
         self.assertRegex(
             self.answer(page, "compared", "Compare"),
-            r"^(The same person|Different people|Cannot tell)\. (.|\n)*How we know: score \d\.\d{3} ",
+            r"^[✓✗?] (The same person|Different people|Cannot tell)\n(.|\n)*How do we know\?",
         )
+        why = page.locator("#compared details p").first
+        self.assertFalse(why.is_visible())
+        page.get_by_text("How do we know?").locator("visible=true").press("Enter")
+        self.assertRegex(why.inner_text(), r"score \d\.\d{3} ")
 
         self.show(page, "Enrol")
         name = "<b>Ann</b>"
         page.get_by_label("Name", exact=True).fill(name)
         self.record(page)
-        self.assertTrue(self.answer(page, "enrolled", "Enrol").startswith(f"{name} is enrolled: heard "))
+        self.assertTrue(self.answer(page, "enrolled", "Enrol").startswith(f"{name} is enrolled\n"))
         self.assertEqual(page.get_by_label("Name", exact=True).input_value(), "")
         page.get_by_label("Name", exact=True).fill(name)
         self.upload(page, self.voices[0])
@@ -147,21 +152,30 @@ class DemoPageTest(ProjectTest):
         self.show(page, "Who is it")
         self.upload(page, self.voices[0])
         self.assertRegex(
-            self.answer(page, "identified", "Identify"), r"^(This is|Probably|Cannot tell|Nobody)\b.*\.\nHow "
+            self.answer(page, "identified", "Identify"),
+            r"^[✓✗?] (<b>Ann</b>|Probably .*|Cannot tell.*|Nobody I know)\n",
         )
 
         self.show(page, "Who spoke when")
         self.upload(page, webm)
-        self.assertRegex(self.answer(page, "turns", "Find the turns"), r"^\d voices?: .* \(\d+ s\)")
+        self.assertRegex(self.answer(page, "turns", "Find the turns"), r"^\d voices?\n+(.* \d+:\d\d\.\d)+\.")
+        self.assertIn("Click on one of the turns", self.answer(page, "turns", "Give the voice this name"))
+        page.get_by_role("gridcell", name="0:00.0").locator("visible=true").first.click()
         page.get_by_label("Play").locator("visible=true").nth(1).wait_for()
+        voice = page.get_by_label("This voice").input_value()
+        page.get_by_label("is", exact=True).fill("Cem")
+        self.assertTrue(self.answer(page, "turns", "Give the voice this name").startswith(f"{voice} is Cem\n"))
+        self.assertGreaterEqual(page.get_by_text(re.compile("voice-turns")).count(), 5)
 
         self.show(page, "Voices")
-        self.assertIn("A map needs two", self.answer(page, "voices", "Draw the map"))
+        self.assertEqual(self.answer(page, "voices", "Draw the map"), "2 recordings of 2 people")
         self.choose(page, name)
         page.get_by_label("New name").fill("Anna")
-        self.assertEqual(self.answer(page, "voices", "Rename"), f"{name} is now Anna.")
+        self.assertEqual(self.answer(page, "voices", "Rename"), f"{name} is now Anna")
         self.choose(page, "Anna")
-        self.assertEqual(self.answer(page, "voices", "Remove"), "Anna is removed.")
+        self.assertIn("tick the box", self.answer(page, "voices", "Remove"))
+        page.get_by_label("Yes, forget").check()
+        self.assertEqual(self.answer(page, "voices", "Remove"), "Anna is removed")
         self.assertIn("Choose a person", self.answer(page, "voices", "Remove"))
         self.assertEqual(page.locator("b", has_text="Ann").count(), 0)
         self.assertEqual(self.asked, {"127.0.0.1"})

@@ -2,20 +2,39 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 
 import feature_extraction
+from audio import mono
 from encoder.speaker_encoder import SpeakerEncoder
-from foundation import pictures
+from foundation import pictures, safe_files
 from voices import answers, enrolment, formats, timeline, wording
 from voices import database as speaker_database
 from voices import map as voice_map
+from voices.naming import enrol_voice
 from voices.timeline_picture import draw_timeline
+from voices.turns import Turn
 
 MAX_FILES = 20
+
+# Name, files, a recording, and whether it is one more.
+EMPTY_FORM = ("", None, None, False)
+
+
+class Answer(NamedTuple):
+    """What the page shows large, in one of three colours, below it, and folded: how it is known.
+
+    `kind` is a verdict of `voices.answers`, or "" for what is none.
+    """
+
+    verdict: str
+    more: Sequence[str] = ()
+    why: Sequence[str] = ()
+    kind: str = ""
 
 
 class Actions:
@@ -30,11 +49,10 @@ class Actions:
         """An answer, and a picture of both recordings."""
         first, second = choose(file, spoken), choose(other_file, other_spoken)
         answer = answers.verify(self.encoder, [first], [second], self.decision)
-        verdict = wording.VERDICTS[answer["verdict"]]
-        words = [f"{verdict[0].upper()}{verdict[1:]}. {wording.meaning_in_words(answer, self.decision)}"]
-        words += [f"How we know: {wording.score_in_words(answer, self.decision)}", *notes(answer["warnings"])]
+        more = [wording.meaning_in_words(answer, self.decision), *notes(answer["warnings"])]
+        why = [wording.score_in_words(answer, self.decision), wording.decision_in_words(self.decision)]
         picture = draw_comparison(self.encoder, [first, second], answer["score"], answer["threshold"])
-        return "\n".join(words), picture
+        return Answer(wording.capital(wording.VERDICTS[answer["verdict"]]), more, why, answer["verdict"]), picture
 
     def enrol(self, name: str, files: list[str] | None, recording: str | None, more: bool) -> tuple:
         """An answer, and an empty form."""
@@ -42,36 +60,60 @@ class Actions:
         if not name.strip() or not recordings or len(recordings) > MAX_FILES:
             raise ValueError(f"A name and 1 to {MAX_FILES} recordings are needed.")
         seconds, warnings = enrolment.enrol(self.encoder, self.database, name.strip(), recordings, more)
-        words = [f"{name.strip()} is enrolled: heard {seconds:.1f} s of speech.", *notes(warnings)]
-        return "\n".join(words), "", None, None, False
+        return Answer(
+            f"{name.strip()} is enrolled", [f"Heard {seconds:.1f} s of speech.", *notes(warnings)]
+        ), *EMPTY_FORM
 
     def identify(self, file: str | None, spoken: str | None) -> tuple:
         """An answer, and the most similar people with their scores."""
         recording = choose(file, spoken)
         [answer] = answers.identify(self.encoder, self.database, [recording], self.decision)
         ranking = [[name, f"{score:.3f}"] for name, score in answer["ranking"]]
+        why = [f"With {ranking[0][0]}: {wording.score_in_words(answer, self.decision)}"]
+        why.append(wording.decision_in_words(self.decision, answer["enrolled"]))
         who = wording.name_in_words(answer)
-        verdict = f"This is {who}." if answer["verdict"] == "known" else f"{who[0].upper()}{who[1:]}."
-        words = [verdict, f"How we know: {wording.score_in_words(answer, self.decision)}"]
-        if answer["enrolled"] > 1:
-            words.append(wording.decision_in_words(self.decision, answer["enrolled"]))
-        return "\n".join([*words, *notes(answer["warnings"])]), ranking
+        who = who if answer["verdict"] == "known" else wording.capital(who)
+        return Answer(who, notes(answer["warnings"]), why, answer["verdict"]), ranking
 
     def find_timeline(self, file: str | None, spoken: str | None, num_voices: float | None) -> tuple:
-        """An answer, the turns as a picture and a table, and the recording to listen to."""
+        """An answer, the turns as a picture and a table, files of them, and the turns with their recording."""
         recording = choose(file, spoken)
         people, number = speaker_database.read_people(self.database, self.model), int(num_voices or 0) or None
         found = timeline.find_timeline(self.encoder, recording, people, self.decision, True, number)
         speakers = list(dict.fromkeys(turn.speaker for turn in found.turns))
         seconds = [sum(turn.end - turn.start for turn in found.turns if turn.speaker == name) for name in speakers]
-        spoken = ", ".join(f"{name} ({time:.0f} s)" for name, time in zip(speakers, seconds, strict=True))
+        spoken = ", ".join(f"{name} {formats.clock(time)}" for name, time in zip(speakers, seconds, strict=True))
         how_many = f"{len(speakers)} {'voice' if len(speakers) == 1 else 'voices'}"
-        words = [f"{how_many}: {spoken}." if speakers else "No voice was found."]
+        more = [f"{spoken}."] if speakers else []
         if speakers and not number:
-            words.append("How many people speak is an estimate: if it is wrong, give the number.")
+            more.append("How many people speak is an estimate: if it is wrong, give the number.")
+        more += notes([(recording, fault) for fault in found.faults])
+        answer = Answer(how_many if speakers else "No voice was found", more)
         turns = [[formats.clock(turn.start), formats.clock(turn.end), formats.named(turn)] for turn in found.turns]
-        words += notes([(recording, fault) for fault in found.faults])
-        return "\n".join(words), draw_timeline(found, width=6), turns, recording
+        picture = draw_timeline(found, width=6)
+        return answer, picture, turns, write_turns(recording, found.turns, picture), (recording, found.turns)
+
+    def play_turn(self, found: tuple[str, list[Turn]], number: int) -> tuple:
+        """The sound of a turn, as its rate and samples, and whose voice it is."""
+        recording, turns = found
+        turn = turns[number]
+        first, end = (round(time * feature_extraction.SAMPLE_RATE) for time in turn[:2])
+        samples = np.concatenate(list(mono.read_blocks(recording, end, with_gaps=True)))[first:end]
+        return (feature_extraction.SAMPLE_RATE, np.int16(32767 * samples.clip(-1, 1))), turn.speaker
+
+    def name_voice(
+        self, found: tuple[str, list[Turn]] | None, voice: str, name: str, num_voices: float | None
+    ) -> Answer:
+        """Enrol a voice of the conversation that was heard last under a name."""
+        if not found or not voice or not name.strip():
+            raise ValueError("Click on one of the turns first, then write the name.")
+        number = int(num_voices or 0) or None
+        known = {person for person, *_ in self.list_people()}
+        seconds, warnings = enrol_voice(
+            self.encoder, self.database, name.strip(), found[0], voice, name.strip() in known, number
+        )
+        more = [f"Heard {seconds:.1f} s of speech. Find the turns again to see the name.", *notes(warnings)]
+        return Answer(f"{voice} is {name.strip()}", more)
 
     def list_people(self) -> list[list]:
         """Name, number of recordings and seconds of speech of each enrolled person."""
@@ -86,13 +128,17 @@ class Actions:
         people = self.list_people()
         return people, [name for name, *_ in people]
 
-    def remove(self, name: str | None) -> tuple:
+    def remove(self, name: str | None, is_sure: bool) -> tuple:
         """An answer, and who is left."""
         if not name:
             raise ValueError("Choose a person first.")
+        if not is_sure:
+            raise ValueError(
+                f"All recordings of {name} will be forgotten. If you are sure, tick the box, and press again."
+            )
         with speaker_database.open_database(self.database, "write") as connection:
             speaker_database.remove(connection, name)
-        return f"{name} is removed.", *self.show_people()
+        return Answer(f"{name} is removed"), *self.show_people()
 
     def rename(self, old: str | None, new: str) -> tuple:
         """An answer, and the people with the new name."""
@@ -100,7 +146,7 @@ class Actions:
             raise ValueError("Choose a person, and give a new name.")
         with speaker_database.open_database(self.database, "write") as connection:
             speaker_database.rename(connection, old, new)
-        return f"{old} is now {new.strip()}.", *self.show_people()
+        return Answer(f"{old} is now {new.strip()}"), *self.show_people()
 
     def draw_map(self) -> tuple:
         """An answer, and the map of all recordings."""
@@ -110,8 +156,23 @@ class Actions:
                 names, embeddings = speaker_database.read_recordings(connection, self.model)
         if len(names) < 2:
             raise ValueError("A map needs two enrolled recordings or more.")
-        words = f"{len(names)} recordings of {len(set(names))} {'people' if len(set(names)) > 1 else 'person'}."
-        return words, voice_map.draw_map(embeddings, names, is_wide=False)
+        words = f"{len(names)} recordings of {len(set(names))} {'people' if len(set(names)) > 1 else 'person'}"
+        return Answer(words), voice_map.draw_map(embeddings, names, is_wide=False)
+
+
+def write_turns(recording: str, turns: Sequence[Turn], picture: matplotlib.figure.Figure) -> list[str]:
+    """The turns in files of all formats, and their picture, beside the recording that was uploaded."""
+    start = Path(recording).with_name(f"{Path(recording).stem}-turns")
+    contents = {
+        "txt": formats.to_text(turns),
+        "csv": formats.to_csv({Path(recording).name: list(turns)}),
+        "labels.txt": formats.to_audacity(turns),
+        "srt": formats.to_srt(turns),
+    }
+    for ending, text in contents.items():
+        safe_files.write_text(f"{start}.{ending}", text)
+    pictures.save(f"{start}.png", picture)
+    return [f"{start}.{ending}" for ending in (*contents, "png")]
 
 
 def choose(file: str | None, spoken: str | None) -> str:

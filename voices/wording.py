@@ -19,6 +19,11 @@ def sentence(words: str) -> str:
     return words if words.endswith("?") else f"{words}."
 
 
+def capital(words: str) -> str:
+    """Words with a capital at their begin."""
+    return words[:1].upper() + words[1:]
+
+
 def percent(rate: float) -> str:
     """A rate in percent, with two digits."""
     return f"{100 * rate:.2g}" if rate < 0.995 else "100"
