@@ -19,6 +19,11 @@ LEAST_PROBABILITY = 0.2
 MARGIN_SECONDS = 0.16
 
 
+# Whether there is speech at all is seen in so many pieces of half a second, each after a quarter of one.
+NUM_PIECES = 6
+PIECE_CHUNKS, PIECE_WARM_UP_CHUNKS = 16, 8
+
+
 class SpeechDetector:
     """Hears a recording block by block."""
 
@@ -37,18 +42,42 @@ class SpeechDetector:
         """
         num_segments = -(-len(samples) // (SEGMENT_CHUNKS * CHUNK_SAMPLES))
         padding = num_segments * SEGMENT_CHUNKS * CHUNK_SAMPLES - len(samples)
-        if not len(self.before):  # At a sudden begin the network takes any noise for speech, so it hears it mirrored.
-            self.before = np.resize(samples[: WARM_UP_CHUNKS * CHUNK_SAMPLES][::-1], WARM_UP_CHUNKS * CHUNK_SAMPLES)
+        if not len(self.before):
+            self.before = mirrored_begin(samples)
         padded = np.concatenate([self.before, samples, np.zeros(padding, np.float32)])
         self.before = padded[len(samples) : len(samples) + len(self.before)]
         length = (WARM_UP_CHUNKS + SEGMENT_CHUNKS) * CHUNK_SAMPLES
         segments = np.lib.stride_tricks.sliding_window_view(padded, length)[:: SEGMENT_CHUNKS * CHUNK_SAMPLES]
-        self.network.reset_states()
-        with torch.inference_mode():
-            heard = self.network.audio_forward(torch.from_numpy(segments.copy()), SAMPLE_RATE)
-        of_chunk = heard[:, WARM_UP_CHUNKS:].flatten().numpy()
+        of_chunk = self.run(segments)[:, WARM_UP_CHUNKS:].ravel()
         middles = (np.arange(len(samples) // SPEECH_FRAME_SAMPLES) + 0.5) * SPEECH_FRAME_SAMPLES
         return of_chunk[(middles / CHUNK_SAMPLES).astype(int)]
+
+    def run(self, segments: np.ndarray) -> np.ndarray:
+        """How probable speech is in each chunk of segments (segments, samples) -> (segments, chunks)."""
+        self.network.reset_states()
+        with torch.inference_mode():
+            return self.network.audio_forward(torch.from_numpy(segments.copy()), SAMPLE_RATE).numpy()
+
+
+def mirrored_begin(samples: np.ndarray, num_chunks: int = WARM_UP_CHUNKS) -> np.ndarray:
+    """What is put before a recording: at a sudden begin, the network would take any noise for speech."""
+    return np.resize(samples[: num_chunks * CHUNK_SAMPLES][::-1], num_chunks * CHUNK_SAMPLES)
+
+
+def cut_pieces(samples: np.ndarray) -> np.ndarray:
+    """Pieces of a recording (samples,) for `speech_shares`, at equal distances -> (NUM_PIECES, samples)."""
+    whole = np.resize(samples, max(len(samples), PIECE_CHUNKS * CHUNK_SAMPLES))
+    whole = np.concatenate([mirrored_begin(samples, PIECE_WARM_UP_CHUNKS), whole])
+    length = (PIECE_WARM_UP_CHUNKS + PIECE_CHUNKS) * CHUNK_SAMPLES
+    return np.stack(
+        [whole[start : start + length] for start in np.linspace(0, len(whole) - length, NUM_PIECES).astype(int)]
+    )
+
+
+def speech_shares(pieces: np.ndarray) -> np.ndarray:
+    """About which share of each recording is speech, by its pieces (recordings, NUM_PIECES, samples)."""
+    of_chunk = SpeechDetector().run(np.concatenate(pieces))[:, PIECE_WARM_UP_CHUNKS:]
+    return (of_chunk >= LEAST_PROBABILITY).reshape(len(pieces), -1).mean(axis=1)
 
 
 def find_speech(probabilities: np.ndarray) -> np.ndarray:

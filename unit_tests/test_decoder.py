@@ -314,10 +314,10 @@ class AudioDecoderTest(ProjectTest):
         heard, warnings = mono.read_audio(str(self.dir / "x.wav")), []
         self.assertAlmostEqual(float(np.abs(heard).max()), 1, places=2)
         listened = recordings.listen(str(self.dir / "x.wav"), feature_extraction.feature_settings())
-        self.assertEqual((listened[-1], warnings), ([], []))
+        self.assertEqual((listened.faults, warnings), ([], []))
         soundfile.write(self.dir / "x.wav", np.clip(9 * self.voices[0], -1, 1), RATE)
         listened = recordings.listen(str(self.dir / "x.wav"), feature_extraction.feature_settings())
-        self.assertIn("clipped", listened[-1][0])
+        self.assertIn("clipped", listened.faults[0])
 
     def test_a_fault_of_the_program_is_no_unreadable_file(self) -> None:
         path = self.write_audio("x.wav")
@@ -330,6 +330,6 @@ class AudioDecoderTest(ProjectTest):
     def test_of_long_recordings_the_beginning_is_heard(self) -> None:
         path = self.write_audio("x.wav", 70)
         with unittest.mock.patch.object(recordings, "MOST_MINUTES", 1):
-            features, *_, faults = recordings.listen(path, feature_extraction.feature_settings())
+            features, *_, faults, _ = recordings.listen(path, feature_extraction.feature_settings())
         self.assertEqual(faults, ["only its first 1 minutes were heard"])
         np.testing.assert_allclose(len(features), 60 * RATE / 512, atol=1)

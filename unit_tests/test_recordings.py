@@ -48,11 +48,11 @@ class RecordingsTest(ProjectTest):
         for message, samples in cases.items():
             path = self.dir / "x.wav"
             soundfile.write(path, samples, 48000 if message == "clipped: it" else RATE)
-            *_, faults = recordings.listen(str(path), feature_extraction.feature_settings())
+            faults = recordings.listen(str(path), feature_extraction.feature_settings()).faults
             self.assertEqual(len(faults), 1)
             self.assertIn(message, faults[0])
         soundfile.write(path, voice, RATE)
-        features, levels, digest, faults = recordings.listen(str(path), feature_extraction.feature_settings())
+        features, levels, digest, faults, _ = recordings.listen(str(path), feature_extraction.feature_settings())
         self.assertEqual((faults, digest), ([], hashlib.sha256(path.read_bytes()).hexdigest()))
         self.assertAlmostEqual(speech_levels.speech_seconds(levels), 3, delta=0.05)
         np.testing.assert_array_equal(features, feature_extraction.extract_features(str(path)))

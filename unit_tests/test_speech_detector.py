@@ -1,16 +1,20 @@
 """Tests of `audio/speech_detector.py`."""
 
 import unittest
+import unittest.mock
 
 import numpy as np
 import soundfile
 import torch
 
 from audio import mono
-from audio.speech_detector import SpeechDetector, find_speech
+from audio.speech_detector import SpeechDetector, cut_pieces, find_speech, speech_shares
 from audio.speech_levels import SPEECH_FRAME_SAMPLES
 from encoder import saved_models
 from unit_tests.shared import RATE, ProjectTest, corpus
+from voices import answers, recordings, wording
+from voices.answers import Decision
+from voices.enrolment import enrol
 from voices.timeline import find_timeline
 
 
@@ -72,6 +76,41 @@ class SpeechDetectorTest(ProjectTest):
         both = find_timeline(encoder, str(self.dir / "both.wav"), num_voices=1)
         self.assertAlmostEqual(both.turns[0].start, 20, delta=0.8)
         self.assertAlmostEqual(both.turns[-1].end, 29, delta=0.8)
+
+    def test_the_share_of_speech_is_seen_in_pieces(self) -> None:
+        noise = self.rng.normal(0, 0.02, 60 * RATE).astype(np.float32)
+        voice = self.voice(3, 60).astype(np.float32)
+        for seconds in (0.01, 0.5, 1.0, 3.5, 60):
+            length = round(seconds * RATE)
+            shares = speech_shares(np.stack([cut_pieces(samples[:length]) for samples in (noise, voice)]))
+            self.assertLess(shares[0], 0.1)
+            if seconds >= 1:
+                self.assertGreater(shares[1], 0.6)
+        half = np.where(np.arange(60 * RATE) < 30 * RATE, voice, noise).astype(np.float32)
+        self.assertAlmostEqual(speech_shares(cut_pieces(half)[None])[0], 0.5, delta=0.2)
+
+    def test_noise_is_nobody_in_answers(self) -> None:
+        rain = [str(self.dir / f"rain {number}.wav") for number in range(2)]
+        for path in rain:
+            soundfile.write(path, self.rng.normal(0, 0.1, 10 * RATE), RATE)
+        voice = str(self.dir / "voice.wav")
+        soundfile.write(voice, self.voice(4, 6), RATE)
+        with unittest.mock.patch.object(recordings, "speech_shares", speech_shares):
+            encoder = saved_models.get_speaker_encoder()
+            decision = Decision(None, -1.0, {})
+            for first, second, verdict in ((rain[0], rain[1], "unclear"), (rain[0], voice, "unclear")):
+                answer = answers.verify(encoder, [first], [second], decision)
+                self.assertEqual(answer["verdict"], verdict)
+                self.assertIn((rain[0], recordings.NO_SPEECH), answer["warnings"])
+                self.assertIn("without speech", wording.meaning_in_words(answer, decision))
+            self.assertEqual(answers.verify(encoder, [voice], [voice], decision)["verdict"], "same")
+            _, noted = enrol(encoder, str(self.dir / "people.db"), "Ann", [voice])
+            self.assertNotIn(recordings.NO_SPEECH, [words for _, words in noted])
+            _, noted = enrol(encoder, str(self.dir / "people.db"), "Rain", rain[1:])
+            self.assertIn(recordings.NO_SPEECH, [words for _, words in noted])
+            found = answers.identify(encoder, str(self.dir / "people.db"), [rain[0], voice], decision)
+            self.assertEqual([answer["verdict"] for answer in found], ["unknown", "probable"])
+            self.assertIsNone(found[0]["speaker"])
 
     def test_little_or_nothing(self) -> None:
         for number in (1, 319, 320, 512, 700):

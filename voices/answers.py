@@ -13,7 +13,7 @@ from scoring.score_normalization import score_offsets
 from scoring.thresholds import log_likelihood_ratio, rates_at, threshold_at
 from voices import database as speaker_database
 from voices.database import Model
-from voices.recordings import Heard, hear, is_same_audio, list_warnings, mean_embedding, speech_seconds
+from voices.recordings import NO_SPEECH, Heard, hear, is_same_audio, list_warnings, mean_embedding, speech_seconds
 
 NUM_SHOWN = 5
 
@@ -145,8 +145,9 @@ def verify(encoder: SpeakerEncoder, first: Paths, second: Paths, decision: Decis
     score = float(score_all(encoder, embeddings[:1], seconds[:1], embeddings[1:], seconds[1:])[0, 0])
     counts = [len(side) for side in sides]
     meaning = describe_score(decision, score, *counts)
+    is_speech = all(is_of_somebody(one) for one in sides[0] + sides[1])
     return {
-        "verdict": verdict_of(meaning, decision),
+        "verdict": verdict_of(meaning, decision) if is_speech else "unclear",
         "same": score >= meaning["threshold"],
         **meaning,
         "false_accept_rate": decision.false_accept_rate,
@@ -154,6 +155,11 @@ def verify(encoder: SpeakerEncoder, first: Paths, second: Paths, decision: Decis
         "source": decision.calibration.get("source"),
         "warnings": list_warnings(sides[0] + sides[1]) + find_copies(*sides),
     }
+
+
+def is_of_somebody(one: Heard) -> bool:
+    """Whether there is speech in a recording: two recordings of rain score high, too."""
+    return NO_SPEECH not in one.faults
 
 
 def find_copies(first: Sequence[Heard], second: Sequence[Heard]) -> list[tuple[str, str]]:
@@ -194,13 +200,14 @@ def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Dec
     all_scores = score_all(encoder, embeddings, seconds, people.embeddings, people.seconds)
     for one, scores in zip(heard, all_scores, strict=True):
         best = np.argsort(thresholds - scores, kind="stable")[:NUM_SHOWN]
-        accepted = [number for number in best if scores[number] >= thresholds[number]]
+        is_speech = is_of_somebody(one)
+        accepted = [number for number in best if scores[number] >= thresholds[number] and is_speech]
         meaning = describe_score(decision, float(scores[best[0]]), 1, counts[best[0]], len(names))
         rivals = [names[number] for number in accepted[1:] if is_rival(decision, scores, counts, best[0], number)]
         meaning["sure"] = False if rivals else meaning["sure"]
         verdict = "known" if meaning["sure"] is not False else "probable"
         if not accepted:
-            verdict = "unclear" if verdict_of(meaning, decision) == "unclear" else "unknown"
+            verdict = "unclear" if verdict_of(meaning, decision) == "unclear" and is_speech else "unknown"
         answers.append(
             {
                 "file": one.recording.file,

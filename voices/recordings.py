@@ -11,6 +11,7 @@ from tqdm import tqdm
 import feature_extraction
 from audio import mono, speech_levels
 from audio.recording_lists import Paths, as_paths
+from audio.speech_detector import cut_pieces, speech_shares
 from encoder.inference import embed_features, unit_length
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files, script, settings
@@ -37,6 +38,10 @@ MOST_MINUTES = 30
 MOST_WINDOWS = 200
 
 
+# In music and noise, less than this share sounds like speech.
+LEAST_SPEECH_SHARE = 0.1
+
+NO_SPEECH = "it does not sound like speech, but like noise or music"
 SEVERAL_VOICES = "there seem to be two voices or more in it: `timeline` tells them apart"
 
 
@@ -64,10 +69,13 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
         for start in range(0, len(paths), CHUNK_FILES):
             chunk = paths[start : start + CHUNK_FILES]
             listened = pool.map(lambda file: listen(file, wanted), chunk)
-            features, levels, digests, faults = zip(*listened, strict=True)
+            features, levels, digests, faults, pieces = zip(*listened, strict=True)
+            shares = pool.submit(speech_shares, np.stack(pieces))
             seconds = map(speech_levels.speech_seconds, levels)
             for words, several in zip(faults, have_several_voices(encoder, features, levels), strict=True):
                 words += [SEVERAL_VOICES] if several else []
+            for words, share in zip(faults, shares.result(), strict=True):
+                words += [NO_SPEECH] if share < LEAST_SPEECH_SHARE else []
             rows = zip(chunk, digests, seconds, embed_features(encoder, features, config), strict=True)
             heard += [
                 Heard(Recording(*row), words, of_recording[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy())
@@ -87,19 +95,31 @@ def hear_samples(encoder: SpeakerEncoder, samples: np.ndarray, name: str) -> Hea
     [embedding] = embed_features(encoder, [features], settings.in_one_piece())
     digest = hashlib.sha256(samples.tobytes()).hexdigest()
     faults = find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
+    faults += [NO_SPEECH] * bool(speech_shares(cut_pieces(samples)[None])[0] < LEAST_SPEECH_SHARE)
     beginning = features[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy()
     return Heard(Recording(name, digest, seconds, embedding), faults, beginning)
 
 
-def listen(file: str, wanted: feature_extraction.FeatureSettings) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
-    """Features (frames, N_MFCC), levels (stretches,), hash of the file, and warnings. Raises ValueError."""
+class Listened(NamedTuple):
+    """Features (frames, N_MFCC), levels (stretches,), hash of the file, warnings, and pieces to find speech in."""
+
+    features: np.ndarray
+    levels: np.ndarray
+    digest: str
+    faults: list[str]
+    pieces: np.ndarray
+
+
+def listen(file: str, wanted: feature_extraction.FeatureSettings) -> Listened:
+    """What is needed of a recording. Raises ValueError if it cannot be used."""
     faults: list[str] = []
     samples = read_beginning(file, faults)
     feature_extraction.check_length(samples, file, wanted)
     levels = speech_levels.levels_db(samples)
     seconds = speech_levels.speech_seconds(levels)
     faults += find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
-    return feature_extraction.compute_mfcc_fast(samples, wanted), levels, safe_files.digest_of(file), faults
+    features = feature_extraction.compute_mfcc_fast(samples, wanted)
+    return Listened(features, levels, safe_files.digest_of(file), faults, cut_pieces(samples))
 
 
 def read_beginning(file: str, faults: list[str]) -> np.ndarray:

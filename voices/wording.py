@@ -1,6 +1,7 @@
 """Answers in words: one vocabulary for commands and page."""
 
 from voices.answers import ALMOST, Decision
+from voices.recordings import NO_SPEECH
 
 # What `verify` says, and the exit code of its command.
 VERDICTS = {"same": "the same person", "unclear": "cannot tell", "different": "different people"}
@@ -32,6 +33,8 @@ def percent(rate: float) -> str:
 def meaning_in_words(answer: dict, decision: Decision) -> str:
     """What a score means, in a sentence or two; "" if that was not measured."""
     as_high, lower = answer["different_people_score_as_high"], answer["one_person_scores_lower"]
+    if any(words == NO_SPEECH for _, words in answer.get("warnings", ())):
+        return "There is a recording without speech to compare."
     if as_high is None:
         return ""
     lowest, highest = decision.calibration["false_accept_rates"][0], decision.calibration["false_accept_rates"][-1]
