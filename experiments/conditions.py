@@ -23,6 +23,7 @@ if __name__ == "__main__":
         parser.error(f"--calibrate {options.calibrate}: that is a setting; say first what the test data are")
     typed = settings.read_command_line(__doc__, arguments=options.settings)
 
+import collections
 import functools
 import hashlib
 import json
@@ -51,6 +52,7 @@ from scoring.trials import all_pair_trials
 
 SHORT_SECONDS = 1.6
 SNR_DB = (5.0, 15.0)
+# `speaker_id.py` decides at the first unless told otherwise.
 FALSE_ACCEPT_RATES = (0.01, 0.001)
 TELEPHONE_RATE = 8000
 TELEPHONE_BAND_HZ = (300, 3400)
@@ -226,13 +228,27 @@ def calibrate(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], source:
     return measured
 
 
+def warn_of_few_speakers(spk_to_utts: SpkToUtts, config: Config) -> None:
+    """Say beforehand that there will be no threshold at the usual rate, if there are too few pairs of strangers."""
+    sizes = collections.Counter(dataset.get_corpus(speaker, config.CORPORA) for speaker in spk_to_utts)
+    if sum(size * (size - 1) // 2 for size in sizes.values()) * FALSE_ACCEPT_RATES[0] < 1:
+        print(
+            f"{len(spk_to_utts)} speakers are too few for a threshold at 1 %, which takes 15 of one corpus: with this "
+            "model, speaker_id.py will need a higher --far. Ctrl+C leaves the model as it is.",
+            flush=True,
+        )
+
+
 def main(options: argparse.Namespace, typed: Collection[str] = ()) -> None:
     """Print a Markdown table of a model's EER, and thresholds at the EER, FAR 1 % and 0.1 %, under every condition."""
     parallel.prepare_process()
     config = settings.present()
     encoder = load_encoder(config.SAVED_MODEL_PATH, typed)
     settings.report_overruled(encoder.settings)
-    conditions = build_conditions(dataset.get_spk_to_utts("TEST", typed), config)
+    spk_to_utts = dataset.get_spk_to_utts("TEST", typed)
+    if options.calibrate:
+        warn_of_few_speakers(spk_to_utts, config)
+    conditions = build_conditions(spk_to_utts, config)
     scored = score_conditions(encoder, conditions, config)
     scored["all of these"] = pool(scored)
     print(

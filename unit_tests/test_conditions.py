@@ -131,6 +131,15 @@ class ConditionsTest(ProjectTest):
             self.assertEqual(at_rates[num_known:], ["-"] * (2 - num_known))
             self.assertLess(float(at_eer), 0.99)
 
+    def test_few_speakers_are_told_beforehand(self) -> None:
+        for names, is_enough in ((15 * ("a-",), True), (14 * ("a-",), False), (11 * ("a-", "b-"), True), ((), False)):
+            spk_to_utts = {f"{corpus}{number}": [] for number, corpus in enumerate(names)}
+            before = len(self.output.getvalue())
+            conditions.warn_of_few_speakers(spk_to_utts, settings.present(CORPORA="a-,b-"))
+            words = "" if is_enough else f"{len(names)} speakers are too few"
+            self.assertTrue(self.output.getvalue()[before:].startswith(words))
+            self.assertEqual(len(self.output.getvalue()) == before, is_enough)
+
     def test_settings_may_stand_before_and_after_options(self) -> None:
         cases = {
             (

@@ -49,7 +49,7 @@ class SpeakerIdTest(ProjectTest):
         self.assertEqual(speaker_id.decision_for(self.encoder, threshold=0.3).threshold(5, 5), 0.3)
         for far, message in (
             (0.5, "end at 0.2; 0.01 is 1 %"),
-            (0.001, "begin at 0.01; lower ones take more test data"),
+            (0.001, "for 0.01 and more: give --far 0.01"),
         ):
             with self.assertRaisesRegex(ValueError, message):
                 speaker_id.decision_for(self.encoder, far)

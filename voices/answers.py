@@ -91,7 +91,10 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
         )
     lowest, highest = encoder.calibration["false_accept_rates"][0], encoder.calibration["false_accept_rates"][-1]
     if not far >= lowest:  # NaN is neither.
-        raise ValueError(f"--far {far:g}: the model's rates begin at {lowest:g}; lower ones take more test data.")
+        raise ValueError(
+            f"the model does not know at which score {far:g} of strangers pass, but for {lowest:g} and more: give "
+            f"--far {lowest:g}, or measure with more speakers (python3 -m experiments.conditions --calibrate)."
+        )
     if far > highest:
         raise ValueError(f"--far {far:g}: the model's rates end at {highest:g}; 0.01 is 1 %.")
     return Decision(far, None, encoder.calibration)
