@@ -178,16 +178,25 @@ def build_timeline(actions: Actions) -> None:
             player = gradio.Audio(label="The turn", interactive=False, autoplay=True, buttons=[])
             voice = gradio.Textbox(label="This voice", interactive=False)
             name = gradio.Textbox(label="is", placeholder="Write a name", max_length=100)
+            more = gradio.Checkbox(label="somebody who is enrolled already")
             give = gradio.Button("Give the voice this name")
     files = gradio.File(label="To download", file_count="multiple", interactive=False)
     action = in_words(actions.find_timeline, none, none, none, none)
-    button.click(action, [*conversation, number], [answer, picture, table, files, found], **ONE_BY_ONE)
+    outputs = [answer, picture, table, files, found]
+    button.click(action, [*conversation, number], outputs, **ONE_BY_ONE).then(
+        lambda: (None, "", "", False), None, [player, voice, name, more]
+    )
 
     def play(turns: tuple, event: gradio.SelectData) -> tuple:
-        return actions.play_turn(turns, event.index[0])
+        try:
+            return actions.play_turn(turns, event.index[0])
+        except (ValueError, OSError):
+            raise gradio.Error("The recording is gone: drop it here again.", title="", print_exception=False) from None
 
     table.select(play, found, [player, voice], **ONE_BY_ONE)
-    give.click(in_words(actions.name_voice), [found, voice, name, number], answer, **ONE_BY_ONE)
+    kept = [gradio.skip] * 3
+    form = [voice, name, more]
+    give.click(in_words(actions.name_voice, *kept), [found, *form], [answer, *form], **ONE_BY_ONE)
 
 
 def build_voices(actions: Actions) -> list[gradio.components.Component]:

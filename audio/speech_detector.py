@@ -23,6 +23,9 @@ MARGIN_SECONDS = 0.16
 NUM_PIECES = 6
 PIECE_CHUNKS, PIECE_WARM_UP_CHUNKS = 16, 8
 
+# A whole recording is heard in blocks of two minutes.
+BLOCK_SAMPLES = 15 * SEGMENT_CHUNKS * CHUNK_SAMPLES
+
 
 class SpeechDetector:
     """Hears a recording block by block."""
@@ -40,6 +43,8 @@ class SpeechDetector:
 
         A block is a multiple of CHUNK_SAMPLES, but for the last one.
         """
+        if not len(samples):
+            return np.zeros(0, np.float32)
         num_segments = -(-len(samples) // (SEGMENT_CHUNKS * CHUNK_SAMPLES))
         padding = num_segments * SEGMENT_CHUNKS * CHUNK_SAMPLES - len(samples)
         if not len(self.before):
@@ -64,20 +69,32 @@ def mirrored_begin(samples: np.ndarray, num_chunks: int = WARM_UP_CHUNKS) -> np.
     return np.resize(samples[: num_chunks * CHUNK_SAMPLES][::-1], num_chunks * CHUNK_SAMPLES)
 
 
-def cut_pieces(samples: np.ndarray) -> np.ndarray:
-    """Pieces of a recording (samples,) for `speech_shares`, at equal distances -> (NUM_PIECES, samples)."""
+def cut_pieces(samples: np.ndarray, is_loud: np.ndarray) -> np.ndarray:
+    """Pieces of a recording (samples,) for `speech_shares`, spread over what is loud (stretches,) -> (pieces, samples).
+
+    There are NUM_PIECES of them.
+    """
     whole = np.resize(samples, max(len(samples), PIECE_CHUNKS * CHUNK_SAMPLES))
     whole = np.concatenate([mirrored_begin(samples, PIECE_WARM_UP_CHUNKS), whole])
     length = (PIECE_WARM_UP_CHUNKS + PIECE_CHUNKS) * CHUNK_SAMPLES
-    return np.stack(
-        [whole[start : start + length] for start in np.linspace(0, len(whole) - length, NUM_PIECES).astype(int)]
-    )
+    loud = np.flatnonzero(is_loud) if is_loud.any() else np.zeros(1, int)
+    middles = loud[np.linspace(0, len(loud) - 1, NUM_PIECES).astype(int)] * SPEECH_FRAME_SAMPLES
+    starts = (middles - PIECE_CHUNKS // 2 * CHUNK_SAMPLES).clip(0, len(whole) - length)
+    return np.stack([whole[start : start + length] for start in starts])
 
 
 def speech_shares(pieces: np.ndarray) -> np.ndarray:
     """About which share of each recording is speech, by its pieces (recordings, NUM_PIECES, samples)."""
     of_chunk = SpeechDetector().run(np.concatenate(pieces))[:, PIECE_WARM_UP_CHUNKS:]
     return (of_chunk >= LEAST_PROBABILITY).reshape(len(pieces), -1).mean(axis=1)
+
+
+def speech_share(samples: np.ndarray, is_loud: np.ndarray) -> float:
+    """Which share of what is loud (stretches,) in a whole recording (samples,) is speech."""
+    detector = SpeechDetector()
+    blocks = np.split(samples, range(BLOCK_SAMPLES, len(samples), BLOCK_SAMPLES))
+    is_speech = find_speech(np.concatenate([detector.hear(block) for block in blocks]))
+    return float(is_speech[is_loud].mean()) if is_loud.any() else 0.0
 
 
 def find_speech(probabilities: np.ndarray) -> np.ndarray:

@@ -30,7 +30,8 @@ def save_models(
 ) -> None:
     """Save the curves, the last model as a checkpoint, and the best model if it is the last; only rank 0 saves.
 
-    Whatever is cut off, the next training does it again, as it continues from the checkpoint before.
+    If it is cut off before the checkpoint is there, the next training does these steps again; after it, `continue_from`
+    saves the best model.
     """
     if parallel.rank() > 0:
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from encoder import saved_models
-from unit_tests.shared import ProjectTest, calibration
+from unit_tests.shared import ProjectTest, calibration, corpus
 from voices import database, recordings, sorting
 from voices.answers import Decision
 from voices.recordings import Heard
@@ -83,7 +83,7 @@ class SortingTest(ProjectTest):
     def test_the_command(self) -> None:
         encoder_path = str(self.dir / "model.pt")
         saved_models.save_encoder(encoder_path, saved_models.get_speaker_encoder())
-        files = [self.write_audio(f"{number}.wav", 1, seed=number) for number in range(3)]
+        files = [str(path) for path in sorted((corpus() / "test").rglob("*.flac"))[:3]]
         result = self.run_script(
             "speaker_id.py", "sort", *files, "--model", encoder_path, "--threshold", "-1", "--copy-to", "sorted"
         )

@@ -105,8 +105,8 @@ class TimelineTest(ProjectTest):
         windows = self.windows_of(voices, np.ones(120, bool))
         people = People(["Ann", "Bob", "Eve"], np.eye(32)[[0, 1, 5]], [1, 1, 1], np.ones(3))
         timeline = self.find(windows, people, 0.6)
-        self.assertEqual([turn.speaker for turn in timeline.turns], ["Ann", "Bob", "Ann", "speaker 1"])
-        self.assertEqual((timeline.candidates, timeline.num_enrolled), (["Ann", "Bob", "speaker 1"], 2))
+        self.assertEqual([turn.speaker for turn in timeline.turns], ["Ann", "Bob", "Ann", "speaker 3"])
+        self.assertEqual((timeline.candidates, timeline.num_enrolled), (["Ann", "Bob", "speaker 3"], 2))
         mean = windows.embeddings[windows.embeddings[:, 0] > 0.5].sum(axis=0)
         for turn in timeline.turns[::2][:1]:  # The score is that of the whole voice.
             self.assertAlmostEqual(turn.score, mean[0] / np.linalg.norm(mean), delta=0.01)
@@ -132,6 +132,18 @@ class TimelineTest(ProjectTest):
             self.assertEqual([turn.speaker for turn in timeline.turns], ["speaker 1", "Ann", "speaker 1"])
             told = self.find(windows, people, 0.8, True, 1)
         self.assertEqual([turn.speaker for turn in told.turns], ["speaker 1"])  # The number is kept.
+
+    def test_others_keep_their_numbers_when_a_voice_gets_a_name(self) -> None:
+        somebody = speaker_timeline.Owner(0, 0.5, True)
+        for names, owners, expected in (
+            (["Ann"], [False, False, False], ["speaker 1", "speaker 2", "speaker 3"]),
+            (["Ann"], [True, False, False], ["Ann", "speaker 2", "speaker 3"]),
+            (["Ann", "Speaker 2"], [True, False, False], ["Ann", "speaker 4", "speaker 3"]),
+            (["speaker 1"], [True, False, False], ["speaker 1", "speaker 2", "speaker 3"]),
+        ):
+            people = People(names, np.zeros((len(names), 2)), [1] * len(names), np.ones(len(names)))
+            of_voices = [somebody if known else speaker_timeline.NOBODY for known in owners]
+            self.assertEqual(speaker_timeline.name_voices(of_voices, people, True)[0], expected)
 
     def test_a_little_speech_belongs_to_the_nearest_voice(self) -> None:
         heard = np.array([False, True, True, False, False, True, False])

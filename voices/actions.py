@@ -9,13 +9,12 @@ import matplotlib.figure
 import numpy as np
 
 import feature_extraction
-from audio import mono
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import pictures, safe_files
 from voices import answers, enrolment, formats, timeline, wording
 from voices import database as speaker_database
 from voices import map as voice_map
-from voices.naming import enrol_voice
+from voices.naming import cut_out, enrol_turns
 from voices.timeline_picture import draw_timeline
 from voices.turns import Turn
 
@@ -96,24 +95,17 @@ class Actions:
     def play_turn(self, found: tuple[str, list[Turn]], number: int) -> tuple:
         """The sound of a turn, as its rate and samples, and whose voice it is."""
         recording, turns = found
-        turn = turns[number]
-        first, end = (round(time * feature_extraction.SAMPLE_RATE) for time in turn[:2])
-        samples = np.concatenate(list(mono.read_blocks(recording, end, with_gaps=True)))[first:end]
-        return (feature_extraction.SAMPLE_RATE, np.int16(32767 * samples.clip(-1, 1))), turn.speaker
+        samples = cut_out(recording, [turns[number]])
+        return (feature_extraction.SAMPLE_RATE, np.int16(32767 * samples.clip(-1, 1))), turns[number].speaker
 
-    def name_voice(
-        self, found: tuple[str, list[Turn]] | None, voice: str, name: str, num_voices: float | None
-    ) -> Answer:
-        """Enrol a voice of the conversation that was heard last under a name."""
+    def name_voice(self, found: tuple[str, list[Turn]] | None, voice: str, name: str, more: bool) -> tuple:
+        """An answer, after a voice of the conversation that was heard last was enrolled; and an empty form."""
         if not found or not voice or not name.strip():
             raise ValueError("Click on one of the turns first, then write the name.")
-        number = int(num_voices or 0) or None
-        known = {person for person, *_ in self.list_people()}
-        seconds, warnings = enrol_voice(
-            self.encoder, self.database, name.strip(), found[0], voice, name.strip() in known, number
-        )
-        more = [f"Heard {seconds:.1f} s of speech. Find the turns again to see the name.", *notes(warnings)]
-        return Answer(f"{voice} is {name.strip()}", more)
+        own = [turn for turn in found[1] if turn.speaker == voice]
+        seconds, warnings = enrol_turns(self.encoder, self.database, name.strip(), found[0], own, more)
+        words = f"Heard {seconds:.1f} s of speech. Find the turns again to see the name, also in the files."
+        return Answer(f"{voice} is {name.strip()}", [words, *notes(warnings)]), "", "", False
 
     def list_people(self) -> list[list]:
         """Name, number of recordings and seconds of speech of each enrolled person."""

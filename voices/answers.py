@@ -149,9 +149,11 @@ def verify(encoder: SpeakerEncoder, first: Paths, second: Paths, decision: Decis
     counts = [len(side) for side in sides]
     meaning = describe_score(decision, score, *counts)
     is_speech = all(is_of_somebody(one) for one in sides[0] + sides[1])
+    verdict = verdict_of(meaning, decision) if is_speech else "unclear"
+    meaning["sure"] = meaning["sure"] if is_speech else False
     return {
-        "verdict": verdict_of(meaning, decision) if is_speech else "unclear",
-        "same": score >= meaning["threshold"],
+        "verdict": verdict,
+        "same": verdict == "same",
         **meaning,
         "false_accept_rate": decision.false_accept_rate,
         "recordings": counts,

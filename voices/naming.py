@@ -39,7 +39,16 @@ def enrol_voice(
     voices = list(dict.fromkeys(turn.speaker for turn in turns))
     if voice not in voices:
         raise ValueError(f"there is no voice {voice!r} in {recording}: there is {', '.join(voices) or 'nobody'}.")
-    long_turns = [turn for turn in turns if turn.speaker == voice and turn.end - turn.start >= LEAST_SECONDS]
+    own = [turn for turn in turns if turn.speaker == voice]
+    return enrol_turns(encoder, database, name, recording, own, more)
+
+
+def enrol_turns(
+    encoder: SpeakerEncoder, database: str, name: str, recording: str, turns: Sequence[Turn], more: bool = False
+) -> tuple[float, list[tuple[str, str]]]:
+    """Add a person by the turns of one voice, as `enrol_voice` does."""
+    voice = turns[0].speaker
+    long_turns = [turn for turn in turns if turn.end - turn.start >= LEAST_SECONDS]
     if not long_turns:
         raise ValueError(f"{voice} never speaks for {LEAST_SECONDS:g} s in {recording}: that is too little to know it.")
     samples = cut_out(recording, long_turns)

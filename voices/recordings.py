@@ -11,7 +11,7 @@ from tqdm import tqdm
 import feature_extraction
 from audio import mono, speech_levels
 from audio.recording_lists import Paths, as_paths
-from audio.speech_detector import cut_pieces, speech_shares
+from audio.speech_detector import cut_pieces, speech_share, speech_shares
 from encoder.inference import embed_features, unit_length
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files, script, settings
@@ -41,7 +41,7 @@ MOST_WINDOWS = 200
 # In music and noise, less than this share sounds like speech.
 LEAST_SPEECH_SHARE = 0.1
 
-NO_SPEECH = "it does not sound like speech, but like noise or music"
+NO_SPEECH = "hardly any of it sounds like speech: most is noise or music"
 SEVERAL_VOICES = "there seem to be two voices or more in it: `timeline` tells them apart"
 
 
@@ -74,8 +74,8 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
             seconds = map(speech_levels.speech_seconds, levels)
             for words, several in zip(faults, have_several_voices(encoder, features, levels), strict=True):
                 words += [SEVERAL_VOICES] if several else []
-            for words, share in zip(faults, shares.result(), strict=True):
-                words += [NO_SPEECH] if share < LEAST_SPEECH_SHARE else []
+            for file, words, share in zip(chunk, faults, shares.result(), strict=True):
+                words += [NO_SPEECH] if share < LEAST_SPEECH_SHARE and is_noise(read_beginning(file, [])) else []
             rows = zip(chunk, digests, seconds, embed_features(encoder, features, config), strict=True)
             heard += [
                 Heard(Recording(*row), words, of_recording[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy())
@@ -95,7 +95,9 @@ def hear_samples(encoder: SpeakerEncoder, samples: np.ndarray, name: str) -> Hea
     [embedding] = embed_features(encoder, [features], settings.in_one_piece())
     digest = hashlib.sha256(samples.tobytes()).hexdigest()
     faults = find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
-    faults += [NO_SPEECH] * bool(speech_shares(cut_pieces(samples)[None])[0] < LEAST_SPEECH_SHARE)
+    is_loud = speech_levels.find_speech(speech_levels.levels_db(samples))
+    [share] = speech_shares(cut_pieces(samples, is_loud)[None])
+    faults += [NO_SPEECH] if share < LEAST_SPEECH_SHARE and is_noise(samples) else []
     beginning = features[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy()
     return Heard(Recording(name, digest, seconds, embedding), faults, beginning)
 
@@ -119,7 +121,14 @@ def listen(file: str, wanted: feature_extraction.FeatureSettings) -> Listened:
     seconds = speech_levels.speech_seconds(levels)
     faults += find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
     features = feature_extraction.compute_mfcc_fast(samples, wanted)
-    return Listened(features, levels, safe_files.digest_of(file), faults, cut_pieces(samples))
+    return Listened(
+        features, levels, safe_files.digest_of(file), faults, cut_pieces(samples, speech_levels.find_speech(levels))
+    )
+
+
+def is_noise(samples: np.ndarray) -> bool:
+    """Whether hardly any sound of a recording (samples,) is speech; it takes far longer than to hear a few pieces."""
+    return speech_share(samples, speech_levels.find_speech(speech_levels.levels_db(samples))) < LEAST_SPEECH_SHARE
 
 
 def read_beginning(file: str, faults: list[str]) -> np.ndarray:

@@ -13,7 +13,7 @@ from encoder.inference import unit_length
 from encoder.speaker_encoder import SpeakerEncoder
 from voices.answers import Decision, score_all
 from voices.database import People
-from voices.recordings import SEVERAL_VOICES, Heard
+from voices.recordings import NO_SPEECH, SEVERAL_VOICES, Heard
 
 # The name of a group of nobody enrolled, before its number.
 VOICE = "voice"
@@ -52,8 +52,8 @@ def group_recordings(scores: np.ndarray, threshold: float) -> np.ndarray:
 def sort_recordings(encoder: SpeakerEncoder, heard: Sequence[Heard], people: People, decision: Decision) -> list[Group]:
     """Groups of recordings, each of one voice, the largest first; those of one enrolled person are one group.
 
-    A recording is surely of its group if there is one voice in it, its mean score with the others there reaches the
-    threshold, and that with no other group reaches one of RIVAL_RATE_FACTOR times the false-accept rate.
+    A recording is surely of its group if there is one voice in it, and not noise, its mean score with the others there
+    reaches the threshold, and that with no other group reaches one of RIVAL_RATE_FACTOR times the false-accept rate.
     """
     embeddings = np.stack([one.recording.embedding for one in heard])
     seconds = np.array([one.recording.speech_seconds for one in heard])
@@ -64,7 +64,9 @@ def sort_recordings(encoder: SpeakerEncoder, heard: Sequence[Heard], people: Peo
     means = ((scores - np.diag(np.diag(scores))) @ is_member) / np.maximum(others, 1)
     is_near = (means >= decision.threshold(1, 1)) | (others == 0)
     is_rival = (means >= rival_threshold(decision)) & ~is_member
-    is_sure = is_near[is_member] & ~is_rival.any(axis=1) & [SEVERAL_VOICES not in one.faults for one in heard]
+    is_sure = (
+        is_near[is_member] & ~is_rival.any(axis=1) & [not {SEVERAL_VOICES, NO_SPEECH} & {*one.faults} for one in heard]
+    )
     groups: dict[str, Group] = {}
     taken = {name.casefold() for name in people.names}
     free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in taken)

@@ -88,11 +88,17 @@ def find_timeline(
 
 
 def name_voices(owners: Sequence[Owner], people: People, cluster: bool) -> tuple[list[str], list[int]]:
-    """The name of each voice, and the enrolled people who speak, in the order of their first words."""
+    """The name of each voice, and the enrolled people who speak, in the order of their first words.
+
+    All voices count for the numbers of those without a name, so that the others keep theirs when one gets a name.
+    """
     taken = {name.casefold() for name in people.names}
-    free = (f"{VOICE} {number}" for number in itertools.count(1) if f"{VOICE} {number}" not in taken)
+    free = (f"{VOICE} {number}" for number in itertools.count(len(owners) + 1) if f"{VOICE} {number}" not in taken)
+    numbered = (f"{VOICE} {number + 1}" for number in range(len(owners)))
+    numbers = [name if name not in taken else next(free) for name in numbered] if cluster else [UNKNOWN] * len(owners)
     names = [
-        people.names[owner.person] if owner.person >= 0 else next(free) if cluster else UNKNOWN for owner in owners
+        people.names[owner.person] if owner.person >= 0 else number
+        for owner, number in zip(owners, numbers, strict=True)
     ]
     return names, list(dict.fromkeys(owner.person for owner in owners if owner.person >= 0))
 
