@@ -86,3 +86,16 @@ class ClusteringTest(unittest.TestCase):
         for given in (None, 1, 3):
             voices = find_voices(windows[:1], given)
             np.testing.assert_allclose(voices, windows[:1])
+
+    def test_the_number_is_in_doubt_near_the_limits(self) -> None:
+        rng = np.random.default_rng(0)
+        is_first = np.repeat([True, False, True, False], 30)
+        windows = np.eye(32)[np.where(is_first, 0, 1)] + rng.normal(0, 0.1, (120, 32))
+        windows /= np.linalg.norm(windows, axis=1, keepdims=True)
+        starts = 0.4 * np.arange(120)
+        at_one = clustering.unlikeness(windows, starts, is_first, 1.0)
+        for near_strangers, number, perhaps in ((at_one / 3, 2, None), (at_one / 1.1, 2, 1), (at_one / 0.9, 1, 2)):
+            means, other = clustering.find_and_doubt(windows, starts, None, near_strangers)
+            self.assertEqual((len(means), other), (number, perhaps))
+        self.assertIsNone(clustering.find_and_doubt(windows, starts, None, 3 * at_one)[1])
+        self.assertIsNone(clustering.find_and_doubt(windows, starts, 2, at_one / 1.1)[1])

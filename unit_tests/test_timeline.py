@@ -80,18 +80,18 @@ class TimelineTest(ProjectTest):
         is_heard = np.ones(100, bool)
         is_heard[45:50] = False
         windows = self.windows_of(embeddings, is_heard)
-        voice_of = speaker_timeline.cluster_windows(windows, None, 0.32)
+        voice_of, _ = speaker_timeline.cluster_windows(windows, None, 0.32)
         expected = np.repeat([0, 1, 0, 2], 25)
         np.testing.assert_array_equal(voice_of[is_heard], expected[is_heard])
-        self.assertEqual(len(np.unique(speaker_timeline.cluster_windows(windows, 2, 0.32))), 2)
+        self.assertEqual(len(np.unique(speaker_timeline.cluster_windows(windows, 2, 0.32)[0])), 2)
         similarities = speaker_timeline.voice_similarities(windows, voice_of)
         np.testing.assert_array_equal(similarities.argmax(axis=1)[is_heard], expected[is_heard])
         self.assertTrue((similarities[~is_heard] == 0).all())
         for number in (25, 1):
             alone = self.windows_of(embeddings[:number], np.ones(number, bool))
-            self.assertEqual(speaker_timeline.cluster_windows(alone, None, 0.32).tolist(), [0] * number)
+            self.assertEqual(speaker_timeline.cluster_windows(alone, None, 0.32)[0].tolist(), [0] * number)
         silent = windows._replace(is_heard=is_heard & False)
-        self.assertEqual(speaker_timeline.cluster_windows(silent, None, 0.32).tolist(), [0] * 100)
+        self.assertEqual(speaker_timeline.cluster_windows(silent, None, 0.32)[0].tolist(), [0] * 100)
 
     def find(self, windows: sliding.Windows, people: People, threshold: float, *more) -> Timeline:
         encoder = saved_models.get_speaker_encoder()
@@ -127,11 +127,24 @@ class TimelineTest(ProjectTest):
         voices = np.eye(32)[np.repeat([1, 0, 1], [40, 8, 40])] + rng.normal(0, 0.05, (88, 32))
         windows = self.windows_of(voices, np.ones(88, bool))
         people = People(["Ann"], np.eye(32)[:1], [1], np.ones(1))
-        with unittest.mock.patch.object(speaker_timeline, "cluster_windows", lambda *_: np.zeros(88, np.int64)):
+        with unittest.mock.patch.object(speaker_timeline, "cluster_windows", lambda *_: (np.zeros(88, np.int64), None)):
             timeline = self.find(windows, people, 0.8)
             self.assertEqual([turn.speaker for turn in timeline.turns], ["speaker 1", "Ann", "speaker 1"])
             told = self.find(windows, people, 0.8, True, 1)
         self.assertEqual([turn.speaker for turn in told.turns], ["speaker 1"])  # The number is kept.
+
+    def test_doubt_about_the_number_is_told(self) -> None:
+        rng = np.random.default_rng(0)
+        windows = self.windows_of(np.eye(32)[np.zeros(60, int)] + rng.normal(0, 0.05, (60, 32)), np.ones(60, bool))
+        encoder = saved_models.get_speaker_encoder()
+        for perhaps, told in ((2, ["1 person seems to speak, perhaps 2"]), (None, [])):
+            found = np.zeros(60, np.int64), perhaps
+            with (
+                unittest.mock.patch.object(speaker_timeline, "listen", lambda *_: windows),
+                unittest.mock.patch.object(speaker_timeline, "cluster_windows", lambda *_, found=found: found),
+            ):
+                self.assertEqual(speaker_timeline.find_timeline(encoder, "").faults, told)
+                self.assertEqual(speaker_timeline.find_timeline(encoder, "", cluster=False).faults, [])
 
     def test_others_keep_their_numbers_when_a_voice_gets_a_name(self) -> None:
         somebody = speaker_timeline.Owner(0, 0.5, True)

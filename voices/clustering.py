@@ -36,6 +36,10 @@ REFINEMENTS = 4
 ONE_VOICE, ONE_VOICE_SHORT = 0.4, 50.0
 CONTRAST_WEIGHT, LEAST_FOR_CONTRAST = 2.0, 30
 
+# The number is in doubt where the parts are nearer to this limit than by such a factor, or where another number costs
+# less than such a part of a voice's price more. Without doubt, 95 % of the numbers are right.
+DOUBTFUL_UNLIKENESS, DOUBTFUL_PRICE = 1.25, 0.5
+
 # Windows that do not overlap and are so near that one person is likely to speak in both; and windows farther apart than
 # a usual turn, in seconds.
 NEAR_SECONDS, FAR_SECONDS = (WINDOW_SECONDS, WINDOW_SECONDS + 0.9), 6.0
@@ -108,12 +112,21 @@ def find_voices(
 ) -> np.ndarray:
     """The mean, centred, of each voice in windows of speech (windows, dimensions) -> (voices, dimensions).
 
-    The windows begin at `starts` (windows,), in seconds. The number is found if it is not given. The search begins with
-    the groups of Ward 1963, "Hierarchical grouping to optimize an objective function".
+    The windows begin at `starts` (windows,), in seconds. The number is found if it is not given.
+    """
+    return find_and_doubt(embeddings, starts, num_voices, near_strangers)[0]
+
+
+def find_and_doubt(
+    embeddings: np.ndarray, starts: np.ndarray, num_voices: int | None, near_strangers: float
+) -> tuple[np.ndarray, int | None]:
+    """What `find_voices` finds, and another number that there may be just as well, or None.
+
+    The search begins with the groups of Ward 1963, "Hierarchical grouping to optimize an objective function".
     """
     centred = centre(embeddings)
     if len(embeddings) < (2 if num_voices else 2 * LEAST_WINDOWS):
-        return unit_length(centred.mean(axis=0, keepdims=True))
+        return unit_length(centred.mean(axis=0, keepdims=True)), None
     from scipy.cluster.hierarchy import cut_tree, linkage  # Slow, and only needed here.
 
     some = np.linspace(0, len(embeddings) - 1, min(len(embeddings), MOST_WINDOWS)).astype(int)
@@ -124,16 +137,24 @@ def find_voices(
         return unit_length(np.stack([centred[some[parts == part]].mean(axis=0) for part in np.unique(parts)]))
 
     if num_voices:
-        return means_of(num_voices)
+        return means_of(num_voices), None
     halves = follow_voices(centred[some], means_of(2))
-    if not are_unlike(embeddings[some], starts[some], halves.voice_of == 0, near_strangers):
-        return means_of(1)
+    unlike = unlikeness(embeddings[some], starts[some], halves.voice_of == 0, near_strangers)
+    if unlike <= 1 / DOUBTFUL_UNLIKENESS:
+        return means_of(1), None
     most = min(most_voices(lambda number: unexplained_by(centred[some], means_of(number)), len(some)), len(some))
     found = [follow_voices(centred, means_of(number)) for number in range(2, most + 1)]
     unexplained = [voices.unexplained for voices in found]
     of_pieces = (unexplained[-NUM_PIECES - 1] - unexplained[-1]) / NUM_PIECES
     price = SHORT_PRICE / len(embeddings) + VOICE_PRICE * min(unexplained) + PIECE_PRICE * max(0, of_pieces)
-    return min(found, key=lambda voices: voices.unexplained + price * len(voices.means)).means
+    costs = {len(voices.means): voices.unexplained + price * len(voices.means) for voices in reversed(found)}
+    best, *others = sorted(costs, key=costs.__getitem__)
+    if unlike <= 1:
+        return means_of(1), best
+    means = next(voices.means for voices in found if len(voices.means) == best)
+    if unlike < DOUBTFUL_UNLIKENESS:
+        return means, 1
+    return means, next((other for other in others if costs[other] - costs[best] < DOUBTFUL_PRICE * price), None)
 
 
 def unexplained_by(centred: np.ndarray, means: np.ndarray) -> float:
@@ -152,16 +173,19 @@ def most_voices(unexplained: Callable[[int], float], num_windows: int) -> int:
     return most
 
 
-def are_unlike(embeddings: np.ndarray, starts: np.ndarray, is_first: np.ndarray, near_strangers: float) -> bool:
-    """Whether windows (windows, dimensions) in two parts, one of them given (windows,), are of several voices."""
+def unlikeness(embeddings: np.ndarray, starts: np.ndarray, is_first: np.ndarray, near_strangers: float) -> float:
+    """How unlike windows (windows, dimensions) in two parts are, one of them given (windows,); 1 is the limit.
+
+    Above it, they are of several voices; below it, of one.
+    """
     number = len(embeddings)
     if min(is_first.sum(), (~is_first).sum()) < LEAST_WINDOWS:
-        return False
+        return 0.0
     first, second = unit_length(np.stack([embeddings[part].mean(axis=0) for part in (is_first, ~is_first)]))
     distance = 1 - first @ second
     if number >= LEAST_FOR_CONTRAST:
         distance += CONTRAST_WEIGHT * measure_contrast(embeddings, starts)
-    return bool(distance > near_strangers * (ONE_VOICE + ONE_VOICE_SHORT / number**2))
+    return float(distance / (near_strangers * (ONE_VOICE + ONE_VOICE_SHORT / number**2)))
 
 
 def measure_contrast(embeddings: np.ndarray, starts: np.ndarray) -> float:
@@ -189,4 +213,4 @@ def seem_several(embeddings: np.ndarray, starts: np.ndarray, near_strangers: flo
         return False
     centred = embeddings - embeddings.mean(axis=0)
     is_first = centred @ np.linalg.svd(centred, full_matrices=False)[2][0] > 0
-    return are_unlike(embeddings, starts, is_first, near_strangers)
+    return unlikeness(embeddings, starts, is_first, near_strangers) > 1

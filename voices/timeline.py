@@ -10,7 +10,7 @@ from encoder.inference import unit_length
 from encoder.speaker_encoder import SpeakerEncoder
 from scoring.thresholds import WINDOW_SECONDS, near_strangers
 from voices.answers import Decision, is_rival, score_all
-from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_voices, follow_voices
+from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_and_doubt, follow_voices
 from voices.database import UNKNOWN, People, nobody
 from voices.turns import Turn, find_turns
 from voices.windows import BLOCK_STEPS, STEP_SECONDS, Windows, listen
@@ -66,7 +66,8 @@ def find_timeline(
     """
     people = people or nobody(encoder.dimensions)
     windows = listen(encoder, recording, channel)
-    voice_of = cluster_windows(windows, num_voices, near_strangers(encoder.calibration))
+    voice_of, perhaps = cluster_windows(windows, num_voices, near_strangers(encoder.calibration))
+    faults = windows.faults + doubt_in_words(voice_of, perhaps) * cluster
     owners = [NOBODY] * int(voice_of.max() + 1)
     if decision and people.names:
         if not num_voices:
@@ -84,7 +85,15 @@ def find_timeline(
     margins[~windows.is_heard] = np.nan
     middles = windows.starts + windows.length / 2
     turns = find_turns(voice_of, middles, windows.is_speech, names, owners)
-    return Timeline(turns, middles, margins, candidates, len(shown), windows.faults)
+    return Timeline(turns, middles, margins, candidates, len(shown), faults)
+
+
+def doubt_in_words(voice_of: np.ndarray, perhaps: int | None) -> list[str]:
+    """That there may be another number of voices than was found, if so."""
+    number = int(voice_of.max() + 1)
+    return (
+        [f"{number} {'people seem' if number > 1 else 'person seems'} to speak, perhaps {perhaps}"] if perhaps else []
+    )
 
 
 def name_voices(owners: Sequence[Owner], people: People, cluster: bool) -> tuple[list[str], list[int]]:
@@ -181,7 +190,7 @@ def split_voices(
     # Without the enrolled, the other voices are easier to tell apart.
     owners = find_owners(encoder, windows, divided, people, decision)
     rest = windows.is_heard & np.array([owners[voice].person < 0 for voice in divided.tolist()])
-    others = cluster_windows(windows._replace(is_heard=rest), None, near_strangers(encoder.calibration))
+    others, _ = cluster_windows(windows._replace(is_heard=rest), None, near_strangers(encoder.calibration))
     return number_in_order(np.where(rest, len(owners) + others, divided), windows.is_heard)
 
 
@@ -215,16 +224,17 @@ def find_people(
     return np.where(is_known, candidates[best_path(similarities * (is_known & in_voice)[:, None])], -1)
 
 
-def cluster_windows(windows: Windows, num_voices: int | None, distance: float) -> np.ndarray:
+def cluster_windows(windows: Windows, num_voices: int | None, distance: float) -> tuple[np.ndarray, int | None]:
     """Whose each window is (windows,), of the voices that are heard, numbered in the order of their first words.
 
-    `distance` is that of near strangers.
+    And another number of voices that there may be just as well. `distance` is that of near strangers.
     """
     if not windows.is_heard.any():
-        return np.zeros(len(windows.embeddings), np.int64)
+        return np.zeros(len(windows.embeddings), np.int64), None
     heard = windows.is_heard
-    means = find_voices(windows.embeddings[heard], windows.starts[heard], num_voices, distance)
-    return follow_voices(centre_heard(windows), means).voice_of
+    means, perhaps = find_and_doubt(windows.embeddings[heard], windows.starts[heard], num_voices, distance)
+    voice_of = follow_voices(centre_heard(windows), means).voice_of
+    return voice_of, None if perhaps == voice_of.max() + 1 else perhaps
 
 
 def centre_heard(windows: Windows) -> np.ndarray:
