@@ -51,11 +51,10 @@ import speaker_id
 from encoder.saved_models import load_encoder
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel
-from voices.actions import Actions, Answer
+from voices.actions import Actions, Answer, as_html
 
 MAX_FILE_MEGABYTES = 50
 SECONDS_KEPT = 3600
-
 
 # On a phone, all tabs fit side by side; Gradio would hide some behind dots.
 STYLE = """
@@ -69,14 +68,10 @@ STYLE = """
 @media (max-width: 600px) {.tab-container button {padding: 0 3px !important; font-size: 12px !important}}
 """
 
-# The colour is not needed: each kind of verdict has a sign, too.
-SIGNS = {"same": "✓", "known": "✓", "probable": "✓", "different": "✗", "unknown": "✗", "unclear": "?"}
-
 PICTURES = """The **dial** shows the score; its coloured part is above the threshold. **MFCCs** show a voice over time
 as the network reads it: each row is a coefficient of the spectrum; yellow is more of it than usual, blue less."""
 MAP = """Each point is a recording, and similar voices are near to each other; the axes have no meaning. The squares
 show how similar each pair of recordings is: yellow is the same voice."""
-
 
 # One request at a time: each uses all cores.
 ONE_BY_ONE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -115,16 +110,6 @@ def choose_recording(label: str) -> list[gradio.components.Component]:
 def answer_box(name: str) -> gradio.HTML:
     """Where an answer is shown."""
     return gradio.HTML(elem_id=name)
-
-
-def as_html(answer: Answer) -> str:
-    """An answer: the verdict large, with a sign, sentences below, and folded, how it is known."""
-    lines = [f'<p class="verdict">{SIGNS.get(answer.kind, "")} {html.escape(answer.verdict)}</p>']
-    lines += [f"<p>{html.escape(words)}</p>" for words in answer.more if words]
-    if answer.why:
-        why = "".join(f"<p>{html.escape(words)}</p>" for words in answer.why)
-        lines.append(f"<details><summary>How do we know?</summary>{why}</details>")
-    return f'<div role="status" class="{answer.kind}">{"".join(lines)}</div>'
 
 
 def build_compare(actions: Actions) -> None:
@@ -246,16 +231,12 @@ def in_words(action: Callable[..., Any], *otherwise: Callable[[], object]) -> Ca
             words, others = Answer("This did not work", [str(error)]), [make() for make in otherwise]
         shown = as_html(words)
         for path in (path for given in inputs for path in (given if isinstance(given, list) else [given])):
-            shown = shown.replace(html.escape(str(path)), html.escape(Path(path).name)) if is_path(path) else shown
+            if isinstance(path, str) and Path(path).is_absolute():
+                shown = shown.replace(html.escape(path), html.escape(Path(path).name))
         shown = shown.replace(" --more", " the box below")
         return (shown, *others) if others else shown
 
     return answer
-
-
-def is_path(given: object) -> bool:
-    """Whether an input of the page is an uploaded file."""
-    return isinstance(given, str) and bool(given) and Path(given).is_absolute()
 
 
 def none() -> None:

@@ -1,5 +1,6 @@
 """What the buttons of the page do, and the pictures that they draw: answers in words, for `demo_page.py`."""
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,9 @@ MAX_FILES = 20
 # Name, files, a recording, and whether it is one more.
 EMPTY_FORM = ("", None, None, False)
 
+# The colour is not needed: each kind of verdict has a sign, too.
+SIGNS = {"same": "✓", "known": "✓", "probable": "✓", "different": "✗", "unknown": "✗", "unclear": "?"}
+
 
 class Answer(NamedTuple):
     """What the page shows large, in one of three colours, below it, and folded: how it is known.
@@ -34,6 +38,16 @@ class Answer(NamedTuple):
     more: Sequence[str] = ()
     why: Sequence[str] = ()
     kind: str = ""
+
+
+def as_html(answer: Answer) -> str:
+    """An answer: the verdict large, with a sign, sentences below, and folded, how it is known."""
+    lines = [f'<p class="verdict">{SIGNS.get(answer.kind, "")} {html.escape(answer.verdict)}</p>']
+    lines += [f"<p>{html.escape(words)}</p>" for words in answer.more if words]
+    if answer.why:
+        why = "".join(f"<p>{html.escape(words)}</p>" for words in answer.why)
+        lines.append(f"<details><summary>How do we know?</summary>{why}</details>")
+    return f'<div role="status" class="{answer.kind}">{"".join(lines)}</div>'
 
 
 class Actions:
