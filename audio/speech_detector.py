@@ -18,7 +18,6 @@ WARM_UP_CHUNKS = 32
 LEAST_PROBABILITY = 0.2
 MARGIN_SECONDS = 0.16
 
-
 # Whether there is speech at all is seen in so many pieces of half a second, each after a quarter of one.
 NUM_PIECES = 6
 PIECE_CHUNKS, PIECE_WARM_UP_CHUNKS = 16, 8
@@ -89,7 +88,7 @@ def speech_shares(pieces: np.ndarray) -> np.ndarray:
     return (of_chunk >= LEAST_PROBABILITY).reshape(len(pieces), -1).mean(axis=1)
 
 
-def speech_share(samples: np.ndarray, is_loud: np.ndarray) -> float:
+def share_of_loud(samples: np.ndarray, is_loud: np.ndarray) -> float:
     """Which share of what is loud (stretches,) in a whole recording (samples,) is speech."""
     detector = SpeechDetector()
     blocks = np.split(samples, range(BLOCK_SAMPLES, len(samples), BLOCK_SAMPLES))

@@ -9,7 +9,7 @@ import torch
 
 from audio import mono
 from audio import speech_levels as levels
-from audio.speech_detector import SpeechDetector, cut_pieces, find_speech, speech_share, speech_shares
+from audio.speech_detector import SpeechDetector, cut_pieces, find_speech, share_of_loud, speech_shares
 from audio.speech_levels import SPEECH_FRAME_SAMPLES
 from encoder import saved_models
 from unit_tests.shared import RATE, ProjectTest, corpus
@@ -85,9 +85,9 @@ class SpeechDetectorTest(ProjectTest):
             both = [samples[: round(seconds * RATE)] for samples in (noise, voice)]
             is_loud = [levels.find_speech(levels.levels_db(samples)) for samples in both]
             shares = speech_shares(np.stack([cut_pieces(*one) for one in zip(both, is_loud, strict=True)]))
-            self.assertLess(max(shares[0], speech_share(both[0], is_loud[0])), 0.1)
+            self.assertLess(max(shares[0], share_of_loud(both[0], is_loud[0])), 0.1)
             if seconds >= 1:
-                self.assertGreater(min(shares[1], speech_share(both[1], is_loud[1])), 0.6)
+                self.assertGreater(min(shares[1], share_of_loud(both[1], is_loud[1])), 0.6)
 
     def test_a_few_words_in_a_long_silence_are_speech(self) -> None:
         encoder = saved_models.get_speaker_encoder()

@@ -11,7 +11,7 @@ from tqdm import tqdm
 import feature_extraction
 from audio import mono, speech_levels
 from audio.recording_lists import Paths, as_paths
-from audio.speech_detector import cut_pieces, speech_share, speech_shares
+from audio.speech_detector import cut_pieces, share_of_loud, speech_shares
 from encoder.inference import embed_features, unit_length
 from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files, script, settings
@@ -39,7 +39,7 @@ MOST_WINDOWS = 200
 
 
 # In music and noise, less than this share sounds like speech.
-LEAST_SPEECH_SHARE = 0.1
+LEAST_SPEECH = 0.1
 
 NO_SPEECH = "hardly any of it sounds like speech: most is noise or music"
 SEVERAL_VOICES = "there seem to be two voices or more in it: `timeline` tells them apart"
@@ -75,7 +75,7 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
             for words, several in zip(faults, have_several_voices(encoder, features, levels), strict=True):
                 words += [SEVERAL_VOICES] if several else []
             for file, words, share in zip(chunk, faults, shares.result(), strict=True):
-                words += [NO_SPEECH] if share < LEAST_SPEECH_SHARE and is_noise(read_beginning(file, [])) else []
+                words += [NO_SPEECH] if share < LEAST_SPEECH and is_noise(read_beginning(file, [])) else []
             rows = zip(chunk, digests, seconds, embed_features(encoder, features, config), strict=True)
             heard += [
                 Heard(Recording(*row), words, of_recording[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy())
@@ -97,7 +97,7 @@ def hear_samples(encoder: SpeakerEncoder, samples: np.ndarray, name: str) -> Hea
     faults = find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
     is_loud = speech_levels.find_speech(speech_levels.levels_db(samples))
     [share] = speech_shares(cut_pieces(samples, is_loud)[None])
-    faults += [NO_SPEECH] if share < LEAST_SPEECH_SHARE and is_noise(samples) else []
+    faults += [NO_SPEECH] if share < LEAST_SPEECH and is_noise(samples) else []
     beginning = features[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy()
     return Heard(Recording(name, digest, seconds, embedding), faults, beginning)
 
@@ -128,7 +128,7 @@ def listen(file: str, wanted: feature_extraction.FeatureSettings) -> Listened:
 
 def is_noise(samples: np.ndarray) -> bool:
     """Whether hardly any sound of a recording (samples,) is speech; it takes far longer than to hear a few pieces."""
-    return speech_share(samples, speech_levels.find_speech(speech_levels.levels_db(samples))) < LEAST_SPEECH_SHARE
+    return share_of_loud(samples, speech_levels.find_speech(speech_levels.levels_db(samples))) < LEAST_SPEECH
 
 
 def read_beginning(file: str, faults: list[str]) -> np.ndarray:
