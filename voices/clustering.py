@@ -59,17 +59,14 @@ def best_path(scores: np.ndarray) -> np.ndarray:
 
     Source: Viterbi 1967, with equal costs for all changes.
     """
-    total = scores[0]
-    came_from = np.zeros(scores.shape, np.int64)
-    for number, score in enumerate(scores[1:], start=1):
-        best = total.argmax()
-        is_change = total[best] - SWITCH_COST > total
-        came_from[number] = np.where(is_change, best, np.arange(len(total)))
-        total = score + np.where(is_change, total[best] - SWITCH_COST, total)
-    path = np.empty(len(scores), np.int64)
-    path[-1] = total.argmax()
-    for number in range(len(scores) - 1, 0, -1):
-        path[number - 1] = came_from[number, path[number]]
+    totals = scores.astype(np.float64)  # In the end, the highest sums of paths that end in each window and state.
+    for before, total in zip(totals, totals[1:], strict=False):
+        total += np.maximum(before, before.max() - SWITCH_COST)
+    best, highest = totals.argmax(axis=1), totals.max(axis=1)
+    path = best.copy()
+    for number in range(len(scores) - 2, -1, -1):
+        if totals[number, path[number + 1]] >= highest[number] - SWITCH_COST:
+            path[number] = path[number + 1]
     return path
 
 
@@ -127,13 +124,13 @@ def find_and_doubt(
     centred = centre(embeddings)
     if len(embeddings) < (2 if num_voices else 2 * LEAST_WINDOWS):
         return unit_length(centred.mean(axis=0, keepdims=True)), None
-    from scipy.cluster.hierarchy import cut_tree, linkage  # Slow, and only needed here.
+    from scipy.cluster.hierarchy import fcluster, linkage  # Slow, and only needed here.
 
     some = np.linspace(0, len(embeddings) - 1, min(len(embeddings), MOST_WINDOWS)).astype(int)
     tree = linkage(centred[some], "ward")
 
     def means_of(number: int) -> np.ndarray:
-        parts = cut_tree(tree, min(number, len(some)))[:, 0]
+        parts = fcluster(tree, number, "maxclust")
         return unit_length(np.stack([centred[some[parts == part]].mean(axis=0) for part in np.unique(parts)]))
 
     if num_voices:
