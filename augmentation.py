@@ -69,7 +69,7 @@ def disturb(crops: torch.Tensor, noises: torch.Tensor | None, rng: np.random.Gen
     in_room, in_noise, in_band = (
         torch.from_numpy(rng.random(len(crops)) < probability) for probability in probabilities
     )
-    cosines = feature_extraction.mfcc_constants(config.N_FFT, config.N_MELS, config.N_MFCC).transform
+    cosines = torch.from_numpy(feature_extraction.mfcc_constants(config.N_FFT, config.N_MELS, config.N_MFCC).transform)
     decibels = crops @ cosines.T
     loudest = decibels.amax(dim=(1, 2), keepdim=True)
     power = to_power(decibels - loudest)

@@ -48,9 +48,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import gradio
 
 import speaker_id
-from encoder.saved_models import load_encoder
-from encoder.speaker_encoder import SpeakerEncoder
-from foundation import parallel
+from encoder.base import Encoder
+from encoder.model_files import load_model
+from foundation import threads
 from voices.actions import Actions, Answer, as_html
 
 MAX_FILE_MEGABYTES = 50
@@ -78,7 +78,7 @@ ONE_BY_ONE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 PLAIN: dict[str, Any] = {"buttons": [], "editable": False}
 
 
-def build_page(encoder: SpeakerEncoder, database: str) -> gradio.Blocks:
+def build_page(encoder: Encoder, database: str) -> gradio.Blocks:
     """The page: a tab for each question."""
     actions = Actions(encoder, database)
     with gradio.Blocks(title="Speaker recognition", delete_cache=(SECONDS_KEPT, SECONDS_KEPT)) as page:
@@ -271,9 +271,9 @@ def is_this_machine(address: str) -> bool:
 
 def main(options: argparse.Namespace) -> None:
     """Serve the page until it is stopped."""
-    parallel.prepare_process()
+    threads.prepare_process()
     setting_checks.check_each(settings.all_settings())
-    encoder = load_encoder(options.model or str(speaker_id.DEFAULT_MODEL))
+    encoder = load_model(options.model or str(speaker_id.DEFAULT_MODEL))
     page = build_page(encoder, options.db or speaker_id.DEFAULT_DATABASE)
     if not is_this_machine(options.address):
         print("Everybody in this network can open the page, hear nothing, but see, add and remove who is enrolled.")

@@ -26,10 +26,10 @@ import feature_extraction
 import feature_store
 import metrics
 from audio.recording_lists import Paths, as_paths
+from encoder.base import Encoder
 from encoder.inference import embed_features, embed_store, unit_length
 from encoder.saved_models import load_encoder
-from encoder.speaker_encoder import SpeakerEncoder
-from foundation import parallel, safe_files, setting_table
+from foundation import parallel, processes, safe_files, setting_table, threads
 from foundation.settings import Config
 from scoring.calibration import cllr_of_answers, keep_thresholds
 from scoring.report import plot_evaluation, write_scores
@@ -53,7 +53,7 @@ def run_inference(features: np.ndarray, encoder: torch.nn.Module) -> np.ndarray:
         return encoder(batch).mean(dim=0).cpu().numpy()
 
 
-def embed_utterances(encoder: SpeakerEncoder, audio_files: Paths) -> np.ndarray:
+def embed_utterances(encoder: Encoder, audio_files: Paths) -> np.ndarray:
     """Embed audio files of any format -> float32 (utterances, dimensions), each of length 1, in the order of the files.
 
     The dot product of two rows is the cosine similarity of two utterances. Warns of doubtful files, such as those of
@@ -66,11 +66,13 @@ def embed_utterances(encoder: SpeakerEncoder, audio_files: Paths) -> np.ndarray:
 
     chunks = [np.zeros((0, encoder.dimensions), np.float32)]
     config = settings.present()
-    paths, pool = as_paths(audio_files), parallel.thread_pool(config.NUM_PROCESSES)
+    paths, pool = as_paths(audio_files), threads.thread_pool(config.NUM_PROCESSES)
     for start in range(0, len(paths), CHUNK_FILES):
         chunk = paths[start : start + CHUNK_FILES]
         features = []
-        for file, (of_file, notes) in zip(chunk, pool.map(extract, chunk), strict=True):
+        with threads.one_thread_each():
+            extracted = list(pool.map(extract, chunk))
+        for file, (of_file, notes) in zip(chunk, extracted, strict=True):
             features.append(of_file)
             for words in notes:
                 warnings.warn(f"{file}: {words}.", stacklevel=2)
@@ -84,7 +86,7 @@ def cosine_similarity(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def score_trials(
-    encoder: SpeakerEncoder,
+    encoder: Encoder,
     store: feature_store.FeatureStore,
     enrol: np.ndarray,
     test: np.ndarray,
@@ -102,7 +104,7 @@ def score_trials(
 
 
 def score_both_ways(
-    encoder: SpeakerEncoder, store: feature_store.FeatureStore, enrol: np.ndarray, test: np.ndarray, config: Config
+    encoder: Encoder, store: feature_store.FeatureStore, enrol: np.ndarray, test: np.ndarray, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosine similarities of trials, and normalised scores, which are the same without a cohort, both (trials,)."""
     embeddings, seconds = embed_store(encoder, store, config=config), store.utt_seconds
@@ -119,7 +121,7 @@ def score_both_ways(
     return similarities, similarities - offsets[enrol] - offsets[test]
 
 
-def check_cohort(encoder: SpeakerEncoder, config: Config) -> None:
+def check_cohort(encoder: Encoder, config: Config) -> None:
     """Raise ValueError if AS_NORM is set and the model has no cohort."""
     if config.AS_NORM and not len(encoder.cohort):
         raise ValueError(
@@ -142,7 +144,7 @@ class TripletScoreFetcher:
 
 
 def compute_scores(
-    encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, num_eval_triplets: int | None = None
+    encoder: Encoder, spk_to_utts: dataset.SpkToUtts, num_eval_triplets: int | None = None
 ) -> tuple[list[int], list[float]]:
     """Score random triplets, NUM_EVAL_TRIPLETS unless told -> labels [1, 0, 1, 0, ...] and scores, two each."""
     config = settings.present(**encoder.settings)
@@ -160,7 +162,7 @@ def compute_eer(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
     return metrics.equal_error_rate(*metrics.error_rates(labels, scores, settings.present().EVAL_THRESHOLD_STEP))
 
 
-def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: dict[str, str] | None = None) -> dict:
+def evaluate(encoder: Encoder, spk_to_utts: dataset.SpkToUtts, groups: dict[str, str] | None = None) -> dict:
     """Evaluate an encoder on test data; writes scores.txt, results.json and results.png, returns the figures.
 
     `groups` can give each speaker's group, such as the sex; the EER within each group is reported too.
@@ -199,7 +201,7 @@ def evaluate(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts, groups: di
         "seconds": time.perf_counter() - start,
         "settings": evaluation_settings(config) | encoder.settings,
     }
-    if parallel.rank() == 0:
+    if processes.rank() == 0:
         results_dir = Path(config.RESULTS_DIR)
         safe_files.write_text(results_dir / "results.json", json.dumps(results, indent=2) + "\n")
         write_scores(results_dir / "scores.txt", store.files, (labels, enrol, test), scores)
@@ -239,7 +241,7 @@ def eer_by_group(
     }
 
 
-def warn_of_known_speakers(encoder: SpeakerEncoder, store: feature_store.FeatureStore) -> None:
+def warn_of_known_speakers(encoder: Encoder, store: feature_store.FeatureStore) -> None:
     """Print a warning with the names of the test speakers on whom the encoder was trained, if any."""
     if known := sorted(set(encoder.train_speakers) & set(store.speakers)):
         names = ", ".join([*known[:5], "..."][: len(known)])
@@ -277,13 +279,13 @@ def run_eval(typed: Collection[str] = ()) -> None:
     parallel.prepare_process()
     config = settings.present()
     with parallel.process_group(config.DEVICE), contextlib.ExitStack() as locks:
-        if parallel.rank() == 0:
+        if processes.rank() == 0:
             locks.enter_context(safe_files.only_one_process(Path(config.RESULTS_DIR) / "results.json"))
         encoder = load_encoder(config.SAVED_MODEL_PATH, typed)
         settings.report_overruled(encoder.settings)
         spk_to_utts = dataset.get_spk_to_utts("TEST", typed)
         results = evaluate(encoder, spk_to_utts, dataset.get_groups("TEST"))
-        if parallel.world_size() == 1:
+        if processes.world_size() == 1:
             keep_thresholds(encoder, spk_to_utts)
         print_report(results)
 

@@ -26,7 +26,7 @@ import dataset
 import feature_extraction
 from dataset import SpkToUtts
 from feature_extraction import FeatureSettings, feature_settings
-from foundation import parallel, safe_files, script, settings
+from foundation import processes, safe_files, script, settings, threads
 from foundation.settings import Config
 
 # To be raised when the same recordings get other features than before, which a test tells, or the index another form.
@@ -133,9 +133,9 @@ def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,), config:
     files = [utt for utts in spk_to_utts.values() for utt in utts]
     folder = store_folder(files, wanted, config.FEATURE_STORE_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    index = build(folder, parallel.own_share(files), wanted, f"share-{parallel.rank()}", config.NUM_PROCESSES)
-    if parallel.world_size() > 1:
-        parallel.wait_for_all()  # What follows builds nothing, unless machines have separate disks.
+    index = build(folder, processes.own_share(files), wanted, f"share-{processes.rank()}", config.NUM_PROCESSES)
+    if processes.world_size() > 1:
+        processes.wait_for_all()  # What follows builds nothing, unless machines have separate disks.
         index = build(folder, files, wanted, "rest", config.NUM_PROCESSES)
     report_skipped(folder, files, index)
     report_duplicates(spk_to_utts, index)
@@ -258,9 +258,10 @@ def extract_all(
         return
     if not sys.stderr.isatty():
         print(f"Extracting features of {len(files)} files.", flush=True)
-    pool = parallel.thread_pool(num_threads)
-    is_silent = True if parallel.rank() else None  # None shows the bar on a terminal only.
-    with tqdm(total=len(files), desc="Extracting features", unit="file", disable=is_silent) as progress:
+    pool = threads.thread_pool(num_threads)
+    is_silent = True if processes.rank() else None  # None shows the bar on a terminal only.
+    bar = tqdm(total=len(files), desc="Extracting features", unit="file", disable=is_silent)
+    with bar as progress, threads.one_thread_each():
         for start in range(0, len(files), CHUNK_FILES):
             chunk = []
             for extracted in pool.map(extract, files[start : start + CHUNK_FILES]):

@@ -29,7 +29,7 @@ from encoder.saved_models import (
     write_model,
 )
 from encoder.speaker_encoder import SpeakerEncoder
-from foundation import parallel, safe_files
+from foundation import parallel, processes, safe_files
 from foundation.settings import Config
 from scoring.score_normalization import kept_speakers
 from training.batches import draw_batches, embed_batch
@@ -171,7 +171,7 @@ def train_encoder(
         losses = get_triplet_losses(embeddings, config)
         loss = losses.mean()
         optimizer.zero_grad()
-        (loss * parallel.world_size()).backward()  # Several processes average their gradients, which should add up.
+        (loss * processes.world_size()).backward()  # Several processes average their gradients, which should add up.
         nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT_NORM)
         optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps, config)
         optimizer.step()
@@ -223,7 +223,7 @@ def train_network(
     setting_checks.check(vars(config))
     setting_checks.check_training(vars(config), typed)
     with contextlib.ExitStack() as locks:
-        if saved_model and parallel.rank() == 0:
+        if saved_model and processes.rank() == 0:
             locks.enter_context(safe_files.only_one_process(saved_model))
         return train_encoder(encoder, spk_to_utts, num_steps, saved_model, config)
 

@@ -111,16 +111,16 @@ from foundation.paths import find_model
 from voices import database as speaker_database
 
 # Functions that can be had from here, and where they are; see `docs/api.md`.
-FUNCTIONS = dict.fromkeys(("verify", "identify", "decision_for", "model_of"), "answers")
-FUNCTIONS |= {"hear": "recordings", "find_timeline": "timeline", "sort_recordings": "sorting"}
-FUNCTIONS |= {"enrol": "enrolment", "read_people": "database"}
+FUNCTIONS = dict.fromkeys(("verify", "identify", "decision_for", "model_of"), "voices.answers")
+FUNCTIONS |= {"hear": "voices.recordings", "find_timeline": "voices.timeline", "sort_recordings": "voices.sorting"}
+FUNCTIONS |= {"enrol": "voices.enrolment", "read_people": "voices.database", "load_model": "encoder.model_files"}
 
 
 def __getattr__(name: str) -> Any:
     """One of FUNCTIONS, whose file is loaded when it is used."""
     if name not in FUNCTIONS:
         raise AttributeError(f"module 'speaker_id' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"voices.{FUNCTIONS[name]}"), name)
+    return getattr(importlib.import_module(FUNCTIONS[name]), name)
 
 
 # ----------------------------- Commands that need no model -----------------------------
@@ -231,7 +231,7 @@ def main(options: argparse.Namespace) -> None:
     if options.command in without_model:
         sys.exit(without_model[options.command](options))
     check_files(options)
-    from voices import commands  # Slow: PyTorch, which mistakes do not wait for.
+    from voices import commands  # Slow: mistakes do not wait for it.
 
     sys.exit(commands.run(options))
 

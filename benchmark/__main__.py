@@ -43,7 +43,7 @@ from benchmark.straightforward import (
     straightforward_trials,
 )
 from benchmark.timing import Row, compare, in_torch_threads, median_seconds, share
-from foundation import parallel
+from foundation import parallel, threads
 
 NUM_TRIPLETS, NUM_TRIALS = 10**4, 10**6
 ROUNDS = 3 if options.quick else 11
@@ -52,14 +52,14 @@ ROUNDS = 3 if options.quick else 11
 def mfcc_rows(files: list[str]) -> list[Row]:
     """MFCC of files with as many processes or threads as cores, and of a clip in memory."""
     clip = np.random.default_rng(0).normal(0, 0.1, 4 * feature_extraction.SAMPLE_RATE).astype(np.float32)
-    rate, threads = feature_extraction.SAMPLE_RATE, parallel.thread_pool(myconfig.NUM_PROCESSES)
+    rate, own_threads = feature_extraction.SAMPLE_RATE, threads.thread_pool(myconfig.NUM_PROCESSES)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # In the processes, which would slow each other down.
     pool = multiprocessing.get_context("spawn").Pool
     with pool(myconfig.NUM_PROCESSES, settings.apply_override, [f"N_MFCC={myconfig.N_MFCC}"]) as processes:
         of_files = median_seconds(
             ROUNDS,
             lambda: processes.map(straightforward_features, files, chunksize=8),
-            lambda: list(threads.map(feature_extraction.extract_features, files)),
+            lambda: list(own_threads.map(feature_extraction.extract_features, files)),
         )
     in_memory = median_seconds(
         ROUNDS,

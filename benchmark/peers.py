@@ -7,7 +7,7 @@ import evaluation
 from benchmark.straightforward import straightforward_features
 from benchmark.timing import Row, compare, in_torch_threads, median_seconds
 from encoder.lstm import LstmEncoder
-from encoder.saved_models import load_encoder
+from encoder.model_files import load_model
 from encoder.speaker_encoder import SpeakerEncoder
 from experiments.ladder import COURSE
 from foundation import paths, settings
@@ -40,7 +40,7 @@ def peer_rows(files: Sequence[str], rounds: int) -> list[Row]:
     """Embedding the files, decoding included, on all cores."""
     with settings.override(**COURSE | {"BI_LSTM": True, "FRAME_AGGREGATION_MEAN": True}):
         course = LstmEncoder().eval()
-    models = {path.name: load_encoder(path) for path in sorted(paths.SHIPPED_DIR.glob("*.pt"))}
+    models = {path.name: load_model(path) for path in sorted(paths.SHIPPED_DIR.glob("*.pt"))}
     others = {"the course's way": in_torch_threads(lambda: course_embeddings(course, files))}
     if embed := resemblyzer_embeddings():
         others["Resemblyzer"] = in_torch_threads(lambda: embed(files))

@@ -26,16 +26,17 @@ def measure_start_up(files: Sequence[str], rounds: int) -> dict[str, tuple[float
     """Command -> the median seconds that `import torch` and the command take, one after the other in each round."""
     script = str(PROJECT_DIR / "speaker_id.py")
     first, second = (str(Path(file).absolute()) for file in files[:2])
-    commands = {
-        "speaker_id.py verify, two recordings": [script, "verify", first, second],
-        "speaker_id.py list": [script, "list"],
-        "a mistake in the files of speaker_id.py": [script, "verify", "gone.wav", second],
-        "evaluation.py --help": [str(PROJECT_DIR / "evaluation.py"), "--help"],
-    }
-    times: dict[str, list[float]] = {name: [] for name in ("torch", *commands)}
-    for _ in range(rounds):
-        times["torch"].append(processor_seconds(["-c", "import torch"]))
-        for name, arguments in commands.items():
-            times[name].append(processor_seconds(arguments))
-    medians = {name: statistics.median(of_name) for name, of_name in times.items()}
-    return {name: (medians["torch"], medians[name]) for name in commands}
+    with tempfile.TemporaryDirectory() as folder:
+        database = ["--db", str(Path(folder) / "speakers.db")]
+        commands = {
+            "torch": ["-c", "import torch"],
+            "speaker_id.py verify, two recordings": [script, "verify", first, second],
+            "speaker_id.py identify, one recording": [script, "identify", second, *database],
+            "speaker_id.py list": [script, "list", *database],
+            "a mistake in the files of speaker_id.py": [script, "verify", "gone.wav", second],
+            "evaluation.py --help": [str(PROJECT_DIR / "evaluation.py"), "--help"],
+        }
+        processor_seconds([script, "enrol", "Ann", first, *database])
+        rows = [[processor_seconds(arguments) for arguments in commands.values()] for _ in range(rounds)]
+    torch_alone, *others = map(statistics.median, zip(*rows, strict=True))
+    return {name: (torch_alone, own) for name, own in zip(list(commands)[1:], others, strict=True)}

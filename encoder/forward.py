@@ -1,13 +1,14 @@
 """What PyTorch does unseen: the forward pass of an LSTM encoder, with its TDNN, as the formulae say, in NumPy alone.
 
-Nothing here trains, or is used to answer: it is a chapter to read. From the weights of an encoder and the features of
-one recording comes the embedding that the encoder gives.
+`speaker_id.py` answers with it. Training needs gradients, and so PyTorch, in `encoder/lstm.py` and `encoder/tdnn.py`,
+where the sources of the parts around the LSTMs stand.
 
-Sources: Hochreiter and Schmidhuber 1997, "Long short-term memory", with the forget gate of Gers et al. 2000; those of
-the parts around it stand in `encoder/lstm.py` and `encoder/tdnn.py`.
+Source: Hochreiter and Schmidhuber 1997, "Long short-term memory", with the forget gate of Gers et al. 2000.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +16,35 @@ import numpy as np
 DILATIONS = (2, 3, 4)
 NUM_GROUPS = 4
 
-Weights = Mapping[str, np.ndarray]
+# Weights of a network: those of each part under its name, and under theirs in turn.
+Weights = Mapping[str, Any]
 
 
-def embed(weights: Weights, settings: Mapping, features: np.ndarray) -> np.ndarray:
-    """Features (frames, N_MFCC) -> the embedding (dimensions,), not scaled to length 1.
+def embed(weights: Weights, settings: Mapping, features: Sequence[np.ndarray]) -> np.ndarray:
+    """Features of recordings (frames, N_MFCC), the longest first -> (recordings, dimensions), not of length 1.
 
-    `weights` are the arrays of an encoder's `state_dict`, `settings` its own. Raises ValueError for a transformer.
+    `weights` are those of an encoder, nested by `nest`, and `settings` its own. Not for a transformer.
     """
-    if settings["USE_TRANSFORMER"]:
-        raise ValueError("the forward pass is written out for LSTMs and the TDNN, not for a transformer.")
+    inputs = [read(weights, settings, of_recording) for of_recording in features]  # Of each, (steps, values).
+    lengths = np.array([len(steps) for steps in inputs])
+    padded = np.zeros((lengths[0], len(inputs), inputs[0].shape[1]), np.float32)
+    for number, steps in enumerate(inputs):
+        padded[: len(steps), number] = steps
+    parts = []
+    for lstm in weights["lstms"].values():
+        outputs = lstm_network(lstm, settings, padded, lengths)  # Zeros where a recording has ended.
+        mean, last = outputs.sum(axis=0) / np.float32(lengths[:, None]), outputs[lengths - 1, range(len(lengths))]
+        parts.append(mean if settings["FRAME_AGGREGATION_MEAN"] else last)
+    if settings["TDNN_CHANNELS"]:
+        equally_long = [np.stack(list(group)) for _, group in itertools.groupby(inputs, key=len)]
+        parts.append(np.concatenate([tdnn(weights["tdnns"]["0"], group) for group in equally_long]))
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1)
+
+
+def read(weights: Weights, settings: Mapping, features: np.ndarray) -> np.ndarray:
+    """Features (frames, N_MFCC) -> what the networks read in each step: normalised, with DELTAS, STACKED_FRAMES."""
     frames = (features - weights["feature_mean"]) / weights["feature_std"]
     if settings["DELTAS"]:
         deltas = np.zeros_like(frames)
@@ -32,118 +52,142 @@ def embed(weights: Weights, settings: Mapping, features: np.ndarray) -> np.ndarr
         frames = np.concatenate([frames, deltas], axis=1)
     num_steps = -(-len(frames) // settings["STACKED_FRAMES"])
     numbers = np.arange(num_steps * settings["STACKED_FRAMES"]).clip(max=len(frames) - 1)
-    inputs = frames[numbers].reshape(num_steps, -1)  # (steps, values)
-    parts = []
-    for number in range(settings["ENSEMBLE_SIZE"]):
-        outputs = lstm_network(part_of(weights, f"lstms.{number}"), settings, inputs)
-        parts.append(outputs.mean(axis=0) if settings["FRAME_AGGREGATION_MEAN"] else outputs[-1])
-    if settings["TDNN_CHANNELS"]:
-        parts.append(tdnn(part_of(weights, "tdnns.0"), inputs))
-    return parts[0] if len(parts) == 1 else np.concatenate([part / np.linalg.norm(part) for part in parts])
+    return frames[numbers].reshape(num_steps, -1)
 
 
 # ---------------------------------------- LSTM -----------------------------------------
 
 
-def lstm_network(weights: Weights, settings: Mapping, inputs: np.ndarray) -> np.ndarray:
-    """All layers: steps (steps, values) -> the outputs of the last layer (steps, units).
+def lstm_network(weights: Weights, settings: Mapping, inputs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """All layers: steps (steps, rows, values) -> the outputs of the last layer (steps, rows, units).
 
-    With LSTM_LAYER_NORM, each layer's outputs are normalised, and all but the first add what they have read.
+    A row has `lengths` (rows,) steps, the first has the most. With LSTM_LAYER_NORM, each layer's outputs are
+    normalised, and all but the first add what they have read.
     """
+    is_within = (np.arange(len(inputs))[:, None] < lengths)[:, :, None]
     for layer in range(settings["LSTM_NUM_LAYERS"]):
         is_normalised = settings["LSTM_LAYER_NORM"]
-        own, number = (part_of(weights, f"layers.{layer}"), 0) if is_normalised else (weights, layer)
-        outputs = lstm_layer(own, f"l{number}", inputs)
+        own, number = (weights["layers"][str(layer)], 0) if is_normalised else (weights, layer)
+        outputs = lstm_layer(own, f"l{number}", inputs, lengths)
         if settings["BI_LSTM"]:  # The same from the end to the begin.
-            outputs = np.hstack([outputs, lstm_layer(own, f"l{number}_reverse", inputs[::-1])[::-1]])
+            backwards = lstm_layer(own, f"l{number}_reverse", reverse(inputs, lengths), lengths)
+            outputs = np.concatenate([outputs, reverse(backwards, lengths)], axis=2)
         if is_normalised:
-            outputs = layer_norm(part_of(weights, f"norms.{layer}"), outputs) + (inputs if layer else 0)
+            outputs = (layer_norm(weights["norms"][str(layer)], outputs) + (inputs if layer else 0)) * is_within
         inputs = outputs
     return inputs
 
 
-def lstm_layer(weights: Weights, name: str, inputs: np.ndarray) -> np.ndarray:
-    """One layer in one direction: steps (steps, values) -> (steps, units)."""
+def reverse(inputs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Steps (steps, rows, values) with those of each row, of `lengths` (rows,), in the opposite order."""
+    numbers = np.arange(len(inputs))[:, None]
+    return inputs[np.where(numbers < lengths, lengths - 1 - numbers, numbers), range(len(lengths))]
+
+
+def lstm_layer(weights: Weights, name: str, inputs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """One layer in one direction: steps (steps, rows, values) -> (steps, rows, units), zeros where a row has ended."""
     # What the inputs give to the gates is known for all steps beforehand: one matrix product.
-    from_inputs = inputs @ weights[f"weight_ih_{name}"].T + weights[f"bias_ih_{name}"] + weights[f"bias_hh_{name}"]
-    recurrent = weights[f"weight_hh_{name}"].T  # (units, 4 x units)
-    hidden = cell = np.zeros(len(recurrent), np.float32)
-    outputs = []
-    for gates in from_inputs:
-        hidden, cell = lstm_step(gates + hidden @ recurrent, cell)
-        outputs.append(hidden)
-    return np.stack(outputs)
+    bias = weights[f"bias_ih_{name}"] + weights[f"bias_hh_{name}"]
+    from_inputs = linear({"weight": weights[f"weight_ih_{name}"], "bias": bias}, inputs)
+    recurrent = np.ascontiguousarray(weights[f"weight_hh_{name}"].T)  # (units, 4 x units)
+    outputs = np.zeros((*inputs.shape[:2], len(recurrent)), np.float32)
+    hidden = cell = np.zeros(outputs.shape[1:], np.float32)
+    num_rows = np.searchsorted(-lengths, -np.arange(len(inputs))).tolist()  # Those that go on stand first.
+    for step, (gates, rows) in enumerate(zip(from_inputs, num_rows, strict=True)):
+        hidden, cell = lstm_step(gates[:rows] + hidden[:rows] @ recurrent, cell[:rows])
+        outputs[step, :rows] = hidden
+    return outputs
 
 
 def lstm_step(gates: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One step -> the hidden state and the cell, both (units,).
+    """One step -> the hidden state and the cell, both (rows, units).
 
-    `gates` (4 x units,) are sums of weighted inputs and hidden states. How much of the candidate comes in, how much of
-    the cell stays, and how much of it is shown, each unit decides anew in each step.
+    `gates` (rows, 4 x units) are sums of weighted inputs and hidden states. How much of the candidate comes in, how
+    much of the cell stays, and how much of it is shown, each unit decides anew in each step.
     """
-    come_in, stay, candidate, show = np.split(gates, 4)
-    cell = sigmoid(stay) * cell + sigmoid(come_in) * np.tanh(candidate)
-    return sigmoid(show) * np.tanh(cell), cell
+    units = cell.shape[1]
+    candidate, opened = np.tanh(gates[:, 2 * units : 3 * units]), sigmoid(gates)
+    come_in, stay, show = (opened[:, number * units : (number + 1) * units] for number in (0, 1, 3))
+    cell = stay * cell + come_in * candidate
+    return show * np.tanh(cell), cell
 
 
 # ---------------------------------------- TDNN -----------------------------------------
 
 
 def tdnn(weights: Weights, inputs: np.ndarray) -> np.ndarray:
-    """Steps (steps, values) -> the TDNN's part of the embedding (dimensions,)."""
-    outputs = [layer_norm(part_of(weights, "first_norm"), relu(convolve(part_of(weights, "first"), inputs)))]
+    """Steps of recordings of one length (rows, steps, values) -> the TDNN's part of the embeddings (rows, dimensions).
+
+    Each channel of the last layer counts by its mean and its deviation over the steps, in which those that matter more
+    weigh more: a softmax over the steps.
+    """
+    outputs = [layer_norm(weights["first_norm"], relu(convolve(weights["first"], inputs)))]
     for number, dilation in enumerate(DILATIONS):
-        outputs.append(tdnn_block(part_of(weights, f"blocks.{number}"), outputs[-1], dilation))
-    joined = relu(linear(part_of(weights, "join"), np.hstack(outputs[1:])))  # (steps, joined)
-    attention = linear(part_of(weights, "attention.2"), np.tanh(linear(part_of(weights, "attention.0"), joined)))
-    importance = np.exp(attention - attention.max(axis=0))
-    importance /= importance.sum(axis=0)  # Of each channel's steps: a softmax.
-    mean = (importance * joined).sum(axis=0)
-    variance = (importance * (joined - mean) ** 2).sum(axis=0)
-    statistics = np.concatenate([mean, np.sqrt(variance.clip(min=1e-4))])
-    return linear(part_of(weights, "last"), layer_norm(part_of(weights, "statistics_norm"), statistics))
+        outputs.append(tdnn_block(weights["blocks"][str(number)], outputs[-1], dilation))
+    joined = relu(linear(weights["join"], np.concatenate(outputs[1:], axis=2)))  # (rows, steps, joined)
+    attention = linear(weights["attention"]["2"], np.tanh(linear(weights["attention"]["0"], joined)))
+    importance = np.exp(attention - attention.max(axis=1, keepdims=True))
+    importance /= importance.sum(axis=1, keepdims=True)
+    mean = np.einsum("rsj,rsj->rj", importance, joined)
+    variance = np.einsum("rsj,rsj->rj", importance, np.square(joined - mean[:, None]))
+    statistics = np.concatenate([mean, np.sqrt(variance.clip(min=1e-4))], axis=1)
+    return linear(weights["last"], layer_norm(weights["statistics_norm"], statistics))
 
 
 def tdnn_block(weights: Weights, inputs: np.ndarray, dilation: int) -> np.ndarray:
-    """A block, whose output is added to its input, both (steps, channels)."""
-    before = layer_norm(part_of(weights, "before_norm"), relu(linear(part_of(weights, "before"), inputs)))
-    first, *others = np.split(before, NUM_GROUPS, axis=1)
+    """A block, whose output is added to its input, both (rows, steps, channels)."""
+    before = layer_norm(weights["before_norm"], relu(linear(weights["before"], inputs)))
+    first, *others = np.split(before, NUM_GROUPS, axis=2)
     results, found = [first], np.zeros_like(first)
     for number, group in enumerate(others):
-        found = relu(convolve(part_of(weights, f"groups.{number}"), group + found, dilation))
-        found = layer_norm(part_of(weights, f"group_norms.{number}"), found)
+        found = relu(convolve(weights["groups"][str(number)], group + found, dilation))
+        found = layer_norm(weights["group_norms"][str(number)], found)
         results.append(found)
-    change = layer_norm(part_of(weights, "after_norm"), relu(linear(part_of(weights, "after"), np.hstack(results))))
-    squeezed = relu(linear(part_of(weights, "excitation.0"), change.mean(axis=0)))
-    return inputs + change * sigmoid(linear(part_of(weights, "excitation.2"), squeezed))
+    change = layer_norm(weights["after_norm"], relu(linear(weights["after"], np.concatenate(results, axis=2))))
+    squeezed = relu(linear(weights["excitation"]["0"], change.mean(axis=1)))
+    return inputs + change * sigmoid(linear(weights["excitation"]["2"], squeezed))[:, None]
 
 
 # --------------------------------------- Layers ----------------------------------------
 
 
-def part_of(weights: Weights, name: str) -> Weights:
-    """The weights of a part, by their names in it."""
-    return {key.removeprefix(f"{name}."): array for key, array in weights.items() if key.startswith(f"{name}.")}
+def nest(weights: Mapping[str, np.ndarray]) -> Weights:
+    """Weights by their names in PyTorch -> by those of their parts: `{"a.b": 1}` becomes `{"a": {"b": 1}}`."""
+    nested: dict = {}
+    for name, array in weights.items():
+        *parts, last = name.split(".")
+        place = nested
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[last] = array
+    return nested
 
 
 def linear(weights: Weights, inputs: np.ndarray) -> np.ndarray:
-    """(..., values) -> (..., outputs)."""
-    return inputs @ weights["weight"].T + weights["bias"]
+    """(..., values) -> (..., outputs), as one matrix product."""
+    rows = inputs.reshape(-1, inputs.shape[-1]) @ weights["weight"].T
+    rows += weights["bias"]
+    return rows.reshape(*inputs.shape[:-1], -1)
 
 
-def convolve(weights: Weights, inputs: np.ndarray, dilation: int = 1) -> np.ndarray:
-    """Steps (steps, values) -> (steps, outputs): each sees itself and its neighbours, zeros beyond the ends."""
-    width = weights["weight"].shape[2]
-    padded = np.pad(inputs, ((dilation * (width // 2),) * 2, (0, 0)))
-    taps = (padded[dilation * tap :][: len(inputs)] @ weights["weight"][:, :, tap].T for tap in range(width))
-    return sum(taps, weights["bias"])
+def convolve(weights: Weights, inputs: np.ndarray, dilation: int = 1, stride: int = 1) -> np.ndarray:
+    """Steps (rows, steps, values) -> (rows, steps, outputs): each sees itself and neighbours, zeros beyond the ends.
+
+    A neighbour is `dilation` steps away; with a `stride`, only every so manieth step has an output.
+    """
+    outputs, _, width = weights["weight"].shape
+    padded = np.pad(inputs, ((0, 0), (dilation * (width // 2),) * 2, (0, 0)))
+    ends = range(inputs.shape[1], padded.shape[1] + 1, dilation)
+    neighbours = [padded[:, end - inputs.shape[1] : end : stride] for end in ends]
+    side_by_side = weights["weight"].transpose(0, 2, 1).reshape(outputs, -1)
+    return linear({"weight": side_by_side, "bias": weights["bias"]}, np.concatenate(neighbours, axis=2))
 
 
 def layer_norm(weights: Weights, inputs: np.ndarray) -> np.ndarray:
     """Each step's values (..., values) with mean 0 and standard deviation 1, then scaled and shifted as was learnt."""
     centred = inputs - inputs.mean(axis=-1, keepdims=True)
-    deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
-    return centred / deviation * weights["weight"] + weights["bias"]
+    variance = np.einsum("...v,...v->...", centred, centred)[..., None] / inputs.shape[-1]
+    return centred * (1 / np.sqrt(variance + 1e-5)) * weights["weight"] + weights["bias"]
 
 
 def relu(inputs: np.ndarray) -> np.ndarray:
@@ -153,4 +197,4 @@ def relu(inputs: np.ndarray) -> np.ndarray:
 
 def sigmoid(inputs: np.ndarray) -> np.ndarray:
     """From 0 to 1; written with tanh, which does not overflow."""
-    return 0.5 + 0.5 * np.tanh(0.5 * inputs)
+    return 0.5 * np.tanh(0.5 * inputs) + 0.5

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
 import feature_extraction
-import feature_store
-from encoder.speaker_encoder import SpeakerEncoder
-from foundation import parallel, settings
+from encoder.base import Encoder
+from foundation import processes, settings, threads
 from foundation.settings import Config
+
+if TYPE_CHECKING:  # It needs PyTorch.
+    from feature_store import FeatureStore
 
 # Frames in a batch at inference, padding included.
 INFERENCE_FRAMES = 4096
@@ -28,7 +29,7 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-9)
 
 
-def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray], config: Config | None = None) -> np.ndarray:
+def embed_features(encoder: Encoder, features: Sequence[np.ndarray], config: Config | None = None) -> np.ndarray:
     """Features of utterances, each (frames, N_MFCC) -> float32 (utterances, dimensions), each of length 1, in order.
 
     Batches hold utterances of similar length. The settings are the present ones, unless `config` is given: with
@@ -42,31 +43,29 @@ def embed_features(encoder: SpeakerEncoder, features: Sequence[np.ndarray], conf
         pieces_of_utt = [np.array_split(utt, max(1, math.ceil(len(utt) / MOST_FRAMES))) for utt in features]
     else:
         pieces_of_utt = [feature_extraction.extract_sliding_windows(utt, config) or [utt] for utt in features]
-    pieces = [torch.from_numpy(piece) for pieces in pieces_of_utt for piece in pieces]
-    lengths = torch.tensor([len(piece) for piece in pieces])
-    outputs = torch.empty(len(pieces), encoder.dimensions)
-    device = encoder.feature_mean.device
+    pieces = [piece for pieces in pieces_of_utt for piece in pieces]
+    lengths = np.array([len(piece) for piece in pieces])
+    outputs = np.empty((len(pieces), encoder.dimensions), np.float32)
 
-    @torch.no_grad()
-    def embed(numbers: torch.Tensor) -> None:
-        padded = nn.utils.rnn.pad_sequence([pieces[number] for number in numbers], batch_first=True)
-        outputs[numbers] = encoder(padded.to(device), lengths[numbers]).cpu()
+    def embed(numbers: np.ndarray) -> None:
+        outputs[numbers] = encoder.embed_batch([pieces[number] for number in numbers])
 
-    longest_first = torch.argsort(lengths, descending=True, stable=True)
+    longest_first = np.argsort(-lengths, kind="stable")
     batches = []
     while len(longest_first):
-        batch_size = max(1, INFERENCE_FRAMES // int(lengths[longest_first[0]]))
+        batch_size = max(1, INFERENCE_FRAMES // lengths[longest_first[0]])
         batches.append(longest_first[:batch_size])
         longest_first = longest_first[batch_size:]
-    pool = parallel.thread_pool(config.NUM_PROCESSES if device.type == "cpu" else 1)
-    list(pool.map(embed, batches))  # The list raises the errors of the threads.
-    of_utt = outputs.split([len(pieces) for pieces in pieces_of_utt])
-    return nn.functional.normalize(torch.stack([of_pieces.mean(dim=0) for of_pieces in of_utt])).numpy()
+    pool = threads.thread_pool(config.NUM_PROCESSES if encoder.is_on_cpu else 1)
+    with threads.one_thread_each():
+        list(pool.map(embed, batches))  # The list raises the errors of the threads.
+    ends = np.cumsum([len(pieces) for pieces in pieces_of_utt])[:-1]
+    return unit_length(np.stack([of_pieces.mean(axis=0) for of_pieces in np.split(outputs, ends)]))
 
 
 def embed_store(
-    encoder: SpeakerEncoder,
-    store: feature_store.FeatureStore,
+    encoder: Encoder,
+    store: "FeatureStore",
     utts: np.ndarray | None = None,
     config: Config | None = None,
 ) -> np.ndarray:
@@ -75,11 +74,11 @@ def embed_store(
     With several processes, each one embeds its share, and all get the full result.
     """
     utts = np.arange(len(store.files)) if utts is None else utts
-    own_utts = parallel.own_share(utts)
+    own_utts = processes.own_share(utts)
     chunk_of_utt = np.cumsum(store.num_frames[own_utts]) // CHUNK_FRAMES
     chunks = np.split(own_utts, np.flatnonzero(np.diff(chunk_of_utt)) + 1)
     own = [embed_features(encoder, [store.read(utt) for utt in chunk], config) for chunk in chunks]
     embeddings = np.empty((len(utts), encoder.dimensions), np.float32)
-    for rank, share in enumerate(parallel.gather_objects(np.concatenate(own))):
-        embeddings[rank :: parallel.world_size()] = share
+    for rank, share in enumerate(processes.gather_objects(np.concatenate(own))):
+        embeddings[rank :: processes.world_size()] = share
     return embeddings

@@ -19,6 +19,25 @@ def new_encoder(shape: dict | None = None) -> SpeakerEncoder:
     return (TransformerEncoder if values["USE_TRANSFORMER"] else LstmEncoder)(values)
 
 
+def rebuild(content: dict) -> SpeakerEncoder:
+    """The encoder of a file's content (see `encoder/model_files.py`), on the CPU, to embed with.
+
+    Raises ValueError, KeyError or RuntimeError if its weights do not fit its settings, before it takes memory for them.
+    """
+    weights = {name: torch.from_numpy(array) for name, array in content["encoder_state_dict"].items()}
+    with torch.device("meta"):  # Only shapes, which take no memory.
+        expected = new_encoder(content["settings"]).state_dict()
+    for name, tensor in expected.items():
+        if weights[name].shape != tensor.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(weights[name].shape)}, and by its settings {tuple(tensor.shape)}."
+            )
+    with torch.random.fork_rng(devices=[]):  # The weights before count for nobody.
+        encoder = new_encoder(content["settings"])
+    encoder.load_state_dict(weights)
+    return encoder.eval()
+
+
 def split_networks(embeddings: torch.Tensor, config: Config) -> Sequence[torch.Tensor]:
     """Split embeddings (..., dimensions) into one part for each network: the LSTMs, then the TDNN."""
     return embeddings.chunk(config.ENSEMBLE_SIZE + bool(config.TDNN_CHANNELS), dim=-1)

@@ -1,40 +1,34 @@
-"""What every network has around it: features come in normalised, with deltas and stacked; its settings stay with it."""
+"""What every network has around it in PyTorch: features come in normalised, with deltas and stacked."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-import feature_extraction
+from encoder.base import Encoder
 from foundation import parallel, setting_table, settings
 
 
-class SpeakerEncoder(nn.Module):
+class SpeakerEncoder(nn.Module, Encoder):
     """Features (batch, frames, N_MFCC) -> embeddings (batch, dimensions), not scaled to length 1.
 
     The features are normalised with the mean and standard deviation of the training data, with DELTAS their changes
     are appended, STACKED_FRAMES of them are put side by side, and the network of a subclass embeds the result.
-
-    The settings that shaped the encoder stay with it in `settings`; so do decision thresholds measured by
-    `experiments/conditions.py`, in `calibration`, and the embeddings of some training speakers (speakers, dimensions),
-    in `cohort`, against which scores can be normalised. `path` is the file it was loaded from, and `file_digest` a hash
-    of that.
     """
 
     feature_mean: torch.Tensor
     feature_std: torch.Tensor
-    dimensions: int
 
     def __init__(self, shape: dict | None = None) -> None:
         """An encoder of this shape, a value for each of MODEL_SETTINGS, or of that of the present settings."""
         super().__init__()
         values = settings.all_settings() if shape is None else shape
         self.settings = {name: values[name] for name in setting_table.MODEL_SETTINGS}
-        self.train_speakers: list[str] = []
-        self.calibration: dict = {}
-        self.path = self.file_digest = ""
+        self.train_speakers = []
+        self.calibration = {}
         self.register_buffer("feature_mean", torch.zeros(values["N_MFCC"]))
         self.register_buffer("feature_std", torch.ones(values["N_MFCC"]))
         self.build((2 if values["DELTAS"] else 1) * values["STACKED_FRAMES"] * values["N_MFCC"], values)
@@ -58,14 +52,20 @@ class SpeakerEncoder(nn.Module):
         return super().to(*args, **options)
 
     @property
-    def feature_settings(self) -> feature_extraction.FeatureSettings:
-        """The settings of the features that this encoder reads."""
-        return feature_extraction.feature_settings(self.settings)
+    def is_on_cpu(self) -> bool:
+        """Whether several threads that embed with it work at the same time."""
+        return self.feature_mean.device.type == "cpu"
 
-    @property
-    def answer_cohort(self) -> np.ndarray:
-        """The cohort by which the scores of answers are normalised; nobody if thresholds are of cosine similarities."""
-        return self.cohort if self.calibration.get("normalised", not self.calibration) else self.cohort[:0]
+    def weights(self) -> dict[str, np.ndarray]:
+        """The weights, by their names."""
+        return {name: tensor.cpu().numpy() for name, tensor in self.state_dict().items()}
+
+    @torch.no_grad()
+    def embed_batch(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """Features of recordings (frames, N_MFCC), the longest first -> (recordings, dimensions), of any length."""
+        lengths = torch.tensor([len(of_recording) for of_recording in features])
+        padded = nn.utils.rnn.pad_sequence(list(map(torch.from_numpy, features)), batch_first=True)
+        return self(padded.to(self.feature_mean.device), lengths).cpu().numpy()
 
     def forward(self, features: torch.Tensor, num_frames: torch.Tensor | None = None) -> torch.Tensor:
         """Embed a batch; `num_frames` (batch,) says how many frames of each row count where rows are padded."""

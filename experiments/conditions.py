@@ -43,8 +43,8 @@ import feature_extraction
 import feature_store
 import metrics
 from dataset import SpkToUtts
+from encoder.base import Encoder
 from encoder.saved_models import load_encoder
-from encoder.speaker_encoder import SpeakerEncoder
 from foundation import parallel, safe_files
 from foundation.settings import Config
 from scoring import calibration
@@ -165,7 +165,7 @@ def derive(spk_to_utts: SpkToUtts, change: Change, other_files: Sequence[str], c
 
 
 def score_conditions(
-    encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], config: Config | None = None
+    encoder: Encoder, conditions: dict[str, SpkToUtts], config: Config | None = None
 ) -> dict[str, ScoredTrials]:
     """Score all pairs of utterances of each condition; one without target or non-target trials is left out."""
     scored = {}
@@ -218,7 +218,7 @@ def thresholds_in_words(trials: ScoredTrials) -> str:
     return ", ".join(words)
 
 
-def calibrate(encoder: SpeakerEncoder, conditions: dict[str, SpkToUtts], source: str) -> dict:
+def calibrate(encoder: Encoder, conditions: dict[str, SpkToUtts], source: str) -> dict:
     """Measure thresholds over all conditions, and write them into the file that the encoder was loaded from."""
     config = settings.present(**encoder.settings)
     rng = np.random.default_rng(config.SEED)

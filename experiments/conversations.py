@@ -42,8 +42,8 @@ import dataset
 from audio import mono, speech_levels
 from audio.recording_lists import find_audio_files
 from dataset import SpkToUtts
+from encoder.base import Encoder
 from encoder.saved_models import load_encoder
-from encoder.speaker_encoder import SpeakerEncoder
 from experiments.conditions import telephone
 from feature_extraction import SAMPLE_RATE
 from foundation import parallel, safe_files
@@ -248,7 +248,7 @@ def read_conversations(folder: str) -> dict[str, list[Span]]:
     return found
 
 
-def score_conversation(encoder: SpeakerEncoder, path: str, spans: Sequence[Span]) -> tuple[DiarizationErrors, bool]:
+def score_conversation(encoder: Encoder, path: str, spans: Sequence[Span]) -> tuple[DiarizationErrors, bool]:
     """The errors of a timeline with nobody enrolled, and whether it has the right number of people."""
     found = speaker_timeline.find_timeline(encoder, path).turns
     errors = diarization_errors(spans, [Span(*turn[:3]) for turn in found])

@@ -34,9 +34,9 @@ import dataset
 import metrics
 import neural_net
 from dataset import SpkToUtts
+from encoder.base import Encoder
 from encoder.networks import new_encoder
 from encoder.saved_models import load_encoder
-from encoder.speaker_encoder import SpeakerEncoder
 from experiments import conditions
 from foundation import parallel, safe_files
 from foundation.setting_table import VALUES_BEFORE
@@ -164,7 +164,7 @@ def plan_row(row: str, spk_to_utts: SpkToUtts, minutes: float, config: Config) -
     return planned["steps"]
 
 
-def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int, config: Config) -> SpeakerEncoder:
+def train_row(row: str, seed: int, spk_to_utts: SpkToUtts, num_steps: int, config: Config) -> Encoder:
     """Train the model of a row with its settings and this seed, or continue its training."""
     path = str(row_path(row, f"-{seed}.pt", config))
     config = config.but(SEED=seed, SAVED_MODEL_PATH=path)
@@ -186,7 +186,7 @@ def with_interval(eers: np.ndarray, sign: str = "") -> str:
     return f"{eers[0]:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 
-def score(encoder: SpeakerEncoder, tested: dict[str, SpkToUtts], condition: str, config: Config) -> np.ndarray:
+def score(encoder: Encoder, tested: dict[str, SpkToUtts], condition: str, config: Config) -> np.ndarray:
     """EERs in %, each followed by its replicates: of one condition, of all pooled, and the mean over all conditions."""
     scored = conditions.score_conditions(encoder, tested, config)
     if condition not in scored:

@@ -1,56 +1,28 @@
-"""Parallel work: threads that share a batch, and processes that train one encoder together.
-
-`torchrun --nproc_per_node=4 neural_net.py` starts four processes, and numbers them by rank; each has a GPU or one core
-of its own. Started without torchrun, a script is the only process.
-"""
+"""Parallel work with PyTorch: threads that share a batch, devices, and processes that train one encoder together."""
 
 import contextlib
-import ctypes
-import functools
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import distributed, nn
 
-Items = TypeVar("Items", list, np.ndarray)
+from foundation import threads
+from foundation.processes import rank, world_size
 
 # The fewest rows of a batch for which a thread of their own saves time.
 MIN_ROWS = 16
 
-# --------------------------------------- Threads ---------------------------------------
-
 
 def prepare_process() -> None:
-    """Make a script use its threads and memory well, which saves a fifth of the time of a training step.
+    """What `threads.prepare_process` does, and one thread for PyTorch: it saves a fifth of the time of a training step.
 
-    PyTorch gets one thread, because `thread_pool` does the parallel work. The C library is told to reuse memory instead
-    of returning and requesting it in each step; this works for glibc, the C library of most Linux systems.
+    `threads.thread_pool` does the parallel work. PyTorch's own threads would wait for one another after every small
+    matrix product of an LSTM, which takes several times as long as soon as any other program is busy on one of the
+    cores.
     """
     torch.set_num_threads(1)
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor gets pages of its own.
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no pages are returned.
-        libc.mallopt(-8, 1)  # M_ARENA_MAX: this applies to all threads.
-
-
-@functools.cache
-def thread_pool(num_threads: int) -> ThreadPoolExecutor:
-    """Threads for large pieces of work, in each of which PyTorch has one thread.
-
-    They suffice for work that runs outside Python's interpreter lock, such as decoding, Fourier transforms and
-    networks. PyTorch's own threads would wait for one another after every small matrix product of an LSTM, which takes
-    several times as long as soon as any other program is busy on one of the cores.
-    """
-    return ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
-
-
-if hasattr(os, "register_at_fork"):  # A forked process has the pools, but none of their threads: it makes its own.
-    os.register_at_fork(after_in_child=thread_pool.cache_clear)
+    threads.prepare_process()
 
 
 def embed_in_threads(
@@ -65,7 +37,7 @@ def embed_in_threads(
     the parameters are added in the order of the parts, so that the sum is the same each time.
     """
     parts = batch.chunk(min(num_threads, max(1, len(batch) // MIN_ROWS)))
-    pool = thread_pool(num_threads)
+    pool = threads.thread_pool(num_threads)
     of_parts = list(pool.map(embed, parts))
     embeddings = torch.cat([part.detach() for part in of_parts]).requires_grad_()
 
@@ -136,27 +108,6 @@ def process_group(device: str | torch.device) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def rank() -> int:
-    """The number of this process, from 0; 0 is the one that writes files."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
-
-
-def world_size() -> int:
-    """The number of processes."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def wait_for_all() -> None:
-    """Wait until every process has reached this point."""
-    if world_size() > 1:
-        distributed.barrier()
-
-
-def own_share(items: Items) -> Items:
-    """This process's share of the items: every `world_size()`-th one. Each item belongs to exactly one process."""
-    return items[rank() :: world_size()]
-
-
 def replicate(network: nn.Module) -> nn.Module:
     """The network with the weights of rank 0, its gradients averaged over all processes at each backward pass.
 
@@ -179,12 +130,3 @@ def gather(embeddings: torch.Tensor) -> torch.Tensor:
     distributed.all_gather(of_all, embeddings.detach())
     of_all[rank()] = embeddings
     return torch.cat(of_all)
-
-
-def gather_objects(own: object) -> list:
-    """Any object of each process -> those of all, in the order of ranks, on every process."""
-    if world_size() == 1:
-        return [own]
-    of_all = [None] * world_size()
-    distributed.all_gather_object(of_all, own)
-    return of_all

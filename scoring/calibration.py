@@ -17,9 +17,10 @@ import numpy as np
 import dataset
 import feature_store
 import metrics
+from encoder.base import Encoder
 from encoder.inference import embed_features, embed_store, unit_length
-from encoder.saved_models import check_calibration, update_model
-from encoder.speaker_encoder import SpeakerEncoder
+from encoder.model_files import check_calibration
+from encoder.saved_models import update_model
 from feature_extraction import SAMPLE_RATE
 from foundation import settings
 from foundation.settings import Config
@@ -59,7 +60,7 @@ class Voices(NamedTuple):
 
 
 def embed_voices(
-    encoder: SpeakerEncoder, store: feature_store.FeatureStore, rng: np.random.Generator, config: Config
+    encoder: Encoder, store: feature_store.FeatureStore, rng: np.random.Generator, config: Config
 ) -> Voices:
     """Embed utterances of a store in one piece, and a window from the middle of each.
 
@@ -83,7 +84,7 @@ def embed_voices(
 
 
 def embed_all(
-    encoder: SpeakerEncoder, stores: Sequence[feature_store.FeatureStore], rng: np.random.Generator, config: Config
+    encoder: Encoder, stores: Sequence[feature_store.FeatureStore], rng: np.random.Generator, config: Config
 ) -> list[Voices]:
     """The voices of several stores; speakers of the same name have the same number."""
     number_of = {
@@ -228,13 +229,13 @@ def thresholds_with(labels: np.ndarray, scores: np.ndarray, false_accept_rates: 
     return [float(thresholds[np.argmax(false_accept < rate + 1e-9)]) for rate in false_accept_rates]
 
 
-def save_calibration(encoder: SpeakerEncoder, calibration: dict) -> None:
+def save_calibration(encoder: Encoder, calibration: dict) -> None:
     """Write a calibration into the file that the encoder was loaded from. Raises ValueError if that has changed."""
     encoder.file_digest = update_model(encoder.path, encoder.file_digest, calibration=check_calibration(calibration))
 
 
 def cllr_of_answers(
-    encoder: SpeakerEncoder, labels: np.ndarray, similarities: np.ndarray, normalised: np.ndarray, config: Config
+    encoder: Encoder, labels: np.ndarray, similarities: np.ndarray, normalised: np.ndarray, config: Config
 ) -> dict[str, float | None]:
     """Cllr of the scores that `speaker_id.py` has: at best, and as the model's calibration turns them into ratios.
 
@@ -246,7 +247,7 @@ def cllr_of_answers(
     return {"min_cllr": metrics.min_cllr(labels, scores), "cllr": as_calibrated}
 
 
-def keep_thresholds(encoder: SpeakerEncoder, spk_to_utts: dataset.SpkToUtts) -> None:
+def keep_thresholds(encoder: Encoder, spk_to_utts: dataset.SpkToUtts) -> None:
     """Put decision thresholds for `speaker_id.py` into a model that has none, each corpus measured by itself."""
     if encoder.calibration or set(encoder.train_speakers) & set(spk_to_utts):
         return

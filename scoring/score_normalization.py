@@ -8,14 +8,17 @@ the part of the length, and one mean embedding for each speaker of the cohort ar
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from encoder.base import Encoder
 from encoder.inference import embed_store, unit_length
-from encoder.speaker_encoder import SpeakerEncoder
-from feature_store import FeatureStore
 from foundation import setting_table
 from foundation.settings import Config
+
+if TYPE_CHECKING:  # It needs PyTorch.
+    from feature_store import FeatureStore
 
 # Utterances of each cohort speaker, and number of cohort speakers that count for a recording (all of a smaller cohort).
 COHORT_UTTS = 6
@@ -41,7 +44,7 @@ def kept_speakers(speakers: Sequence[str], config: Config) -> set[str]:
     return {name for name in speakers if not name.startswith(tuple(excluded))}
 
 
-def embed_cohort(encoder: SpeakerEncoder, store: FeatureStore, config: Config) -> np.ndarray:
+def embed_cohort(encoder: Encoder, store: "FeatureStore", config: Config) -> np.ndarray:
     """The mean embedding of each training speaker at the speed of the recordings -> float32 (speakers, dimensions).
 
     The embeddings have length 1. SEED determines which utterances are drawn. Speakers of NO_COHORT_CORPORA are left

@@ -19,13 +19,13 @@ import torch
 
 import feature_extraction
 import speaker_id
-from audio.speech_detector import SpeechDetector
 from audio.speech_levels import levels_db
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
 from foundation import settings
 from voices import commands
 from voices.database import UNKNOWN
+from voices.speech_detector import SpeechDetector
 
 NUMBERS = (0, 1, 2, 9, 30)
 TURN_SECONDS, GAP_SECONDS, LEVEL_DB = (2.5, 7.0), (1.0, 2.5), (-6.0, 6.0)

@@ -11,7 +11,7 @@ import dataset
 import specaug
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_store import FeatureStore
-from foundation import parallel
+from foundation import parallel, processes, threads
 from foundation.settings import Config
 
 
@@ -23,7 +23,7 @@ def draw_batches(
     config: Config,
 ) -> Iterator[torch.Tensor]:
     """The batches of these steps, each drawn in a thread while the network processes the previous one."""
-    pool = parallel.thread_pool(1)
+    pool = threads.thread_pool(1)
     current = None
     for step in steps:
         following = pool.submit(draw_batch, encoder, store, noise_store, step, config)
@@ -50,12 +50,12 @@ def draw_batch(
     crop_frames = max(1, round(config.SEQ_LEN * (1 + config.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
     is_disturbed = rng.random() < config.DISTURBED_BATCHES
     weights = dataset.draw_speaker_weights(store.speech_seconds, store.corpus_of_speaker, rng, config)
-    rng = np.random.default_rng([config.SEED, step, parallel.rank()])
+    rng = np.random.default_rng([config.SEED, step, processes.rank()])
     if config.TRIPLET_MINING == "random":
-        utts = dataset.draw_triplets(store.utts_of_speaker, config.BATCH_SIZE // parallel.world_size(), rng)
+        utts = dataset.draw_triplets(store.utts_of_speaker, config.BATCH_SIZE // processes.world_size(), rng)
     else:
-        num_speakers = min(config.BATCH_SIZE, len(store.speakers)) // parallel.world_size()
-        own_speakers, own_weights = parallel.own_share(store.utts_of_speaker), parallel.own_share(weights)
+        num_speakers = min(config.BATCH_SIZE, len(store.speakers)) // processes.world_size()
+        own_speakers, own_weights = processes.own_share(store.utts_of_speaker), processes.own_share(weights)
         utts = dataset.draw_speaker_batch(own_speakers, num_speakers, config.UTTERANCES_PER_SPEAKER, rng, own_weights)
     crops = draw_crops(store, utts.ravel(), crop_frames, rng)
     if is_disturbed:
@@ -125,7 +125,7 @@ def embed_batch(network: nn.Module, crops: torch.Tensor, config: Config) -> torc
             return network(rows).float()
 
     rows = crops.flatten(0, 1)
-    if crops.device.type == "cpu" and parallel.world_size() == 1:
+    if crops.device.type == "cpu" and processes.world_size() == 1:
         embeddings = parallel.embed_in_threads(embed, rows, list(network.parameters()), config.NUM_PROCESSES)
     else:
         embeddings = embed(rows)

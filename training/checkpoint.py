@@ -4,10 +4,11 @@ from pathlib import Path
 
 import torch
 
-from encoder.saved_models import load_encoder, model_fingerprint, read_model, save_encoder, write_model
+from encoder.model_files import model_fingerprint
+from encoder.saved_models import load_encoder, read_model, save_encoder, write_model
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_store import FeatureStore
-from foundation import parallel, setting_table
+from foundation import processes, setting_table
 from foundation.settings import Config
 from scoring.score_normalization import embed_cohort
 from training.progress import TrainingProgress
@@ -33,12 +34,12 @@ def save_models(
     If it is cut off before the checkpoint is there, the next training does these steps again; after it, `continue_from`
     saves the best model.
     """
-    if parallel.rank() > 0:
+    if processes.rank() > 0:
         return
     progress.plot(Path(saved_model).with_suffix(".png"))
     record = {
         "training_settings": training_settings(config),
-        "num_processes": parallel.world_size(),
+        "num_processes": processes.world_size(),
         "data_fingerprint": origin,
         **progress.state(),
     }
@@ -54,26 +55,26 @@ def add_cohort(saved_model: str, encoder: SpeakerEncoder, store: FeatureStore, c
     if the best model is missing or damaged.
     """
     best = None
-    if parallel.rank() == 0:
+    if processes.rank() == 0:
         if not Path(saved_model).exists():
             raise ValueError(
                 f"{saved_model} is gone, and {checkpoint_path(saved_model)} is not the best model. {REMEDY}"
             )
         best = load_encoder(saved_model)
     weights = best.cpu().state_dict() if best and not len(best.cohort) else None
-    weights = parallel.gather_objects(weights)[0]
+    weights = processes.gather_objects(weights)[0]
     if weights is None:
         return
     encoder.load_state_dict(weights)
     cohort = embed_cohort(encoder.eval(), store, config)
-    if parallel.rank() == 0 and len(cohort):
+    if processes.rank() == 0 and len(cohort):
         print(f"Put a cohort of {len(cohort)} training speakers into the model.", flush=True)
         write_model(saved_model, {**read_model(saved_model), "cohort": torch.from_numpy(cohort)})
 
 
 def remove_models(saved_model: str) -> None:
     """Delete the model and its checkpoint, so that the next training does not continue from it; only rank 0 does it."""
-    if parallel.rank() == 0:
+    if processes.rank() == 0:
         for path in (checkpoint_path(saved_model), saved_model):
             Path(path).unlink(missing_ok=True)
 
@@ -93,9 +94,9 @@ def training_settings(config: Config) -> dict:
 
 def find_checkpoint(saved_model: str | None, train_speakers: list[str], config: Config) -> dict | None:
     """The checkpoint of a training on these speakers, for all processes; None if there is none, or none is wanted."""
-    is_reader = not config.START_OVER and parallel.rank() == 0
+    is_reader = not config.START_OVER and processes.rank() == 0
     checkpoint = read_checkpoint(saved_model, train_speakers, config) if saved_model and is_reader else None
-    return parallel.gather_objects(checkpoint)[0]
+    return processes.gather_objects(checkpoint)[0]
 
 
 def read_checkpoint(saved_model: str, train_speakers: list[str], config: Config) -> dict | None:
@@ -117,7 +118,7 @@ def read_checkpoint(saved_model: str, train_speakers: list[str], config: Config)
             before, now = values[name], getattr(config, name)
             if before != now:
                 raise ValueError(f"{path} was trained with {name}={before}, and now {name}={now}. {REMEDY}")
-        if (before := checkpoint["num_processes"]) != (now := parallel.world_size()):
+        if (before := checkpoint["num_processes"]) != (now := processes.world_size()):
             raise ValueError(f"{path} was trained by {before} processes, and now there are {now}. {REMEDY}")
         if checkpoint["train_speakers"] != train_speakers:
             raise ValueError(f"{path} was trained on other speakers. {REMEDY}")

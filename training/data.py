@@ -8,7 +8,7 @@ import torch
 import dataset
 import feature_store
 from encoder.speaker_encoder import SpeakerEncoder
-from foundation import parallel
+from foundation import processes
 from foundation.settings import Config
 
 # At most this many utterances of each validation speaker.
@@ -52,10 +52,10 @@ def open_stores(train_data: dataset.SpkToUtts, validation_data: dataset.SpkToUtt
     validation_store = feature_store.open_store(validation_data, config=config) if validation_data else None
     noises = dataset.get_noises(config.NOISE_DIR)
     noise_store = feature_store.open_store(noises, config=config) if noises else None
-    if len(store.speakers) < 2 * max(len(config.SPEEDS), parallel.world_size()):
+    if len(store.speakers) < 2 * max(len(config.SPEEDS), processes.world_size()):
         raise ValueError("training needs two speakers or more with files that can be used, for each process.")
-    if config.BATCH_SIZE % parallel.world_size():
-        raise ValueError(f"BATCH_SIZE={config.BATCH_SIZE} cannot be shared by {parallel.world_size()} processes.")
+    if config.BATCH_SIZE % processes.world_size():
+        raise ValueError(f"BATCH_SIZE={config.BATCH_SIZE} cannot be shared by {processes.world_size()} processes.")
     return store, validation_store, noise_store
 
 

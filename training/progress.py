@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from foundation import parallel, pictures, script
+from foundation import pictures, processes, script
 from foundation.settings import Config
 
 # The last steps over which the loss is averaged and judged.
@@ -51,7 +51,7 @@ class TrainingProgress:
             return
         if first:
             print(f"Continuing after step {first}.", flush=True)
-        is_silent = True if parallel.rank() else None  # None shows the bar on a terminal only.
+        is_silent = True if processes.rank() else None  # None shows the bar on a terminal only.
         with tqdm(initial=first, total=self.num_steps, desc="Training", unit="step", disable=is_silent) as self.bar:
             self.start = time.perf_counter()
             for step in range(first, self.num_steps):

@@ -32,6 +32,6 @@ class ApiTest(ProjectTest):
             exec(example, names)  # noqa: S102 - it is our own page.
         self.assertEqual(names["answer"]["speaker"], "Ann")
         self.assertIn(names["answer"]["verdict"], ("known", "probable"))
-        self.assertEqual(names["embeddings"].shape, (2, names["encoder"].dimensions))
+        self.assertEqual(names["monday"].recording.embedding.shape, (names["encoder"].dimensions,))
         self.assertEqual({turn.speaker for turn in names["found"].turns}, {"Ann"})
         self.assertEqual([name for name in names["group"].files if name.endswith(".wav")], names["group"].files)

@@ -51,7 +51,8 @@ class AugmentationTest(ProjectTest):
         clean, recording, expected = (
             torch.from_numpy(feature_extraction.compute_mfcc(samples)) for samples in (voice, noise, voice + noise)
         )
-        cosines = feature_extraction.mfcc_constants(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)[2]
+        constants = feature_extraction.mfcc_constants(myconfig.N_FFT, myconfig.N_MELS, myconfig.N_MFCC)
+        cosines = torch.from_numpy(constants.transform)
         power, recordings = (10 ** ((crop @ cosines.T) / 10)[None].repeat(50, 1, 1) for crop in (clean, recording))
         with settings.override(NOISE_SNR_DB=(10.0, 10.0)):
             noisy = augmentation.add_noise(power, power, recordings, np.random.default_rng(0), myconfig.NOISE_SNR_DB)

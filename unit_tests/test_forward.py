@@ -16,15 +16,19 @@ PRETRAINED = sorted((PROJECT_DIR / "saved_model" / "pretrained").glob("*.pt"))
 
 class ForwardTest(ProjectTest):
     def assert_equal_to_pytorch(self, encoder: torch.nn.Module) -> None:
+        """Recordings of other and of equal lengths, each embedded by PyTorch alone."""
         weights = {name: tensor.numpy() for name, tensor in encoder.state_dict().items()}
         rng = np.random.default_rng(0)
-        for num_frames in (1, 2, 7, 50):
-            features = rng.normal(0, 20, (num_frames, len(weights["feature_mean"]))).astype(np.float32)
-            with torch.no_grad():
-                expected = encoder(torch.from_numpy(features)[None])[0].numpy()
-            found = forward.embed(weights, encoder.settings, features)
-            self.assertEqual(found.shape, expected.shape)
-            np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+        batch = [
+            rng.normal(0, 20, (num_frames, len(weights["feature_mean"]))).astype(np.float32)
+            for num_frames in (50, 50, 7, 2, 1, 1)
+        ]
+        with torch.no_grad():
+            expected = np.concatenate([encoder(torch.from_numpy(features)[None]).numpy() for features in batch])
+        for features, of_features in zip((batch, batch[2:3]), (expected, expected[2:3]), strict=True):
+            found = forward.embed(forward.nest(weights), encoder.settings, features)
+            self.assertEqual((found.shape, found.dtype), (of_features.shape, np.float32))
+            np.testing.assert_allclose(found, of_features, atol=1e-5, rtol=1e-5)
 
     def test_every_shape_is_what_pytorch_gives(self) -> None:
         plain = {"LSTM_HIDDEN_SIZE": 6, "LSTM_NUM_LAYERS": 2, "N_MFCC": 5}
@@ -55,14 +59,19 @@ class ForwardTest(ProjectTest):
     def test_the_tdnn_is_the_same(self) -> None:
         self.assertEqual((forward.DILATIONS, forward.NUM_GROUPS), (tdnn.DILATIONS, tdnn.NUM_GROUPS))
 
-    def test_a_transformer_is_refused(self) -> None:
-        with self.assertRaisesRegex(ValueError, "not for a transformer"):
-            forward.embed({}, {"USE_TRANSFORMER": True}, np.zeros((3, 40)))
-
     def test_it_needs_no_pytorch(self) -> None:
         line = "import sys, encoder.forward; print('torch' in sys.modules)"
         answer = subprocess.run([sys.executable, "-c", line], cwd=PROJECT_DIR, capture_output=True, text=True)
         self.assertEqual((answer.stdout.strip(), answer.stderr), ("False", ""))
+
+    def test_a_convolution_with_a_stride(self) -> None:
+        rng = np.random.default_rng(0)
+        for steps, dilation, stride in ((9, 1, 2), (4, 1, 2), (2, 1, 2), (9, 3, 1), (1, 2, 1)):
+            layer = torch.nn.Conv1d(4, 3, 3, stride=stride, padding=dilation, dilation=dilation)
+            weights = {name: parameter.detach().numpy() for name, parameter in layer.named_parameters()}
+            inputs = rng.normal(size=(2, steps, 4)).astype(np.float32)
+            expected = layer(torch.from_numpy(inputs).transpose(1, 2)).transpose(1, 2).detach().numpy()
+            np.testing.assert_allclose(forward.convolve(weights, inputs, dilation, stride), expected, atol=1e-6)
 
 
 if __name__ == "__main__":

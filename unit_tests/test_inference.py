@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import threadpoolctl
 import torch
 
 import evaluation
@@ -113,6 +114,25 @@ class SpeakerEncoderTest(ProjectTest):
             self.assertAlmostEqual(result[2], alone[number % 2][2], places=5)
             self.assertEqual(result[3], alone[number % 2][3])
         self.assertEqual(settings.all_settings(), before)
+
+    def test_numpy_works_in_one_thread_where_several_embed(self) -> None:
+        """Threads within threads wait for one another on a busy machine."""
+
+        def count() -> set[int]:
+            return {lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"}
+
+        def embed_batch(features: list[np.ndarray]) -> np.ndarray:
+            counted.append(count())
+            return np.ones((len(features), encoder.dimensions), np.float32)
+
+        counted: list[set[int]] = []
+        encoder = networks.new_encoder().eval()
+        before = count()
+        with unittest.mock.patch.object(encoder, "embed_batch", embed_batch):
+            inference.embed_features(encoder, [np.zeros((50, 40), np.float32)] * 300)
+        self.assertGreater(len(counted), 1)
+        self.assertEqual({number for numbers in counted for number in numbers}, {1})
+        self.assertEqual(count(), before)
 
     @unittest.skipUnless(hasattr(os, "fork"), "there is no fork on this system")
     def test_a_forked_process_can_embed_after_its_parent_did(self) -> None:

@@ -30,7 +30,7 @@ class LessonTest(ProjectTest):
             copy = self.dir / path.relative_to(PROJECT_DIR)
             copy.parent.mkdir(exist_ok=True)
             shutil.copy(path, copy)
-        for name in ("foundation/figures.mplstyle", "resources/system.png", "requirements.txt"):
+        for name in ("foundation/figures.mplstyle", "resources/system.png", "requirements.txt", "requirements-use.txt"):
             (self.dir / name).parent.mkdir(exist_ok=True)
             shutil.copy(PROJECT_DIR / name, self.dir / name)
         notebook = nbformat.read(LESSON, 4)
@@ -41,6 +41,7 @@ class LessonTest(ProjectTest):
         printed = "".join(output.get("text", "") for output in outputs)
         self.assertEqual(sum("image/png" in output.get("data", {}) for output in outputs), 5)
         self.assertLess(float(re.search(r"librosa differs by ([0-9.]+)", printed)[1]), 0.001)
+        self.assertLess(float(re.search(r"NumPy differs from PyTorch by ([0-9.]+)", printed)[1]), 1e-5)
         first, last = map(float, re.search(r"loss: ([0-9.]+) at first, ([0-9.]+) at last", printed).groups())
         self.assertLess(last, first)
         eer, on_the_curve = re.search(r"EER: ([0-9.]+)%", printed)[1], re.search(r"equal at ([0-9.]+)%", printed)[1]

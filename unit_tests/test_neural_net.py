@@ -17,7 +17,7 @@ import feature_store
 import myconfig
 import neural_net
 from encoder import inference, networks, saved_models
-from foundation import parallel, setting_checks, setting_table, settings
+from foundation import processes, setting_checks, setting_table, settings
 from scoring import score_normalization
 from training import batches as training_batches
 from training.progress import TrainingProgress
@@ -180,8 +180,8 @@ class NeuralNetTest(TrainingTest):
                 for step in range(10):
                     for rank in (0, 1):
                         with (
-                            unittest.mock.patch.object(parallel, "rank", lambda rank=rank: rank),
-                            unittest.mock.patch.object(parallel, "world_size", lambda: 2),
+                            unittest.mock.patch.object(processes, "rank", lambda rank=rank: rank),
+                            unittest.mock.patch.object(processes, "world_size", lambda: 2),
                             unittest.mock.patch.object(training_batches, "draw_crops", draw),
                         ):
                             training_batches.draw_batch(networks.new_encoder(), store, None, step, settings.present())

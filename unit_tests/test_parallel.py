@@ -55,7 +55,7 @@ class ParallelTest(ProjectTest):
 import sys; sys.path.insert(0, {str(PROJECT_DIR)!r})
 import os, torch, dataset, feature_store, myconfig, neural_net
 from encoder import inference
-from foundation import parallel, settings
+from foundation import parallel, processes, settings
 from training import batches
 settings.read_command_line("A test.")
 with parallel.process_group(myconfig.DEVICE):
@@ -64,16 +64,16 @@ with parallel.process_group(myconfig.DEVICE):
     torch.manual_seed(0)
     encoder = neural_net.get_speaker_encoder()
     with torch.no_grad():
-        encoder.lstms[0].bias_ih_l0 += parallel.rank()  # Rank 0's weights must come to hold.
+        encoder.lstms[0].bias_ih_l0 += processes.rank()  # Rank 0's weights must come to hold.
     network = parallel.replicate(encoder)
     config = settings.present(MIXED_PRECISION=False)
     crops = batches.draw_batch(encoder, store, None, 3, config)
     losses = neural_net.get_triplet_losses(parallel.gather(neural_net.embed_batch(network, crops, config)), config)
-    (losses.mean() * parallel.world_size()).backward()
+    (losses.mean() * processes.world_size()).backward()
     gradients = [parameter.grad for parameter in encoder.parameters()]
     embeddings = torch.from_numpy(inference.embed_store(encoder, store))
     losses_of_training = neural_net.train_network(data, 2, myconfig.SAVED_MODEL_PATH)
-    torch.save([crops, gradients, embeddings, losses, losses_of_training], f"{{parallel.rank()}}.pt")
+    torch.save([crops, gradients, embeddings, losses, losses_of_training], f"{{processes.rank()}}.pt")
 os._exit(0)  # As scripts do: see `script.run`.
 """,
             encoding="utf-8",

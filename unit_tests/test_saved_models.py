@@ -17,9 +17,11 @@ import torch
 
 import evaluation
 import neural_net
-from encoder import networks, saved_models
-from foundation import safe_files, setting_checks, setting_table, settings
-from unit_tests.shared import NO_NEIGHBOURS, RATE, ProjectTest
+from encoder import inference, lstm, model_files, networks, saved_models
+from foundation import safe_files, setting_checks, setting_table, settings, tensor_archives
+from unit_tests.shared import NO_NEIGHBOURS, PROJECT_DIR, RATE, ProjectTest
+
+PRETRAINED_DIR = PROJECT_DIR / "saved_model" / "pretrained"
 
 
 class SavedEncoderTest(ProjectTest):
@@ -89,7 +91,8 @@ class SavedEncoderTest(ProjectTest):
         later = ("DELTAS", "STACKED_FRAMES", "USE_TRANSFORMER", "LSTM_LAYER_NORM", "TDNN_CHANNELS")
         for name in (*later, *setting_table.settings_that_shape("transformer")):
             del before[name]
-        saved_models.save_encoder(str(self.dir / "before.pt"), encoder)
+        content = {"encoder_state_dict": encoder.state_dict(), "settings": before}
+        saved_models.write_model(str(self.dir / "before.pt"), content)
         loaded = neural_net.load_encoder(str(self.dir / "before.pt"))
         self.assertIs(loaded.settings["DELTAS"], False)
         self.assertEqual(loaded.lstms[0].input_size, 40)
@@ -100,7 +103,7 @@ class SavedEncoderTest(ProjectTest):
         weights |= {f"lstm.{name}": weight.detach() for name, weight in loaded.lstms[0].named_parameters()}
         for name in sorted(weights):
             digest.update(name.encode() + weights[name].numpy().tobytes())
-        self.assertEqual(saved_models.model_fingerprint(loaded), digest.hexdigest()[:16])
+        self.assertEqual(model_files.model_fingerprint(loaded), digest.hexdigest()[:16])
 
     def test_unusable_models_are_refused_in_a_sentence(self) -> None:
         encoder = networks.new_encoder()
@@ -141,8 +144,9 @@ class SavedEncoderTest(ProjectTest):
         torch.save(good, self.dir / "nan.pt")
         for name in ("missing", "truncated", "text", "empty", "nan", *wrong):
             path = str(self.dir / f"{name}.pt")
-            with self.subTest(name), self.assertRaisesRegex(ValueError, rf"^[^\n]*{re.escape(path)}[^\n]*$"):
-                neural_net.load_encoder(path)
+            for load in (neural_net.load_encoder, model_files.load_model):
+                with self.subTest(name), self.assertRaisesRegex(ValueError, rf"^[^\n]*{re.escape(path)}[^\n]*$"):
+                    load(path)
         self.assertFalse((self.dir / "code_was_run").exists())
 
     def test_models_that_would_fill_the_memory_are_refused_before_they_do(self) -> None:
@@ -165,22 +169,98 @@ class SavedEncoderTest(ProjectTest):
         torch.save({"encoder_state_dict": small}, self.dir / "old.pt", _use_new_zipfile_serialization=False)
         with (self.dir / "old.pt").open("ab") as old:  # An archive from its end, not from its start.
             old.write((self.dir / "good.pt").read_bytes())
-        names = {"expanded": "more than the file holds", "claimed": "shape", "bomb": "damaged", "bytes": "more than"}
+        names = {
+            "expanded": "more than the file holds",
+            "claimed": "shape|lacks",
+            "bomb": "damaged",
+            "bytes": "more than",
+        }
         names["old"] = "1.6 or newer"
         shape = networks.new_encoder().settings
         many = {"encoder_state_dict": small, "settings": shape, "more": [None] * 10**5}
         torch.save(many, self.dir / "many.pt")
         self.assertEqual(neural_net.load_encoder(str(self.dir / "many.pt")).dimensions, 8)
         names["many"] = "more than weights"
-        few = unittest.mock.patch.object(saved_models, "MAX_PICKLE_BYTES", 10**5)
+        few = unittest.mock.patch.object(tensor_archives, "MAX_PICKLE_BYTES", 10**5)
         with few, unittest.mock.patch.object(torch.nn.LSTM, "reset_parameters", self.refuse_memory):
             for name, message in names.items():
-                with self.subTest(name), self.assertRaisesRegex(ValueError, message):
-                    neural_net.load_encoder(str(self.dir / f"{name}.pt"))
+                for load in (neural_net.load_encoder, model_files.load_model):
+                    with self.subTest(name), self.assertRaisesRegex(ValueError, message):
+                        load(str(self.dir / f"{name}.pt"))
 
     @staticmethod
     def refuse_memory(network: torch.nn.LSTM) -> None:
         assert all(weight.is_meta for weight in network.parameters()), "The network was built."
+
+    def test_what_needs_no_pytorch_reads_the_same_models(self) -> None:
+        torch.manual_seed(3)
+        lstm = torch.nn.LSTM(40, 6, 2, batch_first=True)
+        torch.save(
+            {"encoder_state_dict": {f"lstm.{k}": v for k, v in lstm.state_dict().items()}}, self.dir / "classic.pt"
+        )
+        for number, shape in enumerate(({"BI_LSTM": True, "DELTAS": True}, {"USE_TRANSFORMER": True})):
+            with settings.override(**shape):
+                saved_models.save_encoder(str(self.dir / f"{number}.pt"), networks.new_encoder())
+        rng = np.random.default_rng(0)
+        features = [rng.normal(0, 20, (frames, 40)).astype(np.float32) for frames in (30, 90, 3)]
+        for path in [*sorted(self.dir.glob("*.pt")), *sorted(PRETRAINED_DIR.glob("*.pt"))]:
+            with self.subTest(path.name):
+                expected, found = neural_net.load_encoder(path), model_files.load_model(path)
+                for name in ("settings", "train_speakers", "calibration", "path", "file_digest", "dimensions"):
+                    self.assertEqual(getattr(found, name), getattr(expected, name), name)
+                self.assertEqual(*map(model_files.model_fingerprint, (found, expected)))
+                np.testing.assert_array_equal(found.cohort, expected.cohort)
+                embeddings = [inference.embed_features(encoder, features) for encoder in (found, expected)]
+                np.testing.assert_allclose(*embeddings, atol=1e-5)
+
+    def test_a_network_that_was_changed_is_computed_by_pytorch(self) -> None:
+        """A student who changes the LSTM in PyTorch alone gets no answers of another network."""
+        features = [np.random.default_rng(0).normal(0, 20, (30, 40)).astype(np.float32)]
+
+        def spread(_: object, outputs: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+            return outputs.std(dim=1)
+
+        with unittest.mock.patch.object(lstm.LstmEncoder, "aggregate", spread):
+            saved_models.save_encoder(str(self.dir / "changed.pt"), networks.new_encoder())
+            expected = neural_net.load_encoder(str(self.dir / "changed.pt"))
+            found = model_files.load_model(str(self.dir / "changed.pt"))
+            self.assertIsInstance(found, lstm.LstmEncoder)
+            embeddings = [inference.embed_features(encoder, features) for encoder in (found, expected)]
+            np.testing.assert_array_equal(*embeddings)
+        saved_models.save_encoder(str(self.dir / "same.pt"), networks.new_encoder())
+        self.assertIsInstance(model_files.load_model(str(self.dir / "same.pt")), model_files.NumpyEncoder)
+
+    def test_tensors_of_any_kind_are_read(self) -> None:
+        whole = torch.arange(24.0).reshape(4, 6)
+        tensors = [whole.to(kind) for kind in (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool)]
+        tensors += [
+            whole.T,
+            whole[1:, ::2],
+            whole[:0],
+            whole[2, 3],
+            torch.tensor(7),
+            torch.nn.Parameter(whole).detach(),
+        ]
+        torch.save({"encoder_state_dict": {}, "list": tensors, "tuple": (1, None, "x", 2.5, True)}, self.dir / "a.pt")
+        content = model_files.read_model(self.dir / "a.pt")
+        self.assertEqual(content["tuple"], (1, None, "x", 2.5, True))
+        for tensor, array in zip(tensors, content["list"], strict=True):
+            np.testing.assert_array_equal(array, tensor.float().numpy())
+            self.assertEqual(array.shape, tuple(tensor.shape))
+
+    def test_no_tensor_reaches_beyond_its_storage(self) -> None:
+        storage = tensor_archives.Storage("Float", np.arange(6, dtype=np.float32))
+        self.assertEqual(tensor_archives.make_array(storage, 1, (2, 2), (2, 1)).tolist(), [[1, 2], [3, 4]])
+        for offset, shape, strides in (
+            (0, (7,), (1,)),
+            (6, (1,), (1,)),
+            (-1, (2,), (1,)),
+            (3, (2,), (-1,)),
+            (0, (2, 2), (5, 1)),
+            (0, (-1,), (1,)),
+        ):
+            with self.assertRaisesRegex(ValueError, "outside of its storage"):
+                tensor_archives.make_array(storage, offset, shape, strides)
 
     def test_only_the_file_that_was_read_is_changed_and_under_its_lock(self) -> None:
         path = str(self.dir / "model.pt")

@@ -8,7 +8,7 @@ import sys
 import time
 import unittest
 
-from unit_tests.shared import PROJECT_DIR, TIMEOUT_SECONDS, ProjectTest
+from unit_tests.shared import PROJECT_DIR, TIMEOUT_SECONDS, ProjectTest, corpus
 
 
 class ScriptTest(ProjectTest):
@@ -50,7 +50,7 @@ class ScriptTest(ProjectTest):
             (2, "Error: numpy is not installed: pip3 install -r requirements.txt.\n"),
         )
 
-    def test_what_needs_no_model_does_not_wait_for_torch(self) -> None:
+    def test_what_does_not_train_does_not_wait_for_torch(self) -> None:
         (self.dir / "torch.py").write_text("raise SystemExit('torch was loaded')")
         environment = {**os.environ, "PYTHONPATH": str(self.dir)}
         line = "import sys; from speaker_id import DEFAULT_MODEL; assert 'torch' not in sys.modules"
@@ -67,6 +67,19 @@ class ScriptTest(ProjectTest):
             answer = self.run_script("speaker_id.py", *arguments, env=environment)
             self.assertEqual((answer.returncode, answer.stderr.count("\n")), (2, 1), answer.stderr)
             self.assertIn(words, answer.stderr)
+        [ann, bob] = [sorted(map(str, (corpus() / f"test/s{number}").rglob("*.flac")))[:3] for number in (24, 25)]
+        for arguments, code in {
+            ("verify", ann[0], ann[1]): (0, 1, 3),
+            ("enrol", "Ann", *ann[:2]): (0,),
+            ("identify", ann[2], bob[0]): (0, 1, 3),
+            ("timeline", bob[0]): (0,),
+            ("sort", *ann, *bob): (0,),
+            ("embed", *ann): (0,),
+            ("map", *ann, *bob): (0,),
+        }.items():
+            with self.subTest(arguments[0]):
+                answer = self.run_script("speaker_id.py", *arguments, env=environment)
+                self.assertIn(answer.returncode, code, answer.stdout + answer.stderr)
 
     def test_no_script_imports_what_needs_a_folder_to_cache_in(self) -> None:
         """librosa compiles functions with numba, which fails where neither home nor packages can be written."""

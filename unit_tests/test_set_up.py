@@ -16,8 +16,9 @@ class SetUpTest(unittest.TestCase):
     """The packages and data folders that the settings need are there."""
 
     def test_requirements_are_installed(self) -> None:
-        for line in (PROJECT_DIR / "requirements.txt").read_text().splitlines():
-            if line and not line.startswith("#"):
+        lines = [(PROJECT_DIR / name).read_text() for name in ("requirements-use.txt", "requirements.txt")]
+        for line in "".join(lines).splitlines():
+            if line and not line.startswith(("#", "-r")):
                 name, lowest, untried = re.split(">=|,<", line)
                 installed, *bounds = (
                     [int(number) for number in re.findall(r"\d+", version)]

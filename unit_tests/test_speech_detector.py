@@ -1,5 +1,6 @@
-"""Tests of `audio/speech_detector.py`."""
+"""Tests of `voices/speech_detector.py`."""
 
+import importlib.util
 import unittest
 import unittest.mock
 
@@ -9,13 +10,13 @@ import torch
 
 from audio import mono
 from audio import speech_levels as levels
-from audio.speech_detector import SpeechDetector, cut_pieces, find_speech, share_of_loud, speech_shares
 from audio.speech_levels import SPEECH_FRAME_SAMPLES
 from encoder import saved_models
 from unit_tests.shared import RATE, ProjectTest, corpus
-from voices import answers, recordings, wording
+from voices import answers, recordings, speech_detector, wording
 from voices.answers import Decision
 from voices.enrolment import enrol
+from voices.speech_detector import SpeechDetector, cut_pieces, find_speech, share_of_loud, speech_shares
 from voices.timeline import find_timeline
 
 
@@ -56,10 +57,8 @@ class SpeechDetectorTest(ProjectTest):
 
     def test_segments_side_by_side_and_blocks_give_what_one_pass_gives(self) -> None:
         samples = np.concatenate([self.voice(0, 15), np.zeros(5 * RATE), self.voice(1, 14.93)]).astype(np.float32)
-        detector = SpeechDetector()
-        detector.network.reset_states()
-        with torch.inference_mode():
-            of_chunk = detector.network.audio_forward(torch.from_numpy(samples)[None], RATE)[0].numpy()
+        padded = np.resize(samples, -(-len(samples) // 512) * 512)
+        [of_chunk] = speech_detector.probabilities(padded[None])
         in_one_pass = find_speech(of_chunk[((np.arange(len(samples) // 320) + 0.5) * 320 / 512).astype(int)])
         self.assertGreater((find_speech(SpeechDetector().hear(samples)) == in_one_pass).mean(), 0.98)
         detector = SpeechDetector()
@@ -130,10 +129,18 @@ class SpeechDetectorTest(ProjectTest):
             self.assertEqual(len(heard), number // 320)
             self.assertFalse(find_speech(heard).any())
 
-    def test_the_number_of_threads_stays(self) -> None:
-        before = torch.get_num_threads()
-        SpeechDetector()
-        self.assertEqual(torch.get_num_threads(), before)
+    @unittest.skipUnless(importlib.util.find_spec("silero_vad"), "silero-vad, its reference, is not installed")
+    def test_probabilities_are_those_of_the_package(self) -> None:
+        import silero_vad
+
+        self.addCleanup(torch.set_num_threads, torch.get_num_threads())  # The package sets it.
+        network = silero_vad.load_silero_vad()
+        voices = np.stack([self.voice(number, 4) for number in range(3)])
+        noisy = (voices + self.rng.normal(0, 0.01, voices.shape)).astype(np.float32)[:, : 120 * 512]
+        with torch.inference_mode():
+            expected = network.audio_forward(torch.from_numpy(noisy), RATE).numpy()
+        np.testing.assert_allclose(speech_detector.probabilities(noisy), expected, atol=1e-5)
+        self.assertGreater(np.ptp(expected), 0.5)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import matplotlib.figure
 import numpy as np
 
 import feature_extraction
-from encoder.speaker_encoder import SpeakerEncoder
+from encoder.base import Encoder
 from foundation import pictures, safe_files
 from voices import answers, enrolment, formats, timeline, wording
 from voices import database as speaker_database
@@ -53,7 +53,7 @@ def as_html(answer: Answer) -> str:
 class Actions:
     """What the buttons do: the functions of `voices`, with one model and one database."""
 
-    def __init__(self, encoder: SpeakerEncoder, database: str) -> None:
+    def __init__(self, encoder: Encoder, database: str) -> None:
         self.encoder, self.database = encoder, database
         self.model = answers.model_of(encoder)
         self.decision = answers.decision_for(encoder)
@@ -206,16 +206,15 @@ def draw_dial(axes: matplotlib.axes.Axes, score: float, threshold: float) -> Non
     axes.annotate("", (angle, 0.95), (0, 0), arrowprops={"width": 2, "color": "0.2"})
 
 
-def draw_comparison(
-    encoder: SpeakerEncoder, files: Sequence[str], score: float, threshold: float
-) -> matplotlib.figure.Figure:
+def draw_comparison(encoder: Encoder, files: Sequence[str], score: float, threshold: float) -> matplotlib.figure.Figure:
     """Draw the score of two recordings on a dial, and the MFCCs of both, as the encoder sees them."""
+    weights = encoder.weights()
     with pictures.style():
         figure = matplotlib.figure.Figure(figsize=(5, 8))
         draw_dial(figure.add_subplot(3, 1, 1, projection="polar"), score, threshold)
         for place, file, title in zip((2, 3), files, ("first recording", "second recording"), strict=True):
             mfcc = feature_extraction.extract_features(file, encoder.feature_settings)
-            normalised = (mfcc - encoder.feature_mean.cpu().numpy()) / encoder.feature_std.cpu().numpy()
+            normalised = (mfcc - weights["feature_mean"]) / weights["feature_std"]
             seconds = len(mfcc) * encoder.feature_settings.hop_length / feature_extraction.SAMPLE_RATE
             axes = figure.add_subplot(3, 1, place)
             extent = (0, seconds, 0, mfcc.shape[1])

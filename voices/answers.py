@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from audio.recording_lists import Paths
-from encoder.saved_models import model_fingerprint
-from encoder.speaker_encoder import SpeakerEncoder
+from encoder.base import Encoder
+from encoder.model_files import model_fingerprint
 from scoring.score_normalization import score_offsets
 from scoring.thresholds import log_likelihood_ratio, rates_at, threshold_at
 from voices import database as speaker_database
@@ -73,12 +73,12 @@ class Decision(NamedTuple):
         return as_high <= strict * ALMOST
 
 
-def model_of(encoder: SpeakerEncoder) -> Model:
+def model_of(encoder: Encoder) -> Model:
     """What a database remembers of the model."""
     return Model(model_fingerprint(encoder), encoder.dimensions, encoder.path)
 
 
-def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | None = None) -> Decision:
+def decision_for(encoder: Encoder, far: float = 0.01, threshold: float | None = None) -> Decision:
     """Decide at the model's thresholds for a false-accept rate, or at a given threshold. Raises ValueError."""
     if threshold is not None:
         if not -1 <= threshold <= 1:
@@ -101,7 +101,7 @@ def decision_for(encoder: SpeakerEncoder, far: float = 0.01, threshold: float | 
 
 
 def score_all(
-    encoder: SpeakerEncoder, first: np.ndarray, seconds: np.ndarray, second: np.ndarray, other_seconds: np.ndarray
+    encoder: Encoder, first: np.ndarray, seconds: np.ndarray, second: np.ndarray, other_seconds: np.ndarray
 ) -> np.ndarray:
     """The score of each of the first embeddings with each of the second, both (sides, dimensions) -> (first, second).
 
@@ -140,7 +140,7 @@ def verdict_of(meaning: dict, decision: Decision) -> str:
     return "different" if is_given or (lower < DIFFERENT_SHARE and (ratio is None or ratio < 0)) else "unclear"
 
 
-def verify(encoder: SpeakerEncoder, first: Paths, second: Paths, decision: Decision) -> dict:
+def verify(encoder: Encoder, first: Paths, second: Paths, decision: Decision) -> dict:
     """Compare the voices of two lists of recordings: the `verdict` (see `verdict_of`), `score`, and what it means."""
     sides = [hear(encoder, files) for files in (first, second)]
     embeddings = np.stack([mean_embedding(side) for side in sides])
@@ -185,7 +185,7 @@ def is_rival(decision: Decision, scores: np.ndarray, counts: Sequence[int], best
     return ratios[0] is None or bool(ratios[0] - ratios[1] < np.log(RIVAL_FACTOR))
 
 
-def identify(encoder: SpeakerEncoder, database: str, files: Paths, decision: Decision) -> list[dict]:
+def identify(encoder: Encoder, database: str, files: Paths, decision: Decision) -> list[dict]:
     """Who speaks in each recording: `speaker` or None, a `verdict`, and `ranking`, at most NUM_SHOWN.
 
     Each enrolled person has the threshold for their number of recordings. The first of the ranking is farthest above

@@ -3,15 +3,13 @@
 import numpy as np
 
 from audio import decoder
-from encoder.speaker_encoder import SpeakerEncoder
+from encoder.base import Encoder
 from voices.answers import Decision
 from voices.database import People
 from voices.timeline import Timeline, find_timeline
 
 
-def find_timeline_of_channels(
-    encoder: SpeakerEncoder, recording: str, people: People, decision: Decision | None
-) -> Timeline:
+def find_timeline_of_channels(encoder: Encoder, recording: str, people: People, decision: Decision | None) -> Timeline:
     """The turns on each of two channels, in the order of time; they overlap where both speak.
 
     A voice of nobody enrolled is "channel 1" if it is the only one there, else "channel 1, speaker 2" for example.

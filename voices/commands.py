@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from encoder.saved_models import load_encoder
-from encoder.speaker_encoder import SpeakerEncoder
-from foundation import parallel, pictures, safe_files, script
+from encoder.base import Encoder
+from encoder.model_files import load_model
+from foundation import pictures, safe_files, script, threads
 from voices import database as speaker_database
 from voices import formats, sorting, wording
 from voices import map as voice_map
@@ -27,7 +27,7 @@ from voices.turns import Turn
 
 def run(options: argparse.Namespace) -> int:
     """Run the command that the options name, whose files are expanded; returns its exit code."""
-    parallel.prepare_process()
+    threads.prepare_process()
     commands = {
         "verify": run_verify,
         "enrol": run_enrol,
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         "embed": run_embed_or_map,
         "map": run_embed_or_map,
     }
-    return commands[options.command](load_encoder(options.model), options)
+    return commands[options.command](load_model(options.model), options)
 
 
 def warn(warnings: Sequence[tuple[str, str]]) -> None:
@@ -51,7 +51,7 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def run_verify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
+def run_verify(encoder: Encoder, options: argparse.Namespace) -> int:
     """The command `verify`: 0 for the same person, 1 for two, 3 if that cannot be told."""
     decision = decision_for(encoder, options.far, options.threshold)
     answer = verify(encoder, options.first, options.second, decision)
@@ -63,7 +63,7 @@ def run_verify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     return wording.EXIT_CODES[answer["verdict"]]
 
 
-def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
+def run_enrol(encoder: Encoder, options: argparse.Namespace) -> int:
     """The command `enrol`."""
     files, db, more = options.files or [options.meeting], options.db, options.more
     if options.meeting:
@@ -81,7 +81,7 @@ def run_enrol(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     return 0
 
 
-def run_identify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
+def run_identify(encoder: Encoder, options: argparse.Namespace) -> int:
     """The command `identify`: 1 if nobody was identified in any recording, 3 if it cannot tell in some."""
     decision = decision_for(encoder, options.far, options.threshold)
     found = identify(encoder, options.db, options.files, decision)
@@ -100,7 +100,7 @@ def run_identify(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     return 0 if verdicts & {"known", "probable"} else 3 if "unclear" in verdicts else 1
 
 
-def run_timeline(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
+def run_timeline(encoder: Encoder, options: argparse.Namespace) -> int:
     """The command `timeline`."""
     people = speaker_database.read_people(options.db, model_of(encoder))
     decision = decision_for(encoder, options.far, options.threshold) if people.names else None
@@ -154,7 +154,7 @@ def formatted(found: dict[str, list[Turn]], format: str) -> str:
     return "".join(write(turns) for turns in found.values())
 
 
-def run_sort(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
+def run_sort(encoder: Encoder, options: argparse.Namespace) -> int:
     """The command `sort`."""
     people = speaker_database.read_people(options.db, model_of(encoder))
     decision = decision_for(encoder, options.far, options.threshold)
@@ -178,7 +178,7 @@ def run_sort(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
     return 0
 
 
-def run_embed_or_map(encoder: SpeakerEncoder, options: argparse.Namespace) -> int:
+def run_embed_or_map(encoder: Encoder, options: argparse.Namespace) -> int:
     """The commands `embed` and `map`."""
     heard = hear(encoder, options.files)
     warn(list_warnings(heard))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from audio.recording_lists import Paths
+from encoder.base import Encoder
 from encoder.inference import unit_length
-from encoder.speaker_encoder import SpeakerEncoder
 from scoring.thresholds import rates_at
 from voices import database as speaker_database
 from voices.answers import NUM_SHOWN, SAME_EMBEDDING, Decision, model_of, score_all
@@ -22,7 +22,7 @@ NUM_NEAREST = 5
 
 
 def enrol(
-    encoder: SpeakerEncoder, database: str, name: str, files: Paths, more: bool = False
+    encoder: Encoder, database: str, name: str, files: Paths, more: bool = False
 ) -> tuple[float, list[tuple[str, str]]]:
     """Add a person, or more recordings of an enrolled one; returns the seconds of speech heard, and warnings.
 
@@ -34,7 +34,7 @@ def enrol(
 
 
 def enrol_heard(
-    encoder: SpeakerEncoder, database: str, name: str, heard: Sequence[Heard], more: bool
+    encoder: Encoder, database: str, name: str, heard: Sequence[Heard], more: bool
 ) -> tuple[float, list[tuple[str, str]]]:
     """Do what `enrol` does, with recordings that were heard."""
     name, decision = speaker_database.clean_name(name), usual_decision(encoder)
@@ -51,7 +51,7 @@ def enrol_heard(
     return speech_seconds(heard), list_warnings(heard) + warnings
 
 
-def usual_decision(encoder: SpeakerEncoder) -> Decision | None:
+def usual_decision(encoder: Encoder) -> Decision | None:
     """A decision for warnings: at 1 %, or the lowest rate that the model has; None without thresholds."""
     if not encoder.calibration:
         return None
@@ -78,7 +78,7 @@ def find_copies_of_enrolled(heard: Sequence[Heard], owners: Sequence[str], befor
 
 
 def compare_recordings(
-    encoder: SpeakerEncoder, heard: Sequence[Heard], own: np.ndarray, seconds: float, decision: Decision | None
+    encoder: Encoder, heard: Sequence[Heard], own: np.ndarray, seconds: float, decision: Decision | None
 ) -> list[tuple[str, str]]:
     """Warnings of new recordings that do not sound like the person's others.
 
@@ -102,9 +102,7 @@ def compare_recordings(
     return warnings
 
 
-def compare_people(
-    encoder: SpeakerEncoder, name: str, people: People, decision: Decision | None
-) -> list[tuple[str, str]]:
+def compare_people(encoder: Encoder, name: str, people: People, decision: Decision | None) -> list[tuple[str, str]]:
     """Warnings of enrolled people whose similarity with this one is above the threshold, the most similar first."""
     if decision is None:
         return []

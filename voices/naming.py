@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from audio import mono
-from encoder.speaker_encoder import SpeakerEncoder
+from encoder.base import Encoder
 from feature_extraction import SAMPLE_RATE
 from voices import database as speaker_database
 from voices import timeline
@@ -20,7 +20,7 @@ LEAST_SECONDS, EDGE_SECONDS = 1.0, 0.1
 
 
 def enrol_voice(
-    encoder: SpeakerEncoder,
+    encoder: Encoder,
     database: str,
     name: str,
     recording: str,
@@ -44,7 +44,7 @@ def enrol_voice(
 
 
 def enrol_turns(
-    encoder: SpeakerEncoder, database: str, name: str, recording: str, turns: Sequence[Turn], more: bool = False
+    encoder: Encoder, database: str, name: str, recording: str, turns: Sequence[Turn], more: bool = False
 ) -> tuple[float, list[tuple[str, str]]]:
     """Add a person by the turns of one voice, as `enrol_voice` does."""
     voice = turns[0].speaker

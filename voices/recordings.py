@@ -11,13 +11,13 @@ from tqdm import tqdm
 import feature_extraction
 from audio import mono, speech_levels
 from audio.recording_lists import Paths, as_paths
-from audio.speech_detector import cut_pieces, share_of_loud, speech_shares
+from encoder.base import Encoder
 from encoder.inference import embed_features, unit_length
-from encoder.speaker_encoder import SpeakerEncoder
-from foundation import parallel, safe_files, script, settings
+from foundation import safe_files, script, settings, threads
 from scoring.thresholds import WINDOW_SECONDS, near_strangers
 from voices.clustering import find_voices, seem_several
 from voices.database import Recording
+from voices.speech_detector import cut_pieces, share_of_loud, speech_shares
 
 CHUNK_FILES = 64
 LITTLE_SPEECH_SECONDS = 0.5
@@ -56,16 +56,16 @@ class Heard(NamedTuple):
     beginning: np.ndarray
 
 
-def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
+def hear(encoder: Encoder, files: Paths) -> list[Heard]:
     """Embed recordings, one path or several. Raises ValueError for one that cannot be used, or if there are none."""
     paths = as_paths(files)
     if not paths:
         raise ValueError("no recordings were given.")
     heard = []
     config = settings.in_one_piece()
-    pool = parallel.thread_pool(config.NUM_PROCESSES)
+    pool = threads.thread_pool(config.NUM_PROCESSES)
     wanted = encoder.feature_settings
-    with tqdm(total=len(paths), desc="Listening", disable=None) as progress:
+    with tqdm(total=len(paths), desc="Listening", disable=None) as progress, threads.one_thread_each():
         for start in range(0, len(paths), CHUNK_FILES):
             chunk = paths[start : start + CHUNK_FILES]
             listened = pool.map(lambda file: listen(file, wanted), chunk)
@@ -86,7 +86,7 @@ def hear(encoder: SpeakerEncoder, files: Paths) -> list[Heard]:
     return heard
 
 
-def hear_samples(encoder: SpeakerEncoder, samples: np.ndarray, name: str) -> Heard:
+def hear_samples(encoder: Encoder, samples: np.ndarray, name: str) -> Heard:
     """Embed samples (samples,) that have no file of their own. Raises ValueError for less than a frame."""
     wanted = encoder.feature_settings
     feature_extraction.check_length(samples, name, wanted)
@@ -145,9 +145,7 @@ def read_beginning(file: str, faults: list[str]) -> np.ndarray:
     return samples
 
 
-def have_several_voices(
-    encoder: SpeakerEncoder, features: Sequence[np.ndarray], levels: Sequence[np.ndarray]
-) -> list[bool]:
+def have_several_voices(encoder: Encoder, features: Sequence[np.ndarray], levels: Sequence[np.ndarray]) -> list[bool]:
     """Whether windows of speech of each recording are of several voices.
 
     Features are (frames, N_MFCC), levels in decibels (stretches,).

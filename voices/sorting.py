@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from encoder.base import Encoder
 from encoder.inference import unit_length
-from encoder.speaker_encoder import SpeakerEncoder
 from voices.answers import Decision, score_all
 from voices.database import People
 from voices.recordings import NO_SPEECH, SEVERAL_VOICES, Heard
@@ -49,7 +49,7 @@ def group_recordings(scores: np.ndarray, threshold: float) -> np.ndarray:
     return np.array([place_of[group] for group in groups])
 
 
-def sort_recordings(encoder: SpeakerEncoder, heard: Sequence[Heard], people: People, decision: Decision) -> list[Group]:
+def sort_recordings(encoder: Encoder, heard: Sequence[Heard], people: People, decision: Decision) -> list[Group]:
     """Groups of recordings, each of one voice, the largest first; those of one enrolled person are one group.
 
     A recording is surely of its group if there is one voice in it, and not noise, its mean score with the others there
@@ -88,7 +88,7 @@ def rival_threshold(decision: Decision) -> float:
 
 
 def name_group(
-    encoder: SpeakerEncoder, embeddings: np.ndarray, seconds: np.ndarray, people: People, decision: Decision
+    encoder: Encoder, embeddings: np.ndarray, seconds: np.ndarray, people: People, decision: Decision
 ) -> str:
     """The enrolled person whose threshold a group exceeds most, or ""."""
     if not people.names:

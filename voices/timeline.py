@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from encoder.base import Encoder
 from encoder.inference import unit_length
-from encoder.speaker_encoder import SpeakerEncoder
 from scoring.thresholds import WINDOW_SECONDS, near_strangers
 from voices.answers import Decision, is_rival, score_all
 from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_and_doubt, follow_voices
@@ -48,7 +48,7 @@ NOBODY = Owner(-1, None, None)
 
 
 def find_timeline(
-    encoder: SpeakerEncoder,
+    encoder: Encoder,
     recording: str,
     people: People | None = None,
     decision: Decision | None = None,
@@ -113,7 +113,7 @@ def name_voices(owners: Sequence[Owner], people: People, cluster: bool) -> tuple
 
 
 def window_margins(
-    encoder: SpeakerEncoder, embeddings: np.ndarray, people: People, decision: Decision, shown: np.ndarray
+    encoder: Encoder, embeddings: np.ndarray, people: People, decision: Decision, shown: np.ndarray
 ) -> np.ndarray:
     """By how much the scores of windows (windows, dimensions) with some people exceed their thresholds."""
     seconds = np.full(len(embeddings), WINDOW_SECONDS)
@@ -121,7 +121,7 @@ def window_margins(
     return scores - decision.thresholds(0, [people.counts[person] for person in shown.tolist()])
 
 
-def voice_scores(encoder: SpeakerEncoder, windows: Windows, voice_of: np.ndarray, people: People) -> np.ndarray:
+def voice_scores(encoder: Encoder, windows: Windows, voice_of: np.ndarray, people: People) -> np.ndarray:
     """The score of the mean of each voice with each of the people -> (voices, people)."""
     heard = [windows.is_heard & (voice_of == voice) for voice in range(voice_of.max() + 1)]
     means = unit_length(np.stack([windows.embeddings[of_voice].sum(axis=0) for of_voice in heard]))
@@ -130,7 +130,7 @@ def voice_scores(encoder: SpeakerEncoder, windows: Windows, voice_of: np.ndarray
 
 
 def find_owners(
-    encoder: SpeakerEncoder, windows: Windows, voice_of: np.ndarray, people: People, decision: Decision
+    encoder: Encoder, windows: Windows, voice_of: np.ndarray, people: People, decision: Decision
 ) -> list[Owner]:
     """Whose each voice is: an assignment of names to voices, by how much they exceed their thresholds.
 
@@ -156,7 +156,7 @@ def find_owners(
 
 
 def split_voices(
-    encoder: SpeakerEncoder, windows: Windows, voice_of: np.ndarray, people: People, decision: Decision
+    encoder: Encoder, windows: Windows, voice_of: np.ndarray, people: People, decision: Decision
 ) -> np.ndarray:
     """The voices (windows,) with those divided that are of several people, one of them enrolled.
 
@@ -206,7 +206,7 @@ def number_in_order(voice_of: np.ndarray, is_heard: np.ndarray) -> np.ndarray:
 
 
 def find_people(
-    encoder: SpeakerEncoder, windows: Windows, in_voice: np.ndarray, people: People, decision: Decision
+    encoder: Encoder, windows: Windows, in_voice: np.ndarray, people: People, decision: Decision
 ) -> np.ndarray:
     """The enrolled person of each window of a voice, -1 for nobody enrolled, both (windows,).
 
@@ -251,7 +251,7 @@ def voice_similarities(windows: Windows, voice_of: np.ndarray) -> np.ndarray:
     return centred @ unit_length(np.stack(sums)).T
 
 
-def find_candidates(encoder: SpeakerEncoder, embeddings: np.ndarray, people: People, decision: Decision) -> np.ndarray:
+def find_candidates(encoder: Encoder, embeddings: np.ndarray, people: People, decision: Decision) -> np.ndarray:
     """The numbers of the enrolled who are farthest above their thresholds in some window, those in the most first."""
     blocks = np.array_split(embeddings, len(embeddings) // BLOCK_STEPS + 1)
     everybody = np.arange(len(people.names))

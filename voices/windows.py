@@ -7,12 +7,13 @@ import numpy as np
 from tqdm import tqdm
 
 import feature_extraction
-from audio import mono, speech_detector, speech_levels
+from audio import mono, speech_levels
+from encoder.base import Encoder
 from encoder.inference import embed_features
-from encoder.speaker_encoder import SpeakerEncoder
 from feature_extraction import SAMPLE_RATE
-from foundation import parallel, script, settings
+from foundation import script, settings, threads
 from scoring.thresholds import WINDOW_SECONDS
+from voices import speech_detector
 from voices.recordings import count_clipped, find_faults
 from voices.turns import STRETCH_SECONDS
 
@@ -40,7 +41,7 @@ class Windows(NamedTuple):
     faults: list[str]
 
 
-def listen(encoder: SpeakerEncoder, recording: str, channel: int | None = None) -> Windows:
+def listen(encoder: Encoder, recording: str, channel: int | None = None) -> Windows:
     """Embed the windows of a recording, or of one of its channels, and find its speech.
 
     Raises ValueError for a file that cannot be used.
@@ -67,14 +68,14 @@ def count_lost(speech: np.ndarray, starts: np.ndarray, window_seconds: float) ->
     return int(np.count_nonzero(speech & (num_begun == num_ended)))
 
 
-def whole_frames(seconds: float, encoder: SpeakerEncoder) -> int:
+def whole_frames(seconds: float, encoder: Encoder) -> int:
     """The samples of about so many seconds that are a whole number of the encoder's frames."""
     hop = encoder.feature_settings.hop_length
     return max(1, round(seconds * SAMPLE_RATE / hop)) * hop
 
 
 def embed_windows(
-    encoder: SpeakerEncoder, recording: str, warnings: list[str], channel: int | None = None
+    encoder: Encoder, recording: str, warnings: list[str], channel: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Of each block of a recording: embeddings (windows, dimensions), how probable speech is (stretches,), and the
     number of clipped samples.
@@ -85,8 +86,8 @@ def embed_windows(
     wanted, config = encoder.feature_settings, settings.in_one_piece()
     window_frames = window // wanted.hop_length
     kept, is_first = np.zeros(0, np.float32), True
-    detector, pool = speech_detector.SpeechDetector(), parallel.thread_pool(config.NUM_PROCESSES)
-    with tqdm(desc="Listening", unit="s", disable=None) as progress:
+    detector, pool = speech_detector.SpeechDetector(), threads.thread_pool(config.NUM_PROCESSES)
+    with tqdm(desc="Listening", unit="s", disable=None) as progress, threads.one_thread_each():
         for samples in mono.read_blocks(recording, BLOCK_STEPS * step, warnings, True, channel):
             progress.update(round(len(samples) / SAMPLE_RATE))
             script.raise_if_interrupted()

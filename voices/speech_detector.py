@@ -1,16 +1,23 @@
-"""What of a recording is speech, and not noise, music or a ringing tone, by a small network that is ready to use.
+"""What of a recording is speech, and not noise, music or a ringing tone, by a small network that others have trained.
 
-Source: Silero VAD (Silero Team 2021, https://github.com/snakers4/silero-vad, MIT), which has heard many languages.
+Source: Silero VAD 6.2 (Silero Team 2021, https://github.com/snakers4/silero-vad), which has heard many languages. Its
+weights for 16 kHz stand in `silero_vad.npz` under its licence, MIT; the forward pass is that of `encoder/forward.py`.
 """
 
+import functools
+from pathlib import Path
+
 import numpy as np
-import torch
 
 from audio.speech_levels import SAMPLE_RATE, SPEECH_FRAME_SAMPLES, fill_pauses
+from encoder import forward
+from feature_extraction import hann_window
 
-# The network reads so many samples at once, and remembers what came before. Segments of some 8 s are read side by side,
-# each after the second before it, which is much faster than one after the other.
-CHUNK_SAMPLES = 512
+# The network reads so many samples at once, with the last of those before, and remembers what came earlier. Segments of
+# some 8 s are read side by side, each after the second before it, which is much faster than one after the other.
+CHUNK_SAMPLES, CONTEXT_SAMPLES = 512, 64
+FFT_SAMPLES, HOP_SAMPLES = 256, 128
+STRIDES = (1, 2, 2, 1)
 SEGMENT_CHUNKS = 256
 WARM_UP_CHUNKS = 32
 
@@ -30,11 +37,6 @@ class SpeechDetector:
     """Hears a recording block by block."""
 
     def __init__(self) -> None:
-        num_threads = torch.get_num_threads()
-        import silero_vad  # It sets the number of PyTorch's threads, which is put back.
-
-        torch.set_num_threads(num_threads)
-        self.network = silero_vad.load_silero_vad()
         self.before = np.zeros(0, np.float32)
 
     def hear(self, samples: np.ndarray) -> np.ndarray:
@@ -52,15 +54,39 @@ class SpeechDetector:
         self.before = padded[len(samples) : len(samples) + len(self.before)]
         length = (WARM_UP_CHUNKS + SEGMENT_CHUNKS) * CHUNK_SAMPLES
         segments = np.lib.stride_tricks.sliding_window_view(padded, length)[:: SEGMENT_CHUNKS * CHUNK_SAMPLES]
-        of_chunk = self.run(segments)[:, WARM_UP_CHUNKS:].ravel()
+        of_chunk = probabilities(segments)[:, WARM_UP_CHUNKS:].ravel()
         middles = (np.arange(len(samples) // SPEECH_FRAME_SAMPLES) + 0.5) * SPEECH_FRAME_SAMPLES
         return of_chunk[(middles / CHUNK_SAMPLES).astype(int)]
 
-    def run(self, segments: np.ndarray) -> np.ndarray:
-        """How probable speech is in each chunk of segments (segments, samples) -> (segments, chunks)."""
-        self.network.reset_states()
-        with torch.inference_mode():
-            return self.network.audio_forward(torch.from_numpy(segments.copy()), SAMPLE_RATE).numpy()
+
+@functools.cache
+def load_weights() -> forward.Weights:
+    """The weights of the network, nested by the names of its parts."""
+    with np.load(Path(__file__).with_name("silero_vad.npz")) as arrays:
+        return forward.nest(dict(arrays))
+
+
+def probabilities(segments: np.ndarray) -> np.ndarray:
+    """How probable speech is in each chunk of segments (segments, samples) -> (segments, chunks).
+
+    Four spectra of a chunk go through convolutions that leave one step, and an LSTM reads these steps.
+    """
+    weights = load_weights()
+    with_context = np.pad(segments, ((0, 0), (CONTEXT_SAMPLES, 0)))
+    chunks = sliding(with_context, CONTEXT_SAMPLES + CHUNK_SAMPLES, CHUNK_SAMPLES)
+    mirrored = np.pad(chunks.reshape(-1, chunks.shape[2]), ((0, 0), (0, CONTEXT_SAMPLES)), "reflect")
+    frames = sliding(mirrored, FFT_SAMPLES, HOP_SAMPLES) * hann_window(FFT_SAMPLES).astype(np.float32)
+    steps = np.abs(np.fft.rfft(frames)).astype(np.float32, copy=False)
+    for layer, stride in zip(weights["encoder"].values(), STRIDES, strict=True):
+        steps = forward.relu(forward.convolve(layer, steps, stride=stride))
+    inputs = np.ascontiguousarray(steps.reshape(*chunks.shape[:2], -1).swapaxes(0, 1))  # (chunks, segments, values)
+    outputs = forward.lstm_layer(weights["lstm"], "l0", inputs, np.full(len(segments), len(inputs)))
+    return forward.sigmoid(forward.linear(weights["last"], forward.relu(outputs)))[:, :, 0].T
+
+
+def sliding(samples: np.ndarray, length: int, hop: int) -> np.ndarray:
+    """Rows of samples (rows, samples) -> overlapping windows (rows, windows, length), `hop` apart."""
+    return np.lib.stride_tricks.sliding_window_view(samples, length, axis=1)[:, ::hop]
 
 
 def mirrored_begin(samples: np.ndarray, num_chunks: int = WARM_UP_CHUNKS) -> np.ndarray:
@@ -84,7 +110,7 @@ def cut_pieces(samples: np.ndarray, is_loud: np.ndarray) -> np.ndarray:
 
 def speech_shares(pieces: np.ndarray) -> np.ndarray:
     """About which share of each recording is speech, by its pieces (recordings, NUM_PIECES, samples)."""
-    of_chunk = SpeechDetector().run(np.concatenate(pieces))[:, PIECE_WARM_UP_CHUNKS:]
+    of_chunk = probabilities(np.concatenate(pieces))[:, PIECE_WARM_UP_CHUNKS:]
     return (of_chunk >= LEAST_PROBABILITY).reshape(len(pieces), -1).mean(axis=1)
 
 
@@ -96,10 +122,10 @@ def share_of_loud(samples: np.ndarray, is_loud: np.ndarray) -> float:
     return float(is_speech[is_loud].mean()) if is_loud.any() else 0.0
 
 
-def find_speech(probabilities: np.ndarray) -> np.ndarray:
+def find_speech(of_stretches: np.ndarray) -> np.ndarray:
     """Which stretches of a whole recording are speech -> bool (stretches,), by what the detector heard in them."""
-    if not len(probabilities):
+    if not len(of_stretches):
         return np.zeros(0, bool)
     margin = round(MARGIN_SECONDS * SAMPLE_RATE / SPEECH_FRAME_SAMPLES)
-    is_speech = probabilities >= LEAST_PROBABILITY
+    is_speech = of_stretches >= LEAST_PROBABILITY
     return fill_pauses(np.convolve(is_speech, np.ones(2 * margin + 1), "full")[margin : margin + len(is_speech)] > 0.5)
