@@ -6,14 +6,11 @@ needs no network and sends nothing anywhere.
 
 import argparse
 import atexit
-import html
 import importlib.util
 import ipaddress
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from foundation import script, setting_checks, settings
@@ -51,22 +48,11 @@ import speaker_id
 from encoder.base import Encoder
 from encoder.model_files import load_model
 from foundation import threads
-from voices.actions import Actions, Answer, as_html
+from voices.actions import Actions
+from voices.page import COLOURS, STYLE, hide, in_words, none, show, with_choices
 
 MAX_FILE_MEGABYTES = 50
 SECONDS_KEPT = 3600
-
-# On a phone, all tabs fit side by side; Gradio would hide some behind dots.
-STYLE = """
-.verdict {font-size: 1.8em; font-weight: 600; margin: 0.2em 0}
-.same .verdict, .known .verdict, .probable .verdict {color: #0a7a3d}
-.different .verdict, .unknown .verdict {color: #b3261e}
-.unclear .verdict {color: #8a5a00}
-.dark .same .verdict, .dark .known .verdict, .dark .probable .verdict {color: #5fd38d}
-.dark .different .verdict, .dark .unknown .verdict {color: #ff8a80}
-.dark .unclear .verdict {color: #ffc46b}
-@media (max-width: 600px) {.tab-container button {padding: 0 3px !important; font-size: 12px !important}}
-"""
 
 PICTURES = """The **dial** shows the score; its coloured part is above the threshold. **MFCCs** show a voice over time
 as the network reads it: each row is a coefficient of the spectrum; yellow is more of it than usual, blue less."""
@@ -118,9 +104,11 @@ def build_compare(actions: Actions) -> None:
     with gradio.Row():
         pair = [*choose_recording("First recording"), *choose_recording("Second recording")]
     button = gradio.Button("Compare", variant="primary")
-    outputs = [answer_box("compared"), gradio.Plot(show_label=False)]
-    gradio.Markdown(PICTURES)
-    button.click(in_words(actions.compare, none), pair, outputs, **ONE_BY_ONE)
+    answer = answer_box("compared")
+    with gradio.Column(visible=False) as results:
+        picture = gradio.Plot(show_label=False)
+        gradio.Markdown(PICTURES)
+    button.click(in_words(actions.compare, none, hide), pair, [answer, picture, results], **ONE_BY_ONE)
 
 
 def build_enrol(actions: Actions) -> None:
@@ -142,8 +130,9 @@ def build_identify(actions: Actions) -> None:
     inputs = choose_recording("Recording")
     button = gradio.Button("Identify", variant="primary")
     answer = answer_box("identified")
-    ranking = gradio.Dataframe(headers=["name", "score"], datatype="str", label="Nearest", interactive=False)
-    button.click(in_words(actions.identify, none), inputs, [answer, ranking], **ONE_BY_ONE)
+    with gradio.Column(visible=False) as results:
+        ranking = gradio.Dataframe(headers=["name", "score"], datatype="str", label="Nearest", interactive=False)
+    button.click(in_words(actions.identify, none, hide), inputs, [answer, ranking, results], **ONE_BY_ONE)
 
 
 def build_timeline(actions: Actions) -> None:
@@ -152,25 +141,36 @@ def build_timeline(actions: Actions) -> None:
     conversation = choose_recording("Conversation")
     number = gradio.Number(label="How many people speak? 0: find it out.", value=0, minimum=0, precision=0)
     button = gradio.Button("Find the turns", variant="primary")
+    stop = gradio.Button("Stop", visible=False)
+    stop.click(script.stop_request.set, queue=False)
     answer, found = answer_box("turns"), gradio.State()
-    with gradio.Row():
-        picture = gradio.Plot(show_label=False)
-        with gradio.Column():
-            columns = ["from", "to", "who"]
-            table = gradio.Dataframe(
-                headers=columns, datatype="str", label="Turns: click on one to hear it", interactive=False
-            )
-            player = gradio.Audio(label="The turn", interactive=False, autoplay=True, buttons=[])
-            voice = gradio.Textbox(label="This voice", interactive=False)
-            name = gradio.Textbox(label="is", placeholder="Write a name", max_length=100)
-            more = gradio.Checkbox(label="somebody who is enrolled already")
-            give = gradio.Button("Give the voice this name")
-    files = gradio.File(label="To download", file_count="multiple", interactive=False)
-    action = in_words(actions.find_timeline, none, none, none, none)
-    outputs = [answer, picture, table, files, found]
-    button.click(action, [*conversation, number], outputs, **ONE_BY_ONE).then(
-        lambda: (None, "", "", False), None, [player, voice, name, more]
-    )
+    with gradio.Column(visible=False) as results:
+        with gradio.Row():
+            picture = gradio.Plot(show_label=False)
+            with gradio.Column():
+                table, *chosen = build_turns(actions, answer, found)
+        files = gradio.File(label="To download", file_count="multiple", interactive=False)
+    action = in_words(actions.find_timeline, none, none, none, none, hide)
+
+    def find(file: str, spoken: str, number: float, progress: object = gradio.Progress(track_tqdm=True)) -> Any:
+        """The action, during which the page shows how many seconds were heard."""
+        return action(file, spoken, number)
+
+    outputs = [answer, picture, table, files, found, results]
+    button.click(lambda: (show(), None, "", "", False), None, [stop, *chosen]).then(
+        find, [*conversation, number], outputs, **ONE_BY_ONE
+    ).then(hide, None, stop)
+
+
+def build_turns(actions: Actions, answer: gradio.HTML, found: gradio.State) -> list[gradio.components.Component]:
+    """The table of the turns; and of the one that is clicked, its sound, and a form to name its voice."""
+    columns = ["from", "to", "who"]
+    table = gradio.Dataframe(headers=columns, datatype="str", label="Turns: click on one to hear it", interactive=False)
+    player = gradio.Audio(label="The turn", interactive=False, autoplay=True, buttons=[])
+    voice = gradio.Textbox(label="This voice", interactive=False)
+    name = gradio.Textbox(label="is", placeholder="Write a name", max_length=100)
+    more = gradio.Checkbox(label="somebody who is enrolled already")
+    give = gradio.Button("Give the voice this name")
 
     def play(turns: tuple, event: gradio.SelectData) -> tuple:
         try:
@@ -182,13 +182,14 @@ def build_timeline(actions: Actions) -> None:
     kept = [gradio.skip] * 3
     form = [voice, name, more]
     give.click(in_words(actions.name_voice, *kept), [found, *form], [answer, *form], **ONE_BY_ONE)
+    return [table, player, *form]
 
 
 def build_voices(actions: Actions) -> list[gradio.components.Component]:
     """Who is enrolled? Returns the table of people and the names to choose from."""
-    gradio.Markdown("Who is enrolled? An embedding tells a person like a fingerprint: remove what is not needed.")
-    columns = ["name", "recordings", "speech (s)"]
-    people = gradio.Dataframe(headers=columns, datatype="str", label="Enrolled", interactive=False)
+    gradio.Markdown("Who is enrolled? What is kept of a voice is like a fingerprint: remove what is not needed.")
+    columns = ["name", "recordings", "speech"]
+    people = gradio.Dataframe(headers=columns, datatype="str", label="Enrolled: click on one", interactive=False)
     person = gradio.Dropdown([], label="Person", value=None)
     new_name = gradio.Textbox(label="New name", max_length=100)
     rename = gradio.Button("Rename")
@@ -196,51 +197,22 @@ def build_voices(actions: Actions) -> list[gradio.components.Component]:
     remove = gradio.Button("Remove", variant="stop")
     answer = answer_box("voices")
     shown = [answer, people, person]
+    people.select(choose_person, None, person)
     kept = [gradio.skip, gradio.skip]
     rename.click(in_words(with_choices(actions.rename), *kept), [person, new_name], shown, **ONE_BY_ONE)
     remove.click(in_words(with_choices(actions.remove), *kept), [person, is_sure], shown, **ONE_BY_ONE)
     remove.click(lambda: False, None, is_sure)
     button = gradio.Button("Draw the map", variant="primary")
-    gradio.Markdown(MAP)
-    picture = gradio.Plot(show_label=False)
-    button.click(in_words(actions.draw_map, none), None, [answer, picture], **ONE_BY_ONE)
+    with gradio.Column(visible=False) as results:
+        gradio.Markdown(MAP)
+        picture = gradio.Plot(show_label=False)
+    button.click(in_words(actions.draw_map, none, hide), None, [answer, picture, results], **ONE_BY_ONE)
     return [people, person]
 
 
-def with_choices(action: Callable[..., tuple]) -> Callable[..., tuple]:
-    """The action, whose last answer, names, become those that can be chosen."""
-
-    def answer(*inputs: Any) -> tuple:
-        *others, names = action(*inputs)
-        return (*others, gradio.update(choices=names, value=None))
-
-    return answer
-
-
-def in_words(action: Callable[..., Any], *otherwise: Callable[[], object]) -> Callable[..., Any]:
-    """The action, whose first answer is shown as HTML, as is an error of the user; then `otherwise` gives the others.
-
-    Uploads lie in folders with long names, of which only the file's name is shown.
-    """
-
-    def answer(*inputs: Any) -> Any:
-        try:
-            result = action(*inputs)
-            words, *others = (result,) if isinstance(result, Answer) else result
-        except (ValueError, OSError) as error:
-            words, others = Answer("This did not work", [str(error)]), [make() for make in otherwise]
-        shown = as_html(words)
-        for path in (path for given in inputs for path in (given if isinstance(given, list) else [given])):
-            if isinstance(path, str) and Path(path).is_absolute():
-                shown = shown.replace(html.escape(path), html.escape(Path(path).name))
-        shown = shown.replace(" --more", " the box below")
-        return (shown, *others) if others else shown
-
-    return answer
-
-
-def none() -> None:
-    """The answer of a place that stays empty."""
+def choose_person(event: gradio.SelectData) -> str:
+    """The name in the row that was clicked."""
+    return event.row_value[0]
 
 
 def launch(page: gradio.Blocks, address: str, port: int | None, **more: Any) -> tuple:
@@ -256,7 +228,9 @@ def launch(page: gradio.Blocks, address: str, port: int | None, **more: Any) -> 
         mcp_server=False,
         footer_links=[],
         css=STYLE,
-        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        theme=gradio.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
+            **COLOURS
+        ),
         **more,
     )
 

@@ -160,7 +160,9 @@ def extract_features(
 def check_length(samples: np.ndarray, audio_file: str, wanted: FeatureSettings) -> None:
     """Raise ValueError for less than one frame."""
     if len(samples) < wanted.n_fft:
-        raise ValueError(f"{audio_file} is shorter than one frame, {wanted.n_fft / SAMPLE_RATE:.3f} s.")
+        raise ValueError(
+            f"{audio_file} is shorter than one frame, {wanted.n_fft / SAMPLE_RATE:.3f} s: record a few seconds."
+        )
 
 
 def extract_sliding_windows(features: np.ndarray, config: Config | None = None) -> list[np.ndarray]:

@@ -83,17 +83,17 @@ def decode(
     if not Path(audio_file).is_file():  # Reading a named pipe could block for ever.
         raise ValueError(f"{audio_file} {'is not a file' if Path(audio_file).exists() else 'does not exist'}.")
     if not Path(audio_file).stat().st_size:
-        raise ValueError(f"{audio_file} is empty.")
+        raise ValueError(f"{audio_file} is empty: copy it again, or record anew.")
     is_empty = True
     for part, rate, block in name_in_errors(decode_parts(audio_file, warnings, with_gaps), audio_file):
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise ValueError(f"{audio_file} has a sample rate of {rate} Hz; 4,000 to 192,000 can be used.")
         if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
-            raise ValueError(f"{audio_file} has samples that are not numbers, or far too large.")
+            raise ValueError(f"{audio_file} is damaged: it has samples that are not numbers, or far too large.")
         is_empty = False
         yield part, rate, block
     if is_empty:
-        raise ValueError(f"{audio_file} is empty.")
+        raise ValueError(f"{audio_file} is empty: copy it again, or record anew.")
 
 
 def name_in_errors(blocks: Iterator, audio_file: str) -> Iterator:

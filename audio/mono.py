@@ -41,7 +41,7 @@ def read_audio(audio_file: str, warnings: list[str] | None = None) -> np.ndarray
 def check_sound(samples: np.ndarray, audio_file: str) -> None:
     """Raise ValueError for silence."""
     if not len(samples) or samples.max() - samples.min() < SILENT_RANGE:
-        raise ValueError(f"{audio_file} is silent.")
+        raise ValueError(f"{audio_file} is silent: was the microphone off?")
 
 
 def read_blocks(

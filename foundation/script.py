@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,9 @@ JOINERS, LATIN, BLANKS = "\u200c\u200d", "A-Za-z\u00aa-\u024f", "\u115f\u1160\u2
 STOPPED_WORDS = "\nStopped. The same command continues from what is saved, if anything is."
 
 is_interrupted = False
+
+# Set by the page, to stop the work that it has begun.
+stop_request = threading.Event()
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -123,7 +127,12 @@ def interrupt(*_: object) -> NoReturn:
 
 
 def raise_if_interrupted() -> None:
-    """Raise KeyboardInterrupt after a Ctrl-C: its own exception is lost if it comes in a callback of Python's."""
+    """Raise KeyboardInterrupt after a Ctrl-C: its own exception is lost if it comes in a callback of Python's.
+
+    Raise ValueError after a stop request.
+    """
+    if stop_request.is_set():
+        raise ValueError("You stopped it.")
     if is_interrupted:
         raise KeyboardInterrupt
 
@@ -176,7 +185,7 @@ def printable(text: str) -> str:
 
 def in_words(error: BaseException) -> str:
     """What an error says, or at least of which kind it is, without a full stop at the end."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    words = getattr(error, "strerror", None) or str(error)  # Errors of FFmpeg have one, too.
     return (words or f"an error of the kind {type(error).__name__}").removesuffix(".")
 
 

@@ -26,6 +26,34 @@ def is_upload(response: "playwright.sync_api.Response") -> bool:  # noqa: F821
     return urllib.parse.urlsplit(response.url).path.endswith("/upload")
 
 
+# What a screen reader says of an element, those of which it can say nothing, and texts that hardly differ from what is
+# behind them: less than 4.5 to 1, by the formula of WCAG 2.2.
+NAME_OF = """const nameOf = e => (e.ariaLabel || [...(e.labels || [])].map(label => label.innerText).join(" ")
+    || e.innerText || e.placeholder || e.title).trim();"""
+WITHOUT_NAME = f"""() => {{{NAME_OF}
+return [...document.querySelectorAll("button, input, textarea, select, a[href], [role=tab]")]
+    .filter(e => e.checkVisibility() && e.getClientRects().length && !nameOf(e)).map(e => e.outerHTML);}}"""
+WITHOUT_CONTRAST = """() => {
+const numbers = text => (text.match(/[0-9.]+/g) || []).map(Number);
+const linear = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+const luminance = ([red, green, blue]) => 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
+const behind = e => {
+    for (; e; e = e.parentElement) {
+        const colour = numbers(getComputedStyle(e).backgroundColor);
+        if (colour.length == 3 || colour[3] > 0.5) return colour;
+    }
+    return [255, 255, 255];
+};
+const contrast = e => {
+    const both = [luminance(numbers(getComputedStyle(e).color)), luminance(behind(e))];
+    return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+};
+const hasText = e => [...e.childNodes].some(node => node.nodeType == 3 && node.textContent.trim());
+return [...document.querySelectorAll("*")].filter(e => hasText(e) && e.checkVisibility() && e.getClientRects().length)
+    .filter(e => contrast(e) < 4.5).map(e => [e.innerText, contrast(e)]);
+}"""
+
+
 @unittest.skipUnless(importlib.util.find_spec("gradio"), "gradio is not installed: see requirements-demo.txt.")
 class DemoPageTest(ProjectTest):
     """The page in headless Chromium, whose microphone is a file."""
@@ -44,7 +72,7 @@ class DemoPageTest(ProjectTest):
             _, self.address, _ = demo_page.launch(page, "127.0.0.1", None, prevent_thread_lock=True)
         self.addCleanup(page.close)
 
-    def open_browser(self, width: int) -> "playwright.sync_api.Page":  # noqa: F821
+    def open_browser(self, width: int, **more: str) -> "playwright.sync_api.Page":  # noqa: F821
         try:
             import playwright.sync_api
         except ImportError:
@@ -60,7 +88,7 @@ class DemoPageTest(ProjectTest):
         self.addCleanup(running.stop)
         browser = running.chromium.launch(executable_path=programs[0], args=flags)
         self.addCleanup(browser.close)
-        page = browser.new_page(viewport={"width": width, "height": 900}, permissions=["microphone"])
+        page = browser.new_page(viewport={"width": width, "height": 900}, permissions=["microphone"], **more)
         self.asked: set[str] = set()
         # What is inside the page, blobs and data, has no host.
         page.on("request", lambda request: self.asked.add(urllib.parse.urlsplit(request.url).hostname or "127.0.0.1"))
@@ -92,6 +120,7 @@ class DemoPageTest(ProjectTest):
         chosen.click()
         page.wait_for_timeout(300)
         self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth"), width, tab)
+        self.assertEqual(page.evaluate(WITHOUT_CONTRAST), [], f"{tab}: these can hardly be read")
 
     def upload(self, page: "playwright.sync_api.Page", file: str | Path, number: int = 0) -> None:  # noqa: F821
         """Give a file to one of the view's drop zones for recordings."""
@@ -115,6 +144,33 @@ class DemoPageTest(ProjectTest):
 
     def test_all_tabs_on_a_phone(self) -> None:
         self.walk_through(self.open_browser(390))
+
+    def test_with_a_keyboard_alone_in_the_dark(self) -> None:
+        page = self.open_browser(390, color_scheme="dark")
+        for tab in ("Compare", "Enrol", "Who is it", "Who spoke when", "Voices"):
+            self.press_until(page, tab, "Enter")
+            page.wait_for_timeout(300)
+            unnamed = page.evaluate(WITHOUT_NAME)
+            self.assertEqual(unnamed, [], f"{tab}: a screen reader cannot tell what these are")
+            self.assertEqual(page.evaluate(WITHOUT_CONTRAST), [], f"{tab}: these can hardly be read")
+        self.press_until(page, "Enrol", "Enter")
+        self.press_until(page, "Name", "A", is_tab=False)
+        self.press_until(page, "Enrol", "Enter", is_tab=False)
+        page.locator("#enrolled [role=status]").wait_for()
+        self.assertIn("1 to 20 recordings are needed", page.locator("#enrolled").inner_text())
+        self.assertEqual(page.evaluate(WITHOUT_CONTRAST), [])
+
+    def press_until(self, page: "playwright.sync_api.Page", name: str, key: str, is_tab: bool = True) -> None:  # noqa: F821
+        """Press Tab until what has the focus is called so, and is a tab or not, then press a key."""
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            found, role = page.evaluate(
+                f"() => {{{NAME_OF} const e = document.activeElement; return [nameOf(e), e.role]}}"
+            )
+            if found == name and (role == "tab") == is_tab:
+                page.keyboard.press(key)
+                return
+        self.fail(f"no key leads to {name}")
 
     def walk_through(self, page: "playwright.sync_api.Page") -> None:  # noqa: F821
         m4a, webm = self.encode("m4a", "mp4", "aac"), self.encode("webm", "webm", "libopus")
@@ -140,7 +196,7 @@ class DemoPageTest(ProjectTest):
         page.get_by_label("Name", exact=True).fill(name)
         self.upload(page, self.voices[0])
         again = self.answer(page, "enrolled", "Enrol")
-        self.assertIn("enrolled already: use the box below", again)
+        self.assertIn("enrolled already: if these are more recordings of the same person, tick the box below", again)
         (self.dir / "text.wav").write_text("no audio")
         page.get_by_label("Name", exact=True).fill("Bob")
         page.get_by_label("Clear").locator("visible=true").first.click()

@@ -8,7 +8,7 @@ import soundfile
 from audio import mono
 from encoder import saved_models
 from unit_tests.shared import RATE, ProjectTest
-from voices import database, naming, recordings, timeline
+from voices import database, enrolment, naming, recordings, timeline
 from voices.answers import model_of
 from voices.turns import Turn
 
@@ -46,10 +46,23 @@ class NamingTest(ProjectTest):
         self.assertAlmostEqual(self.enrol("Ann", "speaker 1")[0], 6.1, delta=0.1)
         people = database.read_people(self.db, model_of(self.encoder))
         self.assertEqual((people.names, people.counts), (["Ann"], [1]))
-        with self.assertRaisesRegex(ValueError, "enrolled already: use --more"):
+        with self.assertRaisesRegex(ValueError, "enrolled already: .* use --more"):
             self.enrol("Ann", "speaker 1")
         with self.assertRaisesRegex(ValueError, "the same recording"):
             self.enrol("Ann", "speaker 1", more=True)
+
+    def test_a_name_is_checked_before_anything_is_heard(self) -> None:
+        self.enrol("Ann", "speaker 1")
+        refuse = unittest.mock.Mock(side_effect=AssertionError("It was heard."))
+        patches = [
+            unittest.mock.patch.object(*what, refuse) for what in ((enrolment, "hear"), (timeline, "find_timeline"))
+        ]
+        with patches[0], patches[1]:
+            for name, more in (("Ann", False), ("Bob", True), ("unknown", False)):
+                with self.subTest(name), self.assertRaises(ValueError):
+                    self.enrol(name, "speaker 1", more=more)
+                with self.subTest(name), self.assertRaises(ValueError):
+                    enrolment.enrol(self.encoder, self.db, name, [self.meeting], more)
 
     def test_voices_that_are_not_there(self) -> None:
         with self.assertRaisesRegex(ValueError, "no voice 'speaker 3' in .*: there is speaker 1, speaker 2"):

@@ -12,7 +12,7 @@ import torch
 import evaluation
 import feature_extraction
 from encoder import saved_models, speaker_encoder
-from foundation import settings
+from foundation import script, settings
 from stress.meetings import loud_is_speech
 from unit_tests.shared import RATE, ProjectTest, calibration
 from voices import clustering
@@ -244,6 +244,13 @@ class TimelineTest(ProjectTest):
     def coloured(self, rng: np.random.Generator, length: int, sign: int) -> np.ndarray:
         white = rng.normal(0, 0.05, length)
         return white + sign * np.append(0, white[:-1])
+
+    def test_it_stops_where_the_page_asks_it_to(self) -> None:
+        soundfile.write(self.dir / "x.wav", self.coloured(np.random.default_rng(0), 5 * RATE, 1), RATE)
+        self.addCleanup(script.stop_request.clear)
+        script.stop_request.set()
+        with self.assertRaisesRegex(ValueError, "You stopped it"):
+            speaker_timeline.find_timeline(saved_models.get_speaker_encoder(), str(self.dir / "x.wav"))
 
     def test_no_speech_is_lost_between_blocks(self) -> None:
         soundfile.write(self.dir / "x.wav", self.coloured(np.random.default_rng(0), 300 * RATE, 1), RATE)

@@ -57,6 +57,7 @@ class Actions:
         self.encoder, self.database = encoder, database
         self.model = answers.model_of(encoder)
         self.decision = answers.decision_for(encoder)
+        speaker_database.read_people(database, self.model)  # Raises an error where it is of another model.
 
     def compare(self, file: str | None, spoken: str | None, other_file: str | None, other_spoken: str | None) -> tuple:
         """An answer, and a picture of both recordings."""
@@ -122,12 +123,12 @@ class Actions:
         return Answer(f"{voice} is {name.strip()}", [words, *notes(warnings)]), "", "", False
 
     def list_people(self) -> list[list]:
-        """Name, number of recordings and seconds of speech of each enrolled person."""
+        """Name, number of recordings and time of speech of each enrolled person."""
         if not speaker_database.is_there(self.database):
             return []
         with speaker_database.open_database(self.database) as connection:
             rows = speaker_database.list_speakers(connection)
-        return [[name, number, f"{seconds:.1f}"] for name, number, seconds, _ in rows]
+        return [[name, number, formats.clock(seconds)] for name, number, seconds, _ in rows]
 
     def show_people(self) -> tuple[list[list], list[str]]:
         """The table of people, and the names to choose from."""

@@ -196,7 +196,7 @@ def identify(encoder: Encoder, database: str, files: Paths, decision: Decision) 
         people = speaker_database.read_speakers(connection, model_of(encoder))
     names, counts = people.names, people.counts
     if not names:
-        raise ValueError(f"nobody is enrolled in {database}.")
+        raise ValueError(f"nobody is enrolled in {database}: `enrol` adds people.")
     thresholds = decision.thresholds(1, counts)
     answers = []
     heard = hear(encoder, files)

@@ -93,7 +93,7 @@ def open_database(path: str, mode: str = "read") -> Iterator[sqlite3.Connection]
     path = expand_home(path)
     if not Path(path).exists():
         if mode != "create":
-            raise ValueError(f"nobody is enrolled yet (there is no {path}): speaker_id.py enrol NAME FILES.")
+            raise ValueError(f"nobody is enrolled yet (there is no {path}): `enrol` adds people.")
         with contextlib.suppress(FileExistsError):  # Another process may have created it.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     try:
@@ -123,7 +123,7 @@ def check_or_prepare(connection: sqlite3.Connection, path: str, mode: str) -> No
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise ValueError(f"{path} is a database of another program.")
     if mode != "create":
-        raise ValueError(f"nobody is enrolled yet in {path}: speaker_id.py enrol NAME FILES.")
+        raise ValueError(f"nobody is enrolled yet in {path}: `enrol` adds people.")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for statement in SCHEMA.split(";"):
         connection.execute(statement)
@@ -151,7 +151,7 @@ def clean_name(name: str) -> str:
     if cleaned.lower() == UNKNOWN:
         raise ValueError(f"{name!r} is what strangers are called: choose another name.")
     if not cleaned or not is_printable(cleaned):
-        raise ValueError(f"{name!r} is not a name that can be given.")
+        raise ValueError(f"{name!r} cannot be a name: it is empty, or has letters that cannot be shown.")
     return cleaned
 
 
@@ -164,10 +164,7 @@ def enrol(
     another model than that of the database.
     """
     name = clean_name(name)
-    if is_enrolled(connection, name) != more:
-        raise ValueError(
-            f"there is no {name!r} to add to." if more else f"{name!r} is enrolled already: use --more to add to it."
-        )
+    check_name(connection, name, more)
     if not check_model(connection, model):
         connection.execute("INSERT INTO model VALUES (?, ?, ?)", model)
     for file, sha256, speech_seconds, embedding in recordings:
@@ -181,6 +178,14 @@ def enrol(
         )
 
 
+def check_name(connection: sqlite3.Connection, name: str, more: bool) -> None:
+    """Raise ValueError for a name that exists or, with `more`, does not."""
+    if more and not is_enrolled(connection, name):
+        raise ValueError(f"nobody called {name!r} is enrolled, to whom recordings could be added.")
+    if not more and is_enrolled(connection, name):
+        raise ValueError(f"{name!r} is enrolled already: if these are more recordings of the same person, use --more.")
+
+
 def is_enrolled(connection: sqlite3.Connection, name: str) -> bool:
     """Whether there is a speaker of this name."""
     return connection.execute("SELECT 1 FROM recordings WHERE speaker = ?", (name,)).fetchone() is not None
@@ -191,8 +196,8 @@ def check_model(connection: sqlite3.Connection, model: Model) -> bool:
     row = connection.execute("SELECT fingerprint, dimensions, path FROM model").fetchone()
     if row and row[:2] != model[:2]:
         raise ValueError(
-            f"the database has embeddings of another model, which was {row[2]} (fingerprint {row[0]}): name that one "
-            "with --model, or enrol again with another --db."
+            f"the people in the database were enrolled with another model, {row[2]}, and voices of two models cannot "
+            "be compared: name that model (--model), or enrol everybody again in a new database (--db)."
         )
     return row is not None
 

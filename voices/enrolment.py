@@ -29,8 +29,16 @@ def enrol(
     Nothing is added unless all recordings can be used. A warning stands beside the recording, or beside the name if it
     may be confused. Raises ValueError as `speaker_database.enrol` does.
     """
-    name = speaker_database.clean_name(name)  # Before the files are heard.
+    check_name(database, name, more)
     return enrol_heard(encoder, database, name, hear(encoder, files), more)
+
+
+def check_name(database: str, name: str, more: bool) -> None:
+    """Check a name before recordings are heard, which takes long. Raises ValueError for one that cannot be used."""
+    name = speaker_database.clean_name(name)
+    if speaker_database.is_there(database):
+        with speaker_database.open_database(database) as connection:
+            speaker_database.check_name(connection, name, more)
 
 
 def enrol_heard(

@@ -11,7 +11,7 @@ from feature_extraction import SAMPLE_RATE
 from voices import database as speaker_database
 from voices import timeline
 from voices.answers import model_of
-from voices.enrolment import enrol_heard, usual_decision
+from voices.enrolment import check_name, enrol_heard, usual_decision
 from voices.recordings import MOST_MINUTES, hear_samples
 from voices.turns import Turn
 
@@ -34,6 +34,7 @@ def enrol_voice(
     With `more`, it is added to an enrolled person. Returns the seconds of speech, and warnings. Raises ValueError if
     there is no such voice, or it never speaks long enough, and as `enrolment.enrol` does.
     """
+    check_name(database, name, more)
     people = speaker_database.read_people(database, model_of(encoder))
     turns = timeline.find_timeline(encoder, recording, people, usual_decision(encoder), True, num_voices).turns
     voices = list(dict.fromkeys(turn.speaker for turn in turns))

@@ -87,7 +87,7 @@ def embed_windows(
     window_frames = window // wanted.hop_length
     kept, is_first = np.zeros(0, np.float32), True
     detector, pool = speech_detector.SpeechDetector(), threads.thread_pool(config.NUM_PROCESSES)
-    with tqdm(desc="Listening", unit="s", disable=None) as progress, threads.one_thread_each():
+    with tqdm(desc="Listening", unit=" s heard", disable=None) as progress, threads.one_thread_each():
         for samples in mono.read_blocks(recording, BLOCK_STEPS * step, warnings, True, channel):
             progress.update(round(len(samples) / SAMPLE_RATE))
             script.raise_if_interrupted()
