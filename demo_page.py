@@ -11,6 +11,7 @@ import ipaddress
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from foundation import script, setting_checks, settings
@@ -152,14 +153,13 @@ def build_timeline(actions: Actions) -> None:
         files = gradio.File(label="To download", file_count="multiple", interactive=False)
     action = in_words(actions.find_timeline, none, none, none, none, hide)
 
-    def find(file: str, spoken: str, number: float, progress: object = gradio.Progress(track_tqdm=True)) -> Any:
-        """The action, during which the page shows how many seconds were heard."""
-        return action(file, spoken, number)
+    def find(file: str, spoken: str, number: float, progress: object = gradio.Progress(track_tqdm=True)) -> Iterator:
+        """The action, during which the page shows how many seconds were heard, and can stop it."""
+        yield *[gradio.skip()] * len(outputs), None, "", "", False, show()
+        yield *action(file, spoken, number), *[gradio.skip()] * len(chosen), hide()
 
     outputs = [answer, picture, table, files, found, results]
-    button.click(lambda: (show(), None, "", "", False), None, [stop, *chosen]).then(
-        find, [*conversation, number], outputs, **ONE_BY_ONE
-    ).then(hide, None, stop)
+    button.click(find, [*conversation, number], [*outputs, *chosen, stop], **ONE_BY_ONE)
 
 
 def build_turns(actions: Actions, answer: gradio.HTML, found: gradio.State) -> list[gradio.components.Component]:

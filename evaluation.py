@@ -26,8 +26,8 @@ import feature_extraction
 import feature_store
 import metrics
 from audio.recording_lists import Paths, as_paths
-from encoder.base import Encoder
-from encoder.inference import embed_features, embed_store, unit_length
+from encoder.base import Encoder, unit_length
+from encoder.inference import embed_features, embed_store
 from encoder.saved_models import load_encoder
 from foundation import parallel, processes, safe_files, setting_table, threads
 from foundation.settings import Config
@@ -70,7 +70,7 @@ def embed_utterances(encoder: Encoder, audio_files: Paths) -> np.ndarray:
     for start in range(0, len(paths), CHUNK_FILES):
         chunk = paths[start : start + CHUNK_FILES]
         features = []
-        with threads.one_thread_each():
+        with threads.one_thread_each:
             extracted = list(pool.map(extract, chunk))
         for file, (of_file, notes) in zip(chunk, extracted, strict=True):
             features.append(of_file)

@@ -260,14 +260,14 @@ def extract_all(
         print(f"Extracting features of {len(files)} files.", flush=True)
     pool = threads.thread_pool(num_threads)
     is_silent = True if processes.rank() else None  # None shows the bar on a terminal only.
-    bar = tqdm(total=len(files), desc="Extracting features", unit="file", disable=is_silent)
-    with bar as progress, threads.one_thread_each():
+    with tqdm(total=len(files), desc="Extracting features", unit="file", disable=is_silent) as progress:
         for start in range(0, len(files), CHUNK_FILES):
             chunk = []
-            for extracted in pool.map(extract, files[start : start + CHUNK_FILES]):
-                chunk.append(extracted)
-                progress.update()
-                script.raise_if_interrupted()
+            with threads.one_thread_each:
+                for extracted in pool.map(extract, files[start : start + CHUNK_FILES]):
+                    chunk.append(extracted)
+                    progress.update()
+                    script.raise_if_interrupted()
             yield chunk
 
 

@@ -7,6 +7,11 @@ import numpy as np
 import feature_extraction
 
 
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """The vectors (..., dimensions) divided by their lengths, so that dot products are cosine similarities."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-9)
+
+
 class Encoder:
     """Features of recordings -> embeddings, and what stays with the network in its file.
 

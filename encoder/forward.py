@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 
-# The dilations of the TDNN's blocks, and the groups of channels in each, as in `encoder/tdnn.py`.
+from encoder.base import unit_length
+
+# The dilations of the TDNN's blocks, the groups of channels in each, and the units of its attention, as in
+# `encoder/tdnn.py`.
 DILATIONS = (2, 3, 4)
 NUM_GROUPS = 4
+ATTENTION_UNITS = 128
 
 # Weights of a network: those of each part under its name, and under theirs in turn.
 Weights = Mapping[str, Any]
@@ -40,7 +44,7 @@ def embed(weights: Weights, settings: Mapping, features: Sequence[np.ndarray]) -
         parts.append(np.concatenate([tdnn(weights["tdnns"]["0"], group) for group in equally_long]))
     if len(parts) == 1:
         return parts[0]
-    return np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1)
+    return np.concatenate([unit_length(part) for part in parts], axis=1)
 
 
 def read(weights: Weights, settings: Mapping, features: np.ndarray) -> np.ndarray:
@@ -198,3 +202,54 @@ def relu(inputs: np.ndarray) -> np.ndarray:
 def sigmoid(inputs: np.ndarray) -> np.ndarray:
     """From 0 to 1; written with tanh, which does not overflow."""
     return 0.5 * np.tanh(0.5 * inputs) + 0.5
+
+
+# --------------------------------------- Shapes ----------------------------------------
+
+
+def count_dimensions(settings: Mapping) -> int:
+    """The length of an embedding: each network gives as many numbers as the LSTM has outputs."""
+    num_networks = settings["ENSEMBLE_SIZE"] + bool(settings["TDNN_CHANNELS"])
+    return num_networks * (1 + settings["BI_LSTM"]) * settings["LSTM_HIDDEN_SIZE"]
+
+
+def shapes(settings: Mapping) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of all weights of an encoder with these settings."""
+    num_inputs = (1 + settings["DELTAS"]) * settings["STACKED_FRAMES"] * settings["N_MFCC"]
+    units, channels = settings["LSTM_HIDDEN_SIZE"], settings["TDNN_CHANNELS"]
+    num_outputs = (1 + settings["BI_LSTM"]) * units
+    found: dict[str, tuple[int, ...]] = dict.fromkeys(("feature_mean", "feature_std"), (settings["N_MFCC"],))
+    for number in range(settings["ENSEMBLE_SIZE"]):
+        for layer in range(settings["LSTM_NUM_LAYERS"]):
+            is_normalised = settings["LSTM_LAYER_NORM"]
+            part, place = (f"lstms.{number}.layers.{layer}", 0) if is_normalised else (f"lstms.{number}", layer)
+            for name in [f"l{place}", f"l{place}_reverse"][: 1 + settings["BI_LSTM"]]:
+                found[f"{part}.weight_ih_{name}"] = (4 * units, num_outputs if layer else num_inputs)
+                found[f"{part}.weight_hh_{name}"] = (4 * units, units)
+                found[f"{part}.bias_ih_{name}"] = found[f"{part}.bias_hh_{name}"] = (4 * units,)
+            if is_normalised:
+                found |= shapes_of(f"lstms.{number}.norms.{layer}", (num_outputs,))
+    return found | (tdnn_shapes(num_inputs, channels, num_outputs) if channels else {})
+
+
+def tdnn_shapes(num_inputs: int, channels: int, dimensions: int) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the weights of a TDNN."""
+    of_group, joined = channels // NUM_GROUPS, len(DILATIONS) * channels
+    layers: dict[str, tuple[int, ...]] = {"first": (channels, num_inputs, 5), "first_norm": (channels,)}
+    for block in (f"blocks.{number}" for number in range(len(DILATIONS))):
+        layers |= {f"{block}.before": (channels, channels), f"{block}.before_norm": (channels,)}
+        for group in range(NUM_GROUPS - 1):
+            layers |= {f"{block}.groups.{group}": (of_group, of_group, 3), f"{block}.group_norms.{group}": (of_group,)}
+        layers |= {f"{block}.after": (channels, channels), f"{block}.after_norm": (channels,)}
+        layers |= {f"{block}.excitation.0": (of_group, channels), f"{block}.excitation.2": (channels, of_group)}
+    layers |= {"join": (joined, joined), "statistics_norm": (2 * joined,), "last": (dimensions, 2 * joined)}
+    layers |= {"attention.0": (ATTENTION_UNITS, joined), "attention.2": (joined, ATTENTION_UNITS)}
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in layers.items():
+        found |= shapes_of(f"tdnns.0.{name}", shape)
+    return found
+
+
+def shapes_of(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The weight of a layer with this shape, and its bias."""
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import feature_extraction
-from encoder.base import Encoder
+from encoder.base import Encoder, unit_length
 from foundation import processes, settings, threads
 from foundation.settings import Config
 
@@ -22,11 +22,6 @@ MOST_FRAMES = 20000
 
 # Frames of a store that are held in memory at once.
 CHUNK_FRAMES = 10**6
-
-
-def unit_length(vectors: np.ndarray) -> np.ndarray:
-    """The vectors (..., dimensions) divided by their lengths, so that dot products are cosine similarities."""
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-9)
 
 
 def embed_features(encoder: Encoder, features: Sequence[np.ndarray], config: Config | None = None) -> np.ndarray:
@@ -57,7 +52,7 @@ def embed_features(encoder: Encoder, features: Sequence[np.ndarray], config: Con
         batches.append(longest_first[:batch_size])
         longest_first = longest_first[batch_size:]
     pool = threads.thread_pool(config.NUM_PROCESSES if encoder.is_on_cpu else 1)
-    with threads.one_thread_each():
+    with threads.one_thread_each:
         list(pool.map(embed, batches))  # The list raises the errors of the threads.
     ends = np.cumsum([len(pieces) for pieces in pieces_of_utt])[:-1]
     return unit_length(np.stack([of_pieces.mean(axis=0) for of_pieces in np.split(outputs, ends)]))

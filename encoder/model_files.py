@@ -9,15 +9,16 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 import myconfig
 from encoder import forward
-from encoder.base import Encoder
+from encoder.base import Encoder, unit_length
 from foundation import safe_files, setting_checks, setting_table, tensor_archives
 from foundation.paths import find_model
 
@@ -34,14 +35,10 @@ class NumpyEncoder(Encoder):
     """An encoder of LSTMs, and maybe a TDNN, that `encoder/forward.py` computes."""
 
     def __init__(self, content: dict) -> None:
-        """The encoder of a file's content. Raises ValueError, KeyError or IndexError if its weights do not fit."""
+        """The encoder of a file's content, whose weights have the shapes that `forward.shapes` says."""
         self.settings, self.arrays = content["settings"], content["encoder_state_dict"]
         self.nested = forward.nest(self.arrays)
-        num_networks = self.settings["ENSEMBLE_SIZE"] + bool(self.settings["TDNN_CHANNELS"])
-        self.dimensions = num_networks * (1 + self.settings["BI_LSTM"]) * self.settings["LSTM_HIDDEN_SIZE"]
-        tried = embed_example(self)
-        if len(tried) != self.dimensions:
-            raise ValueError(f"its embeddings have {len(tried)} numbers, and by its settings {self.dimensions}.")
+        self.dimensions = forward.count_dimensions(self.settings)
 
     def weights(self) -> dict[str, np.ndarray]:
         """The weights, by their names in PyTorch."""
@@ -53,7 +50,7 @@ class NumpyEncoder(Encoder):
 
 
 def load_model(path: str | os.PathLike) -> Encoder:
-    """Load a saved or classic model to embed recordings, without PyTorch unless it is a transformer.
+    """Load a saved or classic model to embed recordings, without PyTorch if its network is one of `encoder/forward.py`.
 
     Raises ValueError if the file cannot be used.
     """
@@ -61,26 +58,31 @@ def load_model(path: str | os.PathLike) -> Encoder:
 
 
 def build(content: dict) -> Encoder:
-    """The encoder of a file's content: in NumPy, if that gives what PyTorch gave when the model was saved.
+    """The encoder of a file's content, in PyTorch if it is not a network that NumPy computes here.
 
-    Raises ValueError if it needs PyTorch, which is not there.
+    So it is if `encoder/forward.py` does not give the `example` that was saved: somebody changed the network in PyTorch
+    alone. Raises ValueError if the weights do not fit, or if PyTorch is needed and not there.
     """
-    if any(name.startswith("lstms.") for name in content["encoder_state_dict"]):
+    found = {name: array.shape for name, array in content["encoder_state_dict"].items()}
+    if found == forward.shapes(content["settings"]):
         encoder = NumpyEncoder(content)
-        if "example" not in content or np.allclose(embed_example(encoder), content["example"], atol=1e-3):
+        if np.allclose(embed_example(encoder), content.get("example", embed_example(encoder)), atol=1e-3):
             return encoder
+        print("Note: PyTorch embeds, as encoder/forward.py gives another embedding.", file=sys.stderr)
     try:
         from encoder import networks
     except ModuleNotFoundError as error:
-        raise ValueError(f"its network needs {error.name}: pip3 install -r requirements.txt") from None
+        raise ValueError(
+            f"encoder/forward.py does not compute its network, and {error.name} is not installed: "
+            "pip3 install -r requirements.txt"
+        ) from None
     return networks.rebuild(content)
 
 
 def embed_example(encoder: Encoder) -> np.ndarray:
     """The embedding (dimensions,), of length 1, of some features that no recording has."""
     size = encoder.settings["N_MFCC"]
-    [embedding] = encoder.embed_batch([20 * np.sin(np.arange(16 * size, dtype=np.float32)).reshape(16, size)])
-    return embedding / np.linalg.norm(embedding)
+    return unit_length(encoder.embed_batch([20 * np.sin(np.arange(16 * size, dtype=np.float32)).reshape(16, size)])[0])
 
 
 def load(
@@ -95,22 +97,21 @@ def load(
     try:
         content = upgrade(content)
         setting_checks.check_model(content["settings"])
-        if sum(array.nbytes for array in content["encoder_state_dict"].values()) > Path(path).stat().st_size:
+        weights = content["encoder_state_dict"]
+        # A tensor may name the same numbers again and again.
+        if sum(array.size for array in weights.values()) > Path(path).stat().st_size:
             raise ValueError("its weights are more than the file holds.")
+        content["encoder_state_dict"] = {name: np.array(array, np.float32) for name, array in weights.items()}
+        check_numbers(content["encoder_state_dict"])
         encoder = build_encoder(content)
         encoder.train_speakers = list(content["train_speakers"])
         encoder.calibration = check_calibration(content["calibration"])
         encoder.cohort = np.zeros((0, encoder.dimensions), np.float32)
         if "cohort" in content:
             encoder.cohort = check_cohort(content["cohort"], encoder.dimensions)
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = f"it lacks {error}." if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"{path} does not hold a speaker encoder of this project: {reason}") from None
-    weights = encoder.weights()
-    if not all(np.isfinite(array).all() for array in weights.values()):
-        raise ValueError(f"{path} has weights that are not finite numbers: its training went wrong.")
-    if not (weights["feature_std"] > 0).all():
-        raise ValueError(f"{path} has deviations of features that are not positive: it is damaged.")
     setting_checks.refuse_contradictions(encoder.settings, path, typed)
     encoder.path, encoder.file_digest = path, digest
     return encoder
@@ -131,14 +132,14 @@ def model_fingerprint(encoder: Encoder) -> str:
 # ---------------------------------------- Files ----------------------------------------
 
 
-def read_model(path: str | os.PathLike) -> dict:
-    """Read a model's file; its tensors become arrays. Raises ValueError if it is missing, damaged or not a model.
+def read_model(path: str | os.PathLike, convert: Callable[[np.ndarray], Any] = np.asarray) -> dict:
+    """Read a model's file, with `convert(array)` for each tensor, without running code in it.
 
-    No code in it runs, and it takes no more memory than it has bytes. Raises OSError without the permission to read it.
+    Raises ValueError if it is missing, damaged or not a model, and OSError without the permission to read it.
     """
     path = find_model(path)
     try:
-        content = tensor_archives.read(path)
+        content = tensor_archives.read(path, convert)
     except PermissionError:
         raise
     except Exception:  # A damaged or hostile file can make the unpickler raise anything.
@@ -201,6 +202,14 @@ def lstm_shape(weights: dict) -> dict:
         "LSTM_NUM_LAYERS": num_layers,
         "BI_LSTM": "lstms.0.weight_ih_l0_reverse" in weights,
     }
+
+
+def check_numbers(weights: dict[str, np.ndarray]) -> None:
+    """Check that weights are numbers, and deviations positive. Raises ValueError."""
+    if not all(np.isfinite(array).all() for array in weights.values()):
+        raise ValueError("it has weights that are not finite numbers: its training went wrong.")
+    if not (weights["feature_std"] > 0).all():
+        raise ValueError("it has deviations of features that are not positive: it is damaged.")
 
 
 def check_calibration(calibration: dict) -> dict:

@@ -3,9 +3,7 @@
 import io
 import os
 from collections.abc import Collection
-from typing import Any
 
-import numpy as np
 import torch
 
 from encoder import model_files
@@ -56,17 +54,8 @@ def write_model(path: str, content: dict) -> None:
 
 
 def read_model(path: str) -> dict:
-    """A model's file as `model_files.read_model` reads it, with tensors for its arrays. Raises the same errors."""
-    return as_tensors(model_files.read_model(path))
-
-
-def as_tensors(content: Any) -> Any:
-    """The same content of dicts, lists and tuples, with tensors for arrays."""
-    if isinstance(content, np.ndarray):
-        return torch.from_numpy(content)
-    if isinstance(content, dict):
-        return {key: as_tensors(value) for key, value in content.items()}
-    return type(content)(map(as_tensors, content)) if isinstance(content, (list, tuple)) else content
+    """A model's file as `model_files.read_model` reads it, and with the same errors, but with PyTorch's tensors."""
+    return model_files.read_model(path, torch.from_numpy)
 
 
 def update_model(path: str, digest: str, **changes: object) -> str:

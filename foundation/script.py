@@ -25,7 +25,7 @@ MISTAKE, INTERNAL_ERROR, STOPPED, OUTPUT_CLOSED = 2, 70, 130, 141
 
 # What the files of this project import of others.
 PACKAGES = {"torch", "numpy", "scipy", "soundfile", "soxr", "av", "matplotlib", "tqdm", "filelock", "sklearn"}
-PACKAGES |= {"librosa", "gradio"}
+PACKAGES |= {"librosa", "gradio", "threadpoolctl"}
 
 JOINERS, LATIN, BLANKS = "\u200c\u200d", "A-Za-z\u00aa-\u024f", "\u115f\u1160\u2800\u3164\uffa0"
 
@@ -64,7 +64,8 @@ def begin() -> None:
 
     def tell(kind: type[BaseException], error: BaseException, where: Any) -> None:
         if isinstance(error, ModuleNotFoundError) and (name := missing_package(error)):
-            print(f"Error: {name} is not installed: pip3 install -r requirements.txt.", file=sys.stderr)
+            wanted = "requirements-use.txt" if Path(sys.argv[0]).name == "speaker_id.py" else "requirements.txt"
+            print(f"Error: {name} is not installed: pip3 install -r {wanted}.", file=sys.stderr)
             os._exit(MISTAKE)
         if isinstance(error, BrokenPipeError):  # As of `--help | head`.
             os._exit(OUTPUT_CLOSED)
@@ -131,10 +132,10 @@ def raise_if_interrupted() -> None:
 
     Raise ValueError after a stop request.
     """
-    if stop_request.is_set():
-        raise ValueError("You stopped it.")
     if is_interrupted:
         raise KeyboardInterrupt
+    if stop_request.is_set():
+        raise ValueError("You stopped it.")
 
 
 def tell_unless_interrupt(unraisable: Any) -> None:

@@ -5,6 +5,7 @@ import ctypes
 import functools
 import os
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import threadpoolctl
@@ -22,31 +23,44 @@ def prepare_process() -> None:
         libc.mallopt(-8, 1)  # M_ARENA_MAX: this applies to all threads.
 
 
-@functools.cache
-def libraries() -> threadpoolctl.ThreadpoolController:
-    """The libraries with threads of their own that are loaded when this is first used, NumPy's among them."""
-    return threadpoolctl.ThreadpoolController()
-
-
-def one_thread_each() -> contextlib.AbstractContextManager:
+class OneThreadEach:
     """For the length of a `with` block, a matrix product of NumPy takes one thread, as `thread_pool` has the others.
 
-    Threads within threads wait for one another: on a busy machine, they take ten times as long.
+    Threads within threads wait for one another: on a busy machine, they take ten times as long. The blocks of several
+    threads may overlap: the last one gives NumPy its threads back.
     """
-    return libraries().limit(limits=1, user_api="blas")
+
+    def __init__(self) -> None:
+        self.lock, self.num_blocks = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.num_blocks += 1
+            if self.num_blocks == 1:
+                self.limits = threadpoolctl.threadpool_limits(1, "blas")
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.num_blocks -= 1
+            if not self.num_blocks:
+                self.limits.restore_original_limits()
+
+
+one_thread_each = OneThreadEach()
+
+
+def thread_pool(num_threads: int) -> ThreadPoolExecutor:
+    """Threads for large pieces of work, in each of which PyTorch, if it is loaded by now, has one thread."""
+    return make_pool(num_threads, "torch" in sys.modules)
 
 
 @functools.cache
-def thread_pool(num_threads: int) -> ThreadPoolExecutor:
-    """Threads for large pieces of work, in each of which PyTorch, if it is used, has one thread."""
-    return ThreadPoolExecutor(num_threads, initializer=take_one_thread)
-
-
-def take_one_thread() -> None:
-    """Let PyTorch, if it is loaded, work in this thread alone."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+def make_pool(num_threads: int, has_torch: bool) -> ThreadPoolExecutor:
+    """The threads, made once."""
+    if has_torch:
+        return ThreadPoolExecutor(num_threads, initializer=sys.modules["torch"].set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(num_threads)
 
 
 if hasattr(os, "register_at_fork"):  # A forked process has the pools, but none of their threads: it makes its own.
-    os.register_at_fork(after_in_child=thread_pool.cache_clear)
+    os.register_at_fork(after_in_child=make_pool.cache_clear)

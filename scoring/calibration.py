@@ -17,8 +17,8 @@ import numpy as np
 import dataset
 import feature_store
 import metrics
-from encoder.base import Encoder
-from encoder.inference import embed_features, embed_store, unit_length
+from encoder.base import Encoder, unit_length
+from encoder.inference import embed_features, embed_store
 from encoder.model_files import check_calibration
 from encoder.saved_models import update_model
 from feature_extraction import SAMPLE_RATE

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from encoder.base import Encoder
-from encoder.inference import embed_store, unit_length
+from encoder.base import Encoder, unit_length
+from encoder.inference import embed_store
 from foundation import setting_table
 from foundation.settings import Config
 

@@ -4,8 +4,9 @@ import itertools
 import unittest
 
 import numpy as np
+from scipy.cluster.hierarchy import cut_tree, linkage
 
-from encoder.inference import unit_length
+from encoder.base import unit_length
 from scoring.thresholds import NEAR_STRANGERS
 from voices import clustering
 
@@ -21,6 +22,16 @@ def find_voices(embeddings: np.ndarray, *more) -> np.ndarray:
 
 
 class ClusteringTest(unittest.TestCase):
+    def test_a_tree_is_cut_into_as_many_groups_as_are_asked_for(self) -> None:
+        rng = np.random.default_rng(0)
+        for points in (rng.normal(size=(40, 3)), np.eye(6), np.zeros((5, 2))):  # Also with equal distances.
+            tree = linkage(points, "ward")
+            for number in range(1, len(points) + 1):
+                groups, expected = clustering.cut(tree, number), cut_tree(tree, number)[:, 0]
+                self.assertEqual(len(set(groups.tolist())), number)
+                pairs = set(zip(groups.tolist(), expected.tolist(), strict=True))
+                self.assertEqual(len(pairs), number, "the groups are others than SciPy's")
+
     def test_path_changes_only_where_it_pays(self) -> None:
         scores = np.zeros((9, 2))
         scores[:, 0] = [1, 1, 1, 0.5, 1, 0, 0, 0, 0]  # One weak window, then another speaker for good.

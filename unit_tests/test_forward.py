@@ -18,6 +18,8 @@ class ForwardTest(ProjectTest):
     def assert_equal_to_pytorch(self, encoder: torch.nn.Module) -> None:
         """Recordings of other and of equal lengths, each embedded by PyTorch alone."""
         weights = {name: tensor.numpy() for name, tensor in encoder.state_dict().items()}
+        self.assertEqual(forward.shapes(encoder.settings), {name: array.shape for name, array in weights.items()})
+        self.assertEqual(forward.count_dimensions(encoder.settings), encoder.dimensions)
         rng = np.random.default_rng(0)
         batch = [
             rng.normal(0, 20, (num_frames, len(weights["feature_mean"]))).astype(np.float32)
@@ -57,7 +59,8 @@ class ForwardTest(ProjectTest):
                 self.assert_equal_to_pytorch(saved_models.load_encoder(str(path)))
 
     def test_the_tdnn_is_the_same(self) -> None:
-        self.assertEqual((forward.DILATIONS, forward.NUM_GROUPS), (tdnn.DILATIONS, tdnn.NUM_GROUPS))
+        for name in ("DILATIONS", "NUM_GROUPS", "ATTENTION_UNITS"):
+            self.assertEqual(getattr(forward, name), getattr(tdnn, name))
 
     def test_it_needs_no_pytorch(self) -> None:
         line = "import sys, encoder.forward; print('torch' in sys.modules)"

@@ -1,6 +1,7 @@
 """Tests of `encoder/inference.py`, and of encoders joined in one."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import unittest
@@ -15,7 +16,7 @@ import torch
 import evaluation
 import neural_net
 from encoder import inference, networks, saved_models, speaker_encoder
-from foundation import settings
+from foundation import settings, threads
 from unit_tests.shared import ProjectTest
 from voices import answers
 from voices import windows as sliding
@@ -128,10 +129,19 @@ class SpeakerEncoderTest(ProjectTest):
         counted: list[set[int]] = []
         encoder = networks.new_encoder().eval()
         before = count()
+        if before <= {1}:
+            self.skipTest("NumPy has one thread here anyway.")
         with unittest.mock.patch.object(encoder, "embed_batch", embed_batch):
             inference.embed_features(encoder, [np.zeros((50, 40), np.float32)] * 300)
         self.assertGreater(len(counted), 1)
         self.assertEqual({number for numbers in counted for number in numbers}, {1})
+        self.assertEqual(count(), before)
+        first = threads.one_thread_each
+        with first, contextlib.ExitStack() as other:  # Blocks of two threads, of which the second ends last.
+            other.enter_context(first)
+            rest = other.pop_all()
+        self.assertEqual(count(), {1})
+        rest.close()
         self.assertEqual(count(), before)
 
     @unittest.skipUnless(hasattr(os, "fork"), "there is no fork on this system")

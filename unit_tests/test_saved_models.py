@@ -248,6 +248,63 @@ class SavedEncoderTest(ProjectTest):
             np.testing.assert_array_equal(array, tensor.float().numpy())
             self.assertEqual(array.shape, tuple(tensor.shape))
 
+    def test_pickles_that_no_tensor_needs_are_refused(self) -> None:
+        storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0000X\3\0\0\0cpuK\4tQ"
+        make, ordered_dict = b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n)R"
+        scalar = make + b"(" + storage + b"K\0))tR"
+        pickles = {
+            "good": b"}X\x12\0\0\0encoder_state_dict}X\1\0\0\0a" + scalar + b"ss",
+            "a table of 500 MB": b"}r\xff\xff\xff\3",
+            "sizes that are tensors": make + b"(" + storage + b"K\0" + scalar + b"\x85K\1\x85tR",
+            "a storage that is none": make + b"(" + ordered_dict + b"K\0K\4\x85K\1\x85tR",
+            "attributes of what makes tensors": make + b"}b",
+            "attributes of a storage": storage + b"}b",
+            "a function": b"cos\ngetcwd\n)R",
+            "a function by another way": b"X\2\0\0\0osX\6\0\0\0getcwd\x93)R",
+        }
+        for name, pickled in pickles.items():
+            with zipfile.ZipFile(self.dir / f"{name}.pt", "w") as archive:
+                archive.writestr("a/data.pkl", b"\x80\4" + pickled + b".")
+                archive.writestr("a/data/0", np.arange(4, dtype="<f4").tobytes())
+            for read in (model_files.read_model, saved_models.read_model):
+                if name == "good":
+                    self.assertEqual(read(str(self.dir / "good.pt")), {"encoder_state_dict": {"a": 0}})
+                else:
+                    with self.subTest(name), self.assertRaisesRegex(ValueError, "is not a model"):
+                        read(str(self.dir / f"{name}.pt"))
+
+    def test_tensors_that_share_their_numbers_do_so_when_read(self) -> None:
+        whole = torch.arange(10.0)
+        torch.save({"encoder_state_dict": {"whole": whole, "part": whole[3:]}}, self.dir / "shared.pt")
+        weights = model_files.read_model(self.dir / "shared.pt")["encoder_state_dict"]
+        self.assertTrue(np.shares_memory(weights["whole"], weights["part"]))
+
+    def test_weights_that_do_not_fit_their_settings_are_refused(self) -> None:
+        with settings.override(LSTM_NUM_LAYERS=3):
+            encoder = networks.new_encoder()
+        weights, shape = encoder.state_dict(), encoder.settings
+        one = {"lstms.0.bias_ih_l0": torch.zeros(1)}
+        for changes in (
+            {"settings": {**shape, "LSTM_NUM_LAYERS": 2}},
+            {"encoder_state_dict": {**weights, **one}},
+            {"encoder_state_dict": {**weights, "lstms.0.more": torch.zeros(2)}},
+        ):
+            saved_models.write_model(
+                str(self.dir / "x.pt"), {"encoder_state_dict": weights, "settings": shape} | changes
+            )
+            for load in (neural_net.load_encoder, model_files.load_model):
+                with self.subTest(changes.keys()), self.assertRaisesRegex(ValueError, "does not hold"):
+                    load(str(self.dir / "x.pt"))
+
+    def test_weights_of_half_precision_are_those_of_single_precision(self) -> None:
+        encoder = networks.new_encoder()
+        for kind in (torch.float16, torch.bfloat16, torch.float64):
+            weights = {name: tensor.to(kind) for name, tensor in encoder.state_dict().items()}
+            path = str(self.dir / "kind.pt")
+            saved_models.write_model(path, {"encoder_state_dict": weights, "settings": encoder.settings})
+            both = [load(path) for load in (neural_net.load_encoder, model_files.load_model)]
+            self.assertEqual(*map(model_files.model_fingerprint, both))
+
     def test_no_tensor_reaches_beyond_its_storage(self) -> None:
         storage = tensor_archives.Storage("Float", np.arange(6, dtype=np.float32))
         self.assertEqual(tensor_archives.make_array(storage, 1, (2, 2), (2, 1)).tolist(), [[1, 2], [3, 4]])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from encoder.inference import unit_length
+from encoder.base import unit_length
 from scoring.thresholds import NEAR_STRANGERS, WINDOW_SECONDS
 
 # This part of the mean of all windows, which holds microphone and room, is subtracted before windows are compared.
@@ -124,13 +124,13 @@ def find_and_doubt(
     centred = centre(embeddings)
     if len(embeddings) < (2 if num_voices else 2 * LEAST_WINDOWS):
         return unit_length(centred.mean(axis=0, keepdims=True)), None
-    from scipy.cluster.hierarchy import fcluster, linkage  # Slow, and only needed here.
+    from scipy.cluster.hierarchy import linkage  # Slow, and only needed here.
 
     some = np.linspace(0, len(embeddings) - 1, min(len(embeddings), MOST_WINDOWS)).astype(int)
     tree = linkage(centred[some], "ward")
 
     def means_of(number: int) -> np.ndarray:
-        parts = fcluster(tree, number, "maxclust")
+        parts = cut(tree, min(number, len(some)))
         return unit_length(np.stack([centred[some[parts == part]].mean(axis=0) for part in np.unique(parts)]))
 
     if num_voices:
@@ -152,6 +152,15 @@ def find_and_doubt(
     if unlike < DOUBTFUL_UNLIKENESS:
         return means, 1
     return means, next((other for other in others if costs[other] - costs[best] < DOUBTFUL_PRICE * price), None)
+
+
+def cut(tree: np.ndarray, number: int) -> np.ndarray:
+    """Which of so many groups each window is in (windows,), by the merges of SciPy's `linkage` (windows - 1, 4)."""
+    num_windows = len(tree) + 1
+    groups = np.arange(num_windows + len(tree))
+    for merge in range(num_windows - number - 1, -1, -1):  # The later ones are undone.
+        groups[tree[merge, :2].astype(int)] = groups[num_windows + merge]
+    return groups[:num_windows]
 
 
 def unexplained_by(centred: np.ndarray, means: np.ndarray) -> float:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from audio.recording_lists import Paths
-from encoder.base import Encoder
-from encoder.inference import unit_length
+from encoder.base import Encoder, unit_length
 from scoring.thresholds import rates_at
 from voices import database as speaker_database
 from voices.answers import NUM_SHOWN, SAME_EMBEDDING, Decision, model_of, score_all

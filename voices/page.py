@@ -59,13 +59,14 @@ def in_words(action: Callable[..., Any], *otherwise: Callable[[], object]) -> Ca
     """
 
     def answer(*inputs: Any) -> Any:
-        script.stop_request.clear()
         try:
             result = action(*inputs)
             words, *others = (result,) if isinstance(result, Answer) else result
             others += [show()] if hide in otherwise else []
         except (ValueError, OSError) as error:
             words, others = Answer("This did not work", [str(error)]), [make() for make in otherwise]
+        finally:
+            script.stop_request.clear()
         shown = as_html(words)
         for path in (path for given in inputs for path in (given if isinstance(given, list) else [given])):
             if isinstance(path, str) and Path(path).is_absolute():

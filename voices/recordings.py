@@ -11,8 +11,8 @@ from tqdm import tqdm
 import feature_extraction
 from audio import mono, speech_levels
 from audio.recording_lists import Paths, as_paths
-from encoder.base import Encoder
-from encoder.inference import embed_features, unit_length
+from encoder.base import Encoder, unit_length
+from encoder.inference import embed_features
 from foundation import safe_files, script, settings, threads
 from scoring.thresholds import WINDOW_SECONDS, near_strangers
 from voices.clustering import find_voices, seem_several
@@ -65,7 +65,7 @@ def hear(encoder: Encoder, files: Paths) -> list[Heard]:
     config = settings.in_one_piece()
     pool = threads.thread_pool(config.NUM_PROCESSES)
     wanted = encoder.feature_settings
-    with tqdm(total=len(paths), desc="Listening", disable=None) as progress, threads.one_thread_each():
+    with tqdm(total=len(paths), desc="Listening", disable=None) as progress, threads.one_thread_each:
         for start in range(0, len(paths), CHUNK_FILES):
             chunk = paths[start : start + CHUNK_FILES]
             listened = pool.map(lambda file: listen(file, wanted), chunk)

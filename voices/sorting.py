@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from encoder.base import Encoder
-from encoder.inference import unit_length
+from encoder.base import Encoder, unit_length
 from voices.answers import Decision, score_all
 from voices.database import People
 from voices.recordings import NO_SPEECH, SEVERAL_VOICES, Heard

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from encoder.base import Encoder
-from encoder.inference import unit_length
+from encoder.base import Encoder, unit_length
 from scoring.thresholds import WINDOW_SECONDS, near_strangers
 from voices.answers import Decision, is_rival, score_all
 from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_and_doubt, follow_voices

@@ -87,19 +87,20 @@ def embed_windows(
     window_frames = window // wanted.hop_length
     kept, is_first = np.zeros(0, np.float32), True
     detector, pool = speech_detector.SpeechDetector(), threads.thread_pool(config.NUM_PROCESSES)
-    with tqdm(desc="Listening", unit=" s heard", disable=None) as progress, threads.one_thread_each():
+    with tqdm(desc="Listening", unit=" s heard", disable=None) as progress:
         for samples in mono.read_blocks(recording, BLOCK_STEPS * step, warnings, True, channel):
             progress.update(round(len(samples) / SAMPLE_RATE))
             script.raise_if_interrupted()
-            heard = pool.submit(detector.hear, samples)
             kept = np.concatenate([kept, samples])
             num_windows = max(1 if is_first else 0, (len(kept) - window) // step + 1)
-            embeddings = np.zeros((0, encoder.dimensions), np.float32)
-            if num_windows:
-                padded = np.pad(kept, (0, max(0, wanted.n_fft - len(kept))))
-                features = feature_extraction.compute_mfcc_fast(padded, wanted)
-                starts = np.arange(num_windows) * (step // wanted.hop_length)
-                windows = [features[start : start + window_frames] for start in starts]
-                embeddings = embed_features(encoder, windows, config)
-            yield embeddings, heard.result(), count_clipped(samples)
+            with threads.one_thread_each:
+                heard = pool.submit(detector.hear, samples)
+                windows: list[np.ndarray] = []
+                if num_windows:
+                    padded = np.pad(kept, (0, max(0, wanted.n_fft - len(kept))))
+                    features = feature_extraction.compute_mfcc_fast(padded, wanted)
+                    starts = np.arange(num_windows) * (step // wanted.hop_length)
+                    windows = [features[start : start + window_frames] for start in starts]
+                embeddings, probabilities = embed_features(encoder, windows, config), heard.result()
+            yield embeddings, probabilities, count_clipped(samples)
             kept, is_first = kept[num_windows * step :], False
