@@ -58,7 +58,7 @@ SECONDS_KEPT = 3600
 PICTURES = """The **dial** shows the score; its coloured part is above the threshold. **MFCCs** show a voice over time
 as the network reads it: each row is a coefficient of the spectrum; yellow is more of it than usual, blue less."""
 MAP = """Each point is a recording, and similar voices are near to each other; the axes have no meaning. The squares
-show how similar each pair of recordings is: yellow is the same voice."""
+show how similar each pair of recordings is: the yellower, the more alike."""
 
 # One request at a time: each uses all cores.
 ONE_BY_ONE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}

@@ -216,9 +216,10 @@ def check_files(options: argparse.Namespace) -> None:
         check_ending("--out", options.out, ".npz", ".csv")
     if options.command == "timeline":
         check_timeline(options)
-    if options.command == "identify" or (
-        options.command == "timeline" and (speaker_database.is_there(options.db) or options.db != DEFAULT_DATABASE)
-    ):
+    if options.command == "enrol" and len(options.files) and Path(options.name).is_file():
+        raise ValueError(f"{options.name} is a file: the name of the person comes first.")
+    is_named = "db" in options and (speaker_database.is_there(options.db) or options.db != DEFAULT_DATABASE)
+    if options.command == "identify" or (options.command in ("timeline", "sort") and is_named):
         with speaker_database.open_database(options.db) as connection:
             speaker_database.list_speakers(connection)
     options.model = find_model(options.model)

@@ -40,12 +40,26 @@ stop_request = threading.Event()
 class OptionParser(argparse.ArgumentParser):
     """The options of a script; a mistake in them is reported in one line, like every mistake."""
 
+    is_intermixing = False
+
     def __init__(self, **options: Any) -> None:
         prog = {"prog": f"python3 {command_name()}"}
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **prog | options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As ever, but options may also stand between the other arguments of a command."""
+        if self.is_intermixing or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self.is_intermixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.is_intermixing = False
+
     def error(self, message: str) -> NoReturn:
         """End the script."""
+        for kind, words in (("float", "not a number"), ("int", "not a whole number")):
+            message = message.replace(f"invalid {kind} value:", f"{words}:")
         fail(f"{message}. --help says more.")
 
 

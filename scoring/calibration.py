@@ -262,4 +262,4 @@ def keep_thresholds(encoder: Encoder, spk_to_utts: dataset.SpkToUtts) -> None:
     except (ValueError, OSError) as error:
         print(f"The model gets no decision thresholds for speaker_id.py: {error}")
         return
-    print(f"{encoder.path} now has decision thresholds for speaker_id.py, measured on these test data.")
+    print(f"{encoder.path} now has decision thresholds for speaker_id.py --model, for recordings like these test data.")

@@ -102,7 +102,8 @@ class SpeakerDatabaseTest(ProjectTest):
             ("bob", (2, 1), {}, "same recording as 1.wav of 'ann'"),
             ("bob", (2,), {"model": other_model}, r"with another model, model.pt, .* name that model"),
             (" ", (2,), {}, "cannot be a name"),
-            ("Unknown", (2,), {}, "is what strangers are called"),
+            *((name, (2,), {}, "is what strangers are called") for name in ("Unknown", "speaker 12", "Nobody I know")),
+            (101 * "x", (2,), {}, "longer than 100 letters"),
             ("b\nb", (2,), {}, "cannot be a name"),
         ):
             with self.subTest(message), self.assertRaisesRegex(ValueError, message):

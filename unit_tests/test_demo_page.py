@@ -157,7 +157,7 @@ class DemoPageTest(ProjectTest):
         self.press_until(page, "Name", "A", is_tab=False)
         self.press_until(page, "Enrol", "Enter", is_tab=False)
         page.locator("#enrolled [role=status]").wait_for()
-        self.assertIn("1 to 20 recordings are needed", page.locator("#enrolled").inner_text())
+        self.assertIn("1 to 20 recordings are needed, and there are 0", page.locator("#enrolled").inner_text())
         self.assertEqual(page.evaluate(WITHOUT_CONTRAST), [])
 
     def press_until(self, page: "playwright.sync_api.Page", name: str, key: str, is_tab: bool = True) -> None:  # noqa: F821
@@ -196,7 +196,7 @@ class DemoPageTest(ProjectTest):
         page.get_by_label("Name", exact=True).fill(name)
         self.upload(page, self.voices[0])
         again = self.answer(page, "enrolled", "Enrol")
-        self.assertIn("enrolled already: if these are more recordings of the same person, tick the box below", again)
+        self.assertIn("enrolled already: if these are more recordings of the same person, tick the box", again)
         (self.dir / "text.wav").write_text("no audio")
         page.get_by_label("Name", exact=True).fill("Bob")
         page.get_by_label("Clear").locator("visible=true").first.click()

@@ -91,10 +91,13 @@ class SpeakerIdTest(ProjectTest):
         said = {
             0.95: ("same", "Fewer than 1 in 1,000 strangers would sound this alike."),
             0.8: ("same", "1 in 100 strangers would sound this alike."),
-            0.75: ("unclear", "1 in 32 strangers would sound this alike. Of pairs of recordings of one person, "),
+            0.75: (
+                "unclear",
+                "1 in 32 strangers would sound this alike. Two recordings of one person are this unlike ",
+            ),
             0.3: ("unclear", "More than 5 in 10 strangers would sound this alike."),
-            0.1: ("different", "Of pairs of recordings of one person, 1 in 67 are this unlike or more."),
-            0.02: ("different", "Of pairs of recordings of one person, fewer than 1 in 100 are this unlike or more."),
+            0.1: ("different", "Two recordings of one person are this unlike 1 time in 67."),
+            0.02: ("different", "Two recordings of one person are this unlike fewer than 1 time in 100."),
         }
         for score, (verdict, words) in said.items():
             answer = answers.describe_score(decision, score, 1, 1)
@@ -152,6 +155,83 @@ class SpeakerIdTest(ProjectTest):
         three_people = People(["Ann", "Bob", "Cleo"], np.stack([axes[0], mixed, axes[2]]), [1, 1, 1], np.ones(3))
         people = enrolment.compare_people(encoder, "Ann", three_people, decision)
         self.assertEqual(people, [("Ann", "'Bob' sounds alike (score 0.950): identify may confuse them")])
+        rivals = enrolment.find_rivals(encoder, "Ann", heard(axes[0], axes[2], axes[3]), three_people, decision)
+        self.assertEqual(rivals, [("1.wav", "it sounds more like 'Cleo': is it a recording of 'Ann'?")])
+
+    def test_two_voices_on_a_side_leave_it_open_who_they_are(self) -> None:
+        """Of two people on one side, one may be the voice on the other."""
+        decision = answers.Decision(0.01, None, calibration(0.9, 0.1, rates=(0.01, 0.9)))
+        decision.calibration["curves"] = dict.fromkeys(
+            ("0 0", "0 1", "1 1"), [[0.9, 0.1], [0.5 + k for k in range(16)]]
+        )
+
+        def verdict_of(*sides: list[tuple[np.ndarray, list[str]]]) -> tuple[str, bool]:
+            heard = [
+                [
+                    recordings.Heard(
+                        recordings.Recording(f"{number}.wav", "", 1.0, axes[axis]), faults, np.zeros((1, 12))
+                    )
+                    for number, (axis, faults) in enumerate(side)
+                ]
+                for side in sides
+            ]
+            with unittest.mock.patch.object(answers, "hear", lambda _, side: heard[side]):
+                answer = answers.verify(encoder, 0, 1, decision)
+            return answer["verdict"], answer["same"]
+
+        axes, encoder = np.eye(8, dtype=np.float32), saved_models.get_speaker_encoder()
+        self.assertEqual(verdict_of([(0, [])], [(1, [])]), ("different", False))
+        self.assertEqual(verdict_of([(0, [recordings.SEVERAL_VOICES])], [(1, [])]), ("unclear", False))
+        self.assertEqual(verdict_of([(0, [])], [(1, []), (2, [])]), ("unclear", False))
+        self.assertEqual(verdict_of([(0, [])], [(1, []), (1, [])]), ("different", False))
+
+    def test_options_may_stand_anywhere(self) -> None:
+        for order in (
+            ["Ann", "--more", "a.wav", "b.wav"],
+            ["--more", "Ann", "a.wav", "b.wav"],
+            ["Ann", "a.wav", "--more", "b.wav"],
+        ):
+            options = speaker_id.build_parser().parse_args(["enrol", *order, "--db", "x.db"])
+            self.assertEqual((options.name, options.files, options.more), ("Ann", ["a.wav", "b.wav"], True))
+        options = speaker_id.build_parser().parse_args(["verify", "a.wav", "--far", "0.1", "b.wav"])
+        self.assertEqual((options.first, options.second, options.far), ("a.wav", "b.wav", 0.1))
+        self.assertIn("not a number: 'x'", self.run_command("verify", self.ann, self.bob, "--far", "x").stderr)
+
+    def test_files_that_cannot_be_used_are_left_out_of_many(self) -> None:
+        folder = self.dir / "many"
+        folder.mkdir()
+        for number, file in enumerate((self.ann, self.bob)):
+            shutil.copy(file, folder / f"{number}.flac")
+        (folder / "broken.wav").write_text("no audio")
+        self.run_command("enrol", "Ann", self.ann)
+        for command, more in (
+            ("sort", ()),
+            ("identify", ("--threshold", "-1")),
+            ("map", ("--out", "DIR/map.png")),
+            ("embed", ("--out", "DIR/e.npz")),
+        ):
+            answer = self.run_command(command, str(folder), *more)
+            with self.subTest(command):
+                self.assertEqual(answer.returncode, 0, answer.stderr)
+                self.assertRegex(answer.stderr, "Warning: left out: .*broken.wav cannot be decoded")
+                alone = self.run_command(command, str(folder / "broken.wav"), *more)
+                self.assertEqual((alone.returncode, alone.stderr.count("\n")), (2, 1))
+        for command in (("enrol", "Bob"), ("verify", self.ann)):
+            self.assertEqual(self.run_command(*command, str(folder)).returncode, 2)
+
+    def test_models_of_synthetic_voices_say_so(self) -> None:
+        model = self.dir / "demo.pt"
+        saved_models.save_encoder(str(model), self.encoder)
+        self.encoder.calibration["source"] = "20 speakers of data/demo/test"
+        saved_models.save_encoder(str(self.dir / "synthetic.pt"), self.encoder)
+        for name, is_warned in (("demo.pt", False), ("synthetic.pt", True)):
+            answer = self.run_script("speaker_id.py", "verify", self.ann, self.bob, "--model", str(self.dir / name))
+            self.assertEqual("synthetic voices" in answer.stderr, is_warned, answer.stderr)
+
+    def test_a_file_is_no_name(self) -> None:
+        answer = self.run_command("enrol", self.ann, self.bob)
+        self.assertEqual((answer.returncode, answer.stderr.count("\n")), (2, 1))
+        self.assertIn("the name of the person comes first", answer.stderr)
 
     def test_several_voices_in_one_recording(self) -> None:
         rng = np.random.default_rng(0)
@@ -292,6 +372,7 @@ class SpeakerIdTest(ProjectTest):
     def test_pictures_of_a_map(self) -> None:
         self.assertEqual(voice_map.name_speakers(["x/ann/1.wav", "x/bob/1.wav"]), ["ann", "bob"])
         self.assertEqual(voice_map.name_speakers(["x/ann-1.wav", "x/bob_b_2.wav", "x/c.wav"]), ["ann", "bob_b", "c"])
+        self.assertEqual(voice_map.name_speakers(["x/ann0.wav", "x/ann12.wav", "x/7.wav"]), ["ann", "ann", "7"])
         self.assertEqual(
             voice_map.name_speakers(["84/121123/84-121123-0000.flac", "84/7/84-7-0001.flac"]), ["84", "84"]
         )

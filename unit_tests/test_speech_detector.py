@@ -129,6 +129,18 @@ class SpeechDetectorTest(ProjectTest):
             self.assertEqual(len(heard), number // 320)
             self.assertFalse(find_speech(heard).any())
 
+    def test_probabilities_of_syllables(self) -> None:
+        """The expected ones are those of silero-vad 6.2.3, of every fourth chunk; the first second is silent."""
+        times = np.arange(93 * 512) / RATE
+        pitch, formant = 120 + 20 * np.sin(2.6 * np.pi * times), 600 + 250 * np.sin(1.6 * np.pi * times)
+        phase = 2 * np.pi * np.cumsum(pitch) / RATE
+        voice = sum(np.exp(-(((k * pitch - formant) / 300) ** 2)) * np.sin(k * phase) for k in range(1, 12))
+        samples = 0.1 * voice * np.clip(np.sin(5 * np.pi * times), 0, None) * (times > 1)
+        expected = [0.0017, 0.0059, 0.0054, 0.0047, 0.0042, 0.004, 0.0038, 0.0037, 0.0036, 0.0036, 0.7506, 0.3967]
+        expected += [0.0122, 0.2751, 0.1192, 0.0316, 0.6143, 0.696, 0.0795, 0.4516, 0.1606, 0.0209, 0.165, 0.0911]
+        found = speech_detector.probabilities(samples.astype(np.float32)[None])[0, ::4]
+        np.testing.assert_allclose(found, expected, atol=0.002)
+
     @unittest.skipUnless(importlib.util.find_spec("silero_vad"), "silero-vad, its reference, is not installed")
     def test_probabilities_are_those_of_the_package(self) -> None:
         import silero_vad

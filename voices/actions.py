@@ -71,8 +71,10 @@ class Actions:
     def enrol(self, name: str, files: list[str] | None, recording: str | None, more: bool) -> tuple:
         """An answer, and an empty form."""
         recordings = [*(files or []), *([recording] if recording else [])]
-        if not name.strip() or not recordings or len(recordings) > MAX_FILES:
-            raise ValueError(f"A name and 1 to {MAX_FILES} recordings are needed.")
+        if not name.strip():
+            raise ValueError("Whose recordings are these? Write a name.")
+        if not recordings or len(recordings) > MAX_FILES:
+            raise ValueError(f"1 to {MAX_FILES} recordings are needed, and there are {len(recordings)}.")
         seconds, warnings = enrolment.enrol(self.encoder, self.database, name.strip(), recordings, more)
         return Answer(
             f"{name.strip()} is enrolled", [f"Heard {seconds:.1f} s of speech.", *notes(warnings)]

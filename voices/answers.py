@@ -7,13 +7,22 @@ from typing import NamedTuple
 import numpy as np
 
 from audio.recording_lists import Paths
-from encoder.base import Encoder
+from encoder.base import Encoder, unit_length
 from encoder.model_files import model_fingerprint
 from scoring.score_normalization import score_offsets
 from scoring.thresholds import log_likelihood_ratio, rates_at, threshold_at
 from voices import database as speaker_database
 from voices.database import Model
-from voices.recordings import NO_SPEECH, Heard, hear, is_same_audio, list_warnings, mean_embedding, speech_seconds
+from voices.recordings import (
+    NO_SPEECH,
+    SEVERAL_VOICES,
+    Heard,
+    hear,
+    is_same_audio,
+    list_warnings,
+    mean_embedding,
+    speech_seconds,
+)
 
 NUM_SHOWN = 5
 
@@ -24,6 +33,11 @@ DOUBT_FACTOR = 3.0
 # two; above it, another enrolled person makes a doubt if the score is not so many times likelier than that one's.
 DIFFERENT_SHARE = 0.05
 RIVAL_FACTOR = 20.0
+
+# Recordings of one person are doubted if so few pairs of one person score so low, and those of different people, whom
+# nobody would take for one, score as high this often.
+UNLIKELY_LOW, LIKELY_HIGH = 0.02, 0.05
+NOT_ALIKE = "it does not sound like the other recordings: are they of one person?"
 
 # Rates that went through a logarithm are equal up to this factor.
 ALMOST = 1.001
@@ -149,7 +163,12 @@ def verify(encoder: Encoder, first: Paths, second: Paths, decision: Decision) ->
     counts = [len(side) for side in sides]
     meaning = describe_score(decision, score, *counts)
     is_speech = all(is_of_somebody(one) for one in sides[0] + sides[1])
+    warnings = list_warnings(sides[0] + sides[1]) + find_copies(*sides)
+    for side, total in zip(sides, seconds, strict=True):
+        warnings += compare_recordings(encoder, side, embeddings[:0], float(total), decision)
     verdict = verdict_of(meaning, decision) if is_speech else "unclear"
+    if verdict == "different" and {SEVERAL_VOICES, NOT_ALIKE} & {words for _, words in warnings}:
+        verdict = "unclear"  # One of the voices may be the same.
     meaning["sure"] = meaning["sure"] if is_speech else False
     return {
         "verdict": verdict,
@@ -158,8 +177,32 @@ def verify(encoder: Encoder, first: Paths, second: Paths, decision: Decision) ->
         "false_accept_rate": decision.false_accept_rate,
         "recordings": counts,
         "source": decision.calibration.get("source"),
-        "warnings": list_warnings(sides[0] + sides[1]) + find_copies(*sides),
+        "warnings": warnings,
     }
+
+
+def compare_recordings(
+    encoder: Encoder, heard: Sequence[Heard], own: np.ndarray, seconds: float, decision: Decision | None
+) -> list[tuple[str, str]]:
+    """Warnings of recordings that do not sound like the person's others.
+
+    `own` (recordings, dimensions) are embeddings of more recordings; all have so many seconds of speech.
+    """
+    warnings: list[tuple[str, str]] = []
+    if decision is None or not decision.calibration:
+        return warnings
+    embeddings = np.stack([one.recording.embedding for one in heard])
+    for number, one in enumerate(heard):
+        others = np.concatenate([np.delete(embeddings, number, axis=0), own])
+        is_first_of_two = number == 0 and len(heard) == 2 and not len(own)  # Which one is wrong cannot be said.
+        if len(others) and not is_first_of_two:
+            lengths = np.array([one.recording.speech_seconds]), np.array([seconds - one.recording.speech_seconds])
+            mean = unit_length(others.sum(axis=0, keepdims=True))
+            score = float(score_all(encoder, embeddings[[number]], lengths[0], mean, lengths[1])[0, 0])
+            as_high, lower = rates_at(decision.calibration, score, 1, len(others))
+            if lower < UNLIKELY_LOW and as_high > LIKELY_HIGH:
+                warnings.append((one.recording.file, NOT_ALIKE))
+    return warnings
 
 
 def is_of_somebody(one: Heard) -> bool:
@@ -185,12 +228,15 @@ def is_rival(decision: Decision, scores: np.ndarray, counts: Sequence[int], best
     return ratios[0] is None or bool(ratios[0] - ratios[1] < np.log(RIVAL_FACTOR))
 
 
-def identify(encoder: Encoder, database: str, files: Paths, decision: Decision) -> list[dict]:
+def identify(
+    encoder: Encoder, database: str, files: Paths, decision: Decision, skipped: list[tuple[str, str]] | None = None
+) -> list[dict]:
     """Who speaks in each recording: `speaker` or None, a `verdict`, and `ranking`, at most NUM_SHOWN.
 
     Each enrolled person has the threshold for their number of recordings. The first of the ranking is farthest above
     it, or the least below; `rivals` are others above theirs who are nearly as likely. The verdict is "known", or
     "probable" where that is in doubt; below all thresholds "unclear" if it may well be the first, else "unknown".
+    With `skipped`, files that cannot be used are left out, as `hear` does.
     """
     with speaker_database.open_database(database) as connection:
         people = speaker_database.read_speakers(connection, model_of(encoder))
@@ -199,7 +245,7 @@ def identify(encoder: Encoder, database: str, files: Paths, decision: Decision) 
         raise ValueError(f"nobody is enrolled in {database}: `enrol` adds people.")
     thresholds = decision.thresholds(1, counts)
     answers = []
-    heard = hear(encoder, files)
+    heard = hear(encoder, files, skipped)
     embeddings = np.stack([one.recording.embedding for one in heard])
     seconds = np.array([one.recording.speech_seconds for one in heard])
     all_scores = score_all(encoder, embeddings, seconds, people.embeddings, people.seconds)

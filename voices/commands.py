@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from demo_data import DEMO_DIR
 from encoder.base import Encoder
 from encoder.model_files import load_model
 from foundation import pictures, safe_files, script, threads
@@ -17,10 +18,10 @@ from voices import map as voice_map
 from voices import timeline as speaker_timeline
 from voices.answers import decision_for, identify, model_of, verify
 from voices.channels import find_timeline_of_channels
-from voices.database import clean_name
+from voices.database import UNKNOWN, clean_name
 from voices.enrolment import enrol
 from voices.naming import enrol_voice
-from voices.recordings import hear, list_warnings, write_embeddings
+from voices.recordings import Heard, hear, list_warnings, write_embeddings
 from voices.timeline_picture import draw_timeline
 from voices.turns import Turn
 
@@ -37,13 +38,32 @@ def run(options: argparse.Namespace) -> int:
         "embed": run_embed_or_map,
         "map": run_embed_or_map,
     }
-    return commands[options.command](load_model(options.model), options)
+    encoder = load_model(options.model)
+    if DEMO_DIR.as_posix() in encoder.calibration.get("source", "").replace("\\", "/"):
+        words = "it has learnt from synthetic voices, so what it says of real ones is not to be relied on"
+        warn([(options.model, words)])
+    return commands[options.command](encoder, options)
 
 
 def warn(warnings: Sequence[tuple[str, str]]) -> None:
     """Print warnings on the error stream."""
     for file, words in warnings:
         print(f"Warning: {script.printable(file)}: {wording.sentence(words)}", file=sys.stderr)
+
+
+def hear_all(encoder: Encoder, files: Sequence[str]) -> list[Heard]:
+    """Hear recordings, and warn of them and of those that were left out."""
+    skipped: list[tuple[str, str]] = []
+    heard = hear(encoder, files, skipped)
+    warn_of_skipped(skipped)
+    warn(list_warnings(heard))
+    return heard
+
+
+def warn_of_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    """Print which files were left out, and why."""
+    for _, reason in skipped:
+        print(f"Warning: left out: {script.printable(reason)}", file=sys.stderr)
 
 
 def count(number: int, thing: str) -> str:
@@ -84,7 +104,9 @@ def run_enrol(encoder: Encoder, options: argparse.Namespace) -> int:
 def run_identify(encoder: Encoder, options: argparse.Namespace) -> int:
     """The command `identify`: 1 if nobody was identified in any recording, 3 if it cannot tell in some."""
     decision = decision_for(encoder, options.far, options.threshold)
-    found = identify(encoder, options.db, options.files, decision)
+    skipped: list[tuple[str, str]] = []
+    found = identify(encoder, options.db, options.files, decision, skipped)
+    warn_of_skipped(skipped)
     lines = []
     for answer in found:
         warn(answer["warnings"])
@@ -131,7 +153,11 @@ def run_timeline(encoder: Encoder, options: argparse.Namespace) -> int:
         print(formatted(found, kind) + "".join(notes.values()), end="")
         if not decision and any(found.values()):
             print(f"Nobody is enrolled in {options.db}, so the voices have numbers.")
-        elif decision and options.explain:
+        elif any(turn.speaker == UNKNOWN for turns in found.values() for turn in turns):
+            print(f"{UNKNOWN}: nobody who is enrolled. --unknown cluster tells these voices apart.")
+        if any(turn.sure is False for turns in found.values() for turn in turns):
+            print("A name with a question mark is in doubt.")
+        if decision and options.explain:
             print(wording.decision_in_words(decision, len(people.names)))
     if cluster and not options.speakers and any(found.values()):
         words = "How many people speak is an estimate: if it is wrong, give the number with --speakers."
@@ -158,8 +184,7 @@ def run_sort(encoder: Encoder, options: argparse.Namespace) -> int:
     """The command `sort`."""
     people = speaker_database.read_people(options.db, model_of(encoder))
     decision = decision_for(encoder, options.far, options.threshold)
-    heard = hear(encoder, options.files)
-    warn(list_warnings(heard))
+    heard = hear_all(encoder, options.files)
     groups = sorting.sort_recordings(encoder, heard, people, decision)
     if options.copy_to:
         sorting.copy_groups(groups, options.copy_to)
@@ -180,8 +205,7 @@ def run_sort(encoder: Encoder, options: argparse.Namespace) -> int:
 
 def run_embed_or_map(encoder: Encoder, options: argparse.Namespace) -> int:
     """The commands `embed` and `map`."""
-    heard = hear(encoder, options.files)
-    warn(list_warnings(heard))
+    heard = hear_all(encoder, options.files)
     if options.command == "embed":
         write_embeddings(options.out, heard)
     else:

@@ -7,6 +7,7 @@ those of different models cannot be compared.
 
 import contextlib
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,8 +39,12 @@ WRONG_TYPES = (
 )
 SECONDS_TO_WAIT = 60.0
 
-# The name for speakers who are not in the database.
+# The name for speakers who are not in the database, and what answers may call them.
 UNKNOWN = "unknown"
+STRANGERS = r"unknown|nobody i know|(speaker|voice) \d+|(probably|cannot tell).*"
+
+# The longest name.
+MOST_LETTERS = 100
 
 
 class Model(NamedTuple):
@@ -148,8 +153,10 @@ def clean_name(name: str) -> str:
     Raises ValueError for one that cannot be printed, or is UNKNOWN.
     """
     cleaned = same_letters(name.strip())
-    if cleaned.lower() == UNKNOWN:
+    if re.fullmatch(STRANGERS, cleaned, re.IGNORECASE):
         raise ValueError(f"{name!r} is what strangers are called: choose another name.")
+    if len(cleaned) > MOST_LETTERS:
+        raise ValueError(f"{name[:30]!r}... is longer than {MOST_LETTERS} letters: choose a shorter name.")
     if not cleaned or not is_printable(cleaned):
         raise ValueError(f"{name!r} cannot be a name: it is empty, or has letters that cannot be shown.")
     return cleaned

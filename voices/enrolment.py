@@ -5,16 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from audio.recording_lists import Paths
-from encoder.base import Encoder, unit_length
-from scoring.thresholds import rates_at
+from encoder.base import Encoder
 from voices import database as speaker_database
-from voices.answers import NUM_SHOWN, SAME_EMBEDDING, Decision, model_of, score_all
+from voices.answers import NUM_SHOWN, SAME_EMBEDDING, Decision, compare_recordings, model_of, score_all
 from voices.database import People
 from voices.recordings import Heard, hear, is_same_audio, list_warnings, speech_seconds
-
-# Recordings of one person are doubted if so few pairs of one person score so low, and those of different people, whom
-# nobody would take for one, score as high this often.
-UNLIKELY_LOW, LIKELY_HIGH = 0.02, 0.05
 
 # Of new recordings, each is compared with so many of the nearest.
 NUM_NEAREST = 5
@@ -50,10 +45,12 @@ def enrol_heard(
         speaker_database.enrol(connection, name, [one.recording for one in heard], model_of(encoder), more)
         people = speaker_database.read_speakers(connection, model_of(encoder))
         alike = speaker_database.names_alike(connection, name)
-    warnings = [(name, f"{other!r} is another person, whose name differs in case only") for other in alike]
+    words = "is another person, whose name differs in case only: if it is the same one, remove one of them"
+    warnings = [(name, f"{other!r} {words}") for other in alike]
     own = before[[owner == name for owner in owners]]
     warnings += find_copies_of_enrolled(heard, owners, before)
     warnings += compare_recordings(encoder, heard, own, people.seconds[people.names.index(name)], decision)
+    warnings += find_rivals(encoder, name, heard, people, decision)
     warnings += compare_people(encoder, name, people, decision)
     return speech_seconds(heard), list_warnings(heard) + warnings
 
@@ -84,29 +81,22 @@ def find_copies_of_enrolled(heard: Sequence[Heard], owners: Sequence[str], befor
     return warnings
 
 
-def compare_recordings(
-    encoder: Encoder, heard: Sequence[Heard], own: np.ndarray, seconds: float, decision: Decision | None
+def find_rivals(
+    encoder: Encoder, name: str, heard: Sequence[Heard], people: People, decision: Decision | None
 ) -> list[tuple[str, str]]:
-    """Warnings of new recordings that do not sound like the person's others.
-
-    `own` (recordings, dimensions) are embeddings of those that were enrolled before; all have so many seconds of
-    speech.
-    """
-    warnings = []
+    """Warnings of new recordings in which somebody else who is enrolled is likelier than the person of this name."""
+    if decision is None:
+        return []
     embeddings = np.stack([one.recording.embedding for one in heard])
-    for number, one in enumerate(heard):
-        others = np.concatenate([np.delete(embeddings, number, axis=0), own])
-        is_first_of_two = number == 0 and len(heard) == 2 and not len(own)  # Which one is wrong cannot be said.
-        if decision is not None and len(others) and not is_first_of_two:
-            lengths = np.array([one.recording.speech_seconds]), np.array([seconds - one.recording.speech_seconds])
-            mean = unit_length(others.sum(axis=0, keepdims=True))
-            score = float(score_all(encoder, embeddings[[number]], lengths[0], mean, lengths[1])[0, 0])
-            as_high, lower = rates_at(decision.calibration, score, 1, len(others))
-            if lower < UNLIKELY_LOW and as_high > LIKELY_HIGH:
-                warnings.append(
-                    (one.recording.file, "it does not sound like the other recordings: are they of one person?")
-                )
-    return warnings
+    seconds = np.array([one.recording.speech_seconds for one in heard])
+    margins = score_all(encoder, embeddings, seconds, people.embeddings, people.seconds)
+    margins -= decision.thresholds(1, people.counts)
+    own = people.names.index(name)
+    return [
+        (one.recording.file, f"it sounds more like {people.names[best]!r}: is it a recording of {name!r}?")
+        for one, of_one, best in zip(heard, margins, margins.argmax(axis=1), strict=True)
+        if best != own and of_one[best] >= 0
+    ]
 
 
 def compare_people(encoder: Encoder, name: str, people: People, decision: Decision | None) -> list[tuple[str, str]]:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 LEAST_FOR_TSNE = 12
 
 # More names than this would hide the picture.
-MAX_NAMES = 20
+MAX_NAMES = 40
 
 
 def name_speakers(files: Sequence[str]) -> list[str]:
-    """A speaker for each file: its folder or, if all are in one folder, its name up to the last `-` or `_`.
+    """A speaker for each file: its folder or, if all are in one folder, its name up to the last `-`
+    or `_`, or without the number at its end.
 
     In LibriSpeech, it is the parent of the file's folder.
     """
@@ -31,7 +32,7 @@ def name_speakers(files: Sequence[str]) -> list[str]:
         return [path.parent.parent.name for path in paths]
     if len({path.parent for path in paths}) > 1:
         return [path.parent.name for path in paths]
-    return [re.sub("[-_][^-_]*$", "", path.stem) for path in paths]
+    return [re.sub("[-_][^-_]*$|(?<=[^\\d])\\d+$", "", path.stem) for path in paths]
 
 
 def lay_out(embeddings: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ COLOURS = {
 
 # What is said in the words of the commands, in those of the page.
 PAGE_WORDS = {
-    "use --more.": "tick the box below, and press again.",
+    "use --more.": "tick the box “more recordings”, and press again.",
     "`enrol` adds people": "the tab “Enrol” adds people",
     "`timeline` tells them apart": "the tab “Who spoke when” tells them apart",
     ": see `timeline --channels`": "",

@@ -56,34 +56,50 @@ class Heard(NamedTuple):
     beginning: np.ndarray
 
 
-def hear(encoder: Encoder, files: Paths) -> list[Heard]:
-    """Embed recordings, one path or several. Raises ValueError for one that cannot be used, or if there are none."""
+def hear(encoder: Encoder, files: Paths, skipped: list[tuple[str, str]] | None = None) -> list[Heard]:
+    """Embed recordings, one path or several. Raises ValueError for one that cannot be used, or if there are none.
+
+    With `skipped`, files that cannot be used are put there, with the reason, unless they are all.
+    """
     paths = as_paths(files)
     if not paths:
         raise ValueError("no recordings were given.")
-    heard = []
-    config = settings.in_one_piece()
-    pool = threads.thread_pool(config.NUM_PROCESSES)
-    wanted = encoder.feature_settings
+    heard: list[Heard] = []
+    refused: list[tuple[str, str]] = []
+    pool = threads.thread_pool(settings.present().NUM_PROCESSES)
     with tqdm(total=len(paths), desc="Listening", disable=None) as progress, threads.one_thread_each:
         for start in range(0, len(paths), CHUNK_FILES):
             chunk = paths[start : start + CHUNK_FILES]
-            listened = pool.map(lambda file: listen(file, wanted), chunk)
-            features, levels, digests, faults, pieces = zip(*listened, strict=True)
-            shares = pool.submit(speech_shares, np.stack(pieces))
-            seconds = map(speech_levels.speech_seconds, levels)
-            for words, several in zip(faults, have_several_voices(encoder, features, levels), strict=True):
-                words += [SEVERAL_VOICES] if several else []
-            for file, words, share in zip(chunk, faults, shares.result(), strict=True):
-                words += [NO_SPEECH] if share < LEAST_SPEECH and is_noise(read_beginning(file, [])) else []
-            rows = zip(chunk, digests, seconds, embed_features(encoder, features, config), strict=True)
-            heard += [
-                Heard(Recording(*row), words, of_recording[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy())
-                for row, words, of_recording in zip(rows, faults, features, strict=True)
-            ]
+            of_files = list(pool.map(lambda file: listen_or_refuse(file, encoder.feature_settings), chunk))
+            refused += [(file, found) for file, found in zip(chunk, of_files, strict=True) if isinstance(found, str)]
+            if refused and skipped is None:
+                raise ValueError(refused[0][1])
+            listened = {file: found for file, found in zip(chunk, of_files, strict=True) if isinstance(found, Listened)}
+            heard += hear_listened(encoder, listened) if listened else []
             progress.update(len(chunk))
             script.raise_if_interrupted()
+    if not heard:
+        raise ValueError(refused[0][1])
+    if skipped is not None:
+        skipped += refused
     return heard
+
+
+def hear_listened(encoder: Encoder, listened: dict[str, "Listened"]) -> list[Heard]:
+    """Embed recordings, by their files, whose features are there."""
+    config = settings.in_one_piece()
+    features, levels, digests, faults, pieces = zip(*listened.values(), strict=True)
+    shares = threads.thread_pool(config.NUM_PROCESSES).submit(speech_shares, np.stack(pieces))
+    seconds = map(speech_levels.speech_seconds, levels)
+    for words, several in zip(faults, have_several_voices(encoder, features, levels), strict=True):
+        words += [SEVERAL_VOICES] if several else []
+    for file, words, share in zip(listened, faults, shares.result(), strict=True):
+        words += [NO_SPEECH] if share < LEAST_SPEECH and is_noise(read_beginning(file, [])) else []
+    rows = zip(listened, digests, seconds, embed_features(encoder, features, config), strict=True)
+    return [
+        Heard(Recording(*row), words, of_recording[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy())
+        for row, words, of_recording in zip(rows, faults, features, strict=True)
+    ]
 
 
 def hear_samples(encoder: Encoder, samples: np.ndarray, name: str) -> Heard:
@@ -110,6 +126,14 @@ class Listened(NamedTuple):
     digest: str
     faults: list[str]
     pieces: np.ndarray
+
+
+def listen_or_refuse(file: str, wanted: feature_extraction.FeatureSettings) -> Listened | str:
+    """What is needed of a recording, or in words, why it cannot be used."""
+    try:
+        return listen(file, wanted)
+    except ValueError as error:
+        return str(error)
 
 
 def listen(file: str, wanted: feature_extraction.FeatureSettings) -> Listened:

@@ -15,6 +15,12 @@ def one_in(rate: float) -> str:
     return f"1 in {float(f'{1 / max(rate, 1e-6):.2g}'):,.0f}"
 
 
+def times_in(rate: float) -> str:
+    """A rate in words, of what happens: "1 time in 20", or "7 times in 10"."""
+    number, rest = one_in(rate).split(" ", 1)
+    return f"{number} {'time' if number == '1' else 'times'} {rest}"
+
+
 def sentence(words: str) -> str:
     """A warning with the full stop that it lacks; a question has its mark."""
     return words if words.endswith("?") else f"{words}."
@@ -40,9 +46,10 @@ def meaning_in_words(answer: dict, decision: Decision) -> str:
     lowest, highest = decision.calibration["false_accept_rates"][0], decision.calibration["false_accept_rates"][-1]
     fewer = "Fewer than " if as_high <= lowest * ALMOST else "More than " if as_high >= highest / ALMOST else ""
     strangers = f"{fewer}{one_in(as_high)} strangers would sound this alike."
-    share = "fewer than 1 in 100" if lower < 0.01 else one_in(lower)
-    unlike = f"Of pairs of recordings of one person, {share} are this unlike or more."
-    return {"same": strangers, "different": unlike}.get(answer["verdict"], f"{strangers} {unlike}")
+    often = "fewer than 1 time in 100" if lower < 0.01 else times_in(lower)
+    unlike = f"Two recordings of one person are this unlike {often}."
+    unclear = f"{strangers} {unlike} More recordings on either side, or longer ones, make it surer."
+    return {"same": strangers, "different": unlike}.get(answer["verdict"], unclear)
 
 
 def score_in_words(answer: dict, decision: Decision) -> str:
