@@ -18,7 +18,7 @@ if __name__ == "__main__":
     parser = script.OptionParser(description=__doc__)
     parser.add_argument("--calibrate", metavar="TEXT", default="", help="description of the test data, shown to users")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_args()
     if options.calibrate.partition("=")[0] in settings.all_settings():
         parser.error(f"--calibrate {options.calibrate}: that is a setting; say first what the test data are")
     typed = settings.read_command_line(__doc__, arguments=options.settings)

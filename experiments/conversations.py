@@ -22,7 +22,7 @@ if __name__ == "__main__":
     parser.add_argument("--number", type=int, default=8, help="conversations of each corpus and kind (default: 8)")
     parser.add_argument("--folder", type=expand_home, default="", help="real conversations with their turns as RTTM")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_args()
     if options.number < 1:
         parser.error(f"--number {options.number} is less than 1")
     typed = settings.read_command_line(__doc__, arguments=options.settings)

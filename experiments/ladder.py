@@ -17,7 +17,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each row, whose errors are averaged")
     parser.add_argument("--condition", default="clean", help="condition with its own column, such as ls-clean")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_args()
     typed = settings.read_command_line(__doc__, arguments=options.settings)
 
 import contextlib

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--share", type=float, default=1.0, help="of the steps of each stage (default: 1)")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_args()
     typed = settings.read_command_line(__doc__, arguments=options.settings)
 
 import dataset

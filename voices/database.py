@@ -41,7 +41,7 @@ SECONDS_TO_WAIT = 60.0
 
 # The name for speakers who are not in the database, and what answers may call them.
 UNKNOWN = "unknown"
-STRANGERS = r"unknown|nobody i know|(speaker|voice) \d+|(probably|cannot tell).*"
+STRANGERS = "unknown|nobody i know|(probably|cannot tell).*"
 
 # The longest name.
 MOST_LETTERS = 100
