@@ -11,7 +11,7 @@ if __name__ == "__main__":
     parser = script.OptionParser(prog="python3 -m benchmark", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="settings, as for every script")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_args()
     settings.read_command_line(__doc__, arguments=options.settings)
 
 import contextlib
