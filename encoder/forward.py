@@ -6,7 +6,6 @@ where the sources of the parts around the LSTMs stand.
 Source: Hochreiter and Schmidhuber 1997, "Long short-term memory", with the forget gate of Gers et al. 2000.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,8 +39,7 @@ def embed(weights: Weights, settings: Mapping, features: Sequence[np.ndarray]) -
         mean, last = outputs.sum(axis=0) / np.float32(lengths[:, None]), outputs[lengths - 1, range(len(lengths))]
         parts.append(mean if settings["FRAME_AGGREGATION_MEAN"] else last)
     if settings["TDNN_CHANNELS"]:
-        equally_long = [np.stack(list(group)) for _, group in itertools.groupby(inputs, key=len)]
-        parts.append(np.concatenate([tdnn(weights["tdnns"]["0"], group) for group in equally_long]))
+        parts.append(tdnn(weights["tdnns"]["0"], np.ascontiguousarray(padded.swapaxes(0, 1)), lengths))
     if len(parts) == 1:
         return parts[0]
     return np.concatenate([unit_length(part) for part in parts], axis=1)
@@ -119,17 +117,19 @@ def lstm_step(gates: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarr
 # ---------------------------------------- TDNN -----------------------------------------
 
 
-def tdnn(weights: Weights, inputs: np.ndarray) -> np.ndarray:
-    """Steps of recordings of one length (rows, steps, values) -> the TDNN's part of the embeddings (rows, dimensions).
+def tdnn(weights: Weights, inputs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Steps (rows, steps, values), of which `lengths` (rows,) count -> the TDNN's part of the embeddings.
 
     Each channel of the last layer counts by its mean and its deviation over the steps, in which those that matter more
     weigh more: a softmax over the steps.
     """
+    is_within = (np.arange(inputs.shape[1]) < lengths[:, None])[:, :, None]
     outputs = [layer_norm(weights["first_norm"], relu(convolve(weights["first"], inputs)))]
     for number, dilation in enumerate(DILATIONS):
-        outputs.append(tdnn_block(weights["blocks"][str(number)], outputs[-1], dilation))
+        outputs.append(tdnn_block(weights["blocks"][str(number)], outputs[-1], is_within, dilation))
     joined = relu(linear(weights["join"], np.concatenate(outputs[1:], axis=2)))  # (rows, steps, joined)
     attention = linear(weights["attention"]["2"], np.tanh(linear(weights["attention"]["0"], joined)))
+    attention = np.where(is_within, attention, -np.inf)
     importance = np.exp(attention - attention.max(axis=1, keepdims=True))
     importance /= importance.sum(axis=1, keepdims=True)
     mean = np.einsum("rsj,rsj->rj", importance, joined)
@@ -138,17 +138,18 @@ def tdnn(weights: Weights, inputs: np.ndarray) -> np.ndarray:
     return linear(weights["last"], layer_norm(weights["statistics_norm"], statistics))
 
 
-def tdnn_block(weights: Weights, inputs: np.ndarray, dilation: int) -> np.ndarray:
-    """A block, whose output is added to its input, both (rows, steps, channels)."""
+def tdnn_block(weights: Weights, inputs: np.ndarray, is_within: np.ndarray, dilation: int) -> np.ndarray:
+    """A block, whose output is added to its input, both (rows, steps, channels); `is_within` (rows, steps, 1)."""
     before = layer_norm(weights["before_norm"], relu(linear(weights["before"], inputs)))
     first, *others = np.split(before, NUM_GROUPS, axis=2)
     results, found = [first], np.zeros_like(first)
     for number, group in enumerate(others):
-        found = relu(convolve(weights["groups"][str(number)], group + found, dilation))
+        found = relu(convolve(weights["groups"][str(number)], (group + found) * is_within, dilation))
         found = layer_norm(weights["group_norms"][str(number)], found)
         results.append(found)
     change = layer_norm(weights["after_norm"], relu(linear(weights["after"], np.concatenate(results, axis=2))))
-    squeezed = relu(linear(weights["excitation"]["0"], change.mean(axis=1)))
+    mean = (change * is_within).sum(axis=1) / is_within.sum(axis=1, dtype=np.float32)
+    squeezed = relu(linear(weights["excitation"]["0"], mean))
     return inputs + change * sigmoid(linear(weights["excitation"]["2"], squeezed))[:, None]
 
 
