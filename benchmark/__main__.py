@@ -55,8 +55,8 @@ def mfcc_rows(files: list[str]) -> list[Row]:
     rate, own_threads = feature_extraction.SAMPLE_RATE, threads.thread_pool(myconfig.NUM_PROCESSES)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # In the processes, which would slow each other down.
     pool = multiprocessing.get_context("spawn").Pool
-    wanted = [f"N_MFCC={myconfig.N_MFCC}"]
-    with threads.one_thread_each, pool(myconfig.NUM_PROCESSES, settings.apply_override, wanted) as processes:
+    number = [f"N_MFCC={myconfig.N_MFCC}"]
+    with threads.one_thread_each, pool(myconfig.NUM_PROCESSES, settings.apply_override, number) as processes:
         of_files = median_seconds(
             ROUNDS,
             lambda: processes.map(straightforward_features, files, chunksize=8),
