@@ -49,7 +49,7 @@ import speaker_id
 from encoder.base import Encoder
 from encoder.model_files import load_model
 from foundation import threads
-from voices.actions import Actions
+from voices.actions import Actions, beginning_of
 from voices.page import COLOURS, STYLE, hide, in_words, none, show, with_choices
 
 MAX_FILE_MEGABYTES = 50
@@ -88,10 +88,23 @@ def build_page(encoder: Encoder, database: str) -> gradio.Blocks:
 
 
 def choose_recording(label: str) -> list[gradio.components.Component]:
-    """A drop zone for files of any kind, as a browser refuses WebM where it expects audio, and the microphone."""
+    """A drop zone for files of any kind, as a browser refuses WebM where it expects audio, and the microphone.
+
+    The beginning of a file that was dropped can be heard.
+    """
     with gradio.Column():
         zone = gradio.File(label=f"{label}: drop a file here", type="filepath", height=140)
+        player = gradio.Audio(label=f"{label}: listen", interactive=False, visible=False, buttons=[])
+        zone.change(listen_to, zone, player)
         return [zone, gradio.Audio(sources=["microphone"], type="filepath", label="or record", **PLAIN)]
+
+
+def listen_to(file: str | None) -> dict:
+    """The player with the beginning of a file, or hidden if there is none that can be heard."""
+    try:
+        return gradio.update(value=beginning_of(file), visible=True) if file else hide()
+    except (ValueError, OSError):  # Whoever presses the button is told.
+        return hide()
 
 
 def answer_box(name: str) -> gradio.HTML:

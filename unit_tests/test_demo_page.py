@@ -178,6 +178,7 @@ class DemoPageTest(ProjectTest):
         self.assertIn("A recording is missing", self.answer(page, "compared", "Compare"))
         self.upload(page, m4a)
         self.upload(page, webm)  # The first zone is filled, so this is the second one.
+        page.get_by_label("Play").locator("visible=true").nth(1).wait_for()  # Both can be heard.
         self.assertRegex(
             self.answer(page, "compared", "Compare"),
             r"^[✓✗?] (The same person|Different people|Cannot tell)\n(.|\n)*How do we know\?",
@@ -216,8 +217,10 @@ class DemoPageTest(ProjectTest):
         self.upload(page, webm)
         self.assertRegex(self.answer(page, "turns", "Find the turns"), r"^\d voices?\n+(.* \d+:\d\d\.\d)+\.")
         self.assertIn("Click on one of the turns", self.answer(page, "turns", "Give the voice this name"))
+        players = page.get_by_label("Play").locator("visible=true")
+        number = players.count()
         page.get_by_role("gridcell", name="0:00.0").locator("visible=true").first.click()
-        page.get_by_label("Play").locator("visible=true").nth(1).wait_for()
+        players.nth(number).wait_for()
         voice = page.get_by_label("This voice").input_value()
         page.get_by_label("is", exact=True).fill("Cem")
         self.assertTrue(self.answer(page, "turns", "Give the voice this name").startswith(f"{voice} is Cem\n"))

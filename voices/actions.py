@@ -1,5 +1,6 @@
 """What the buttons of the page do, and the pictures that they draw: answers in words, for `demo_page.py`."""
 
+import contextlib
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import matplotlib.figure
 import numpy as np
 
 import feature_extraction
+from audio import mono
 from encoder.base import Encoder
 from foundation import pictures, safe_files
 from voices import answers, enrolment, formats, timeline, wording
@@ -20,6 +22,9 @@ from voices.timeline_picture import draw_timeline
 from voices.turns import Turn
 
 MAX_FILES = 20
+
+# What can be heard of a recording that was dropped.
+HEARD_SECONDS = 60
 
 # Name, files, a recording, and whether it is one more.
 EMPTY_FORM = ("", None, None, False)
@@ -113,7 +118,7 @@ class Actions:
         """The sound of a turn, as its rate and samples, and whose voice it is."""
         recording, turns = found
         samples = cut_out(recording, [turns[number]])
-        return (feature_extraction.SAMPLE_RATE, np.int16(32767 * samples.clip(-1, 1))), turns[number].speaker
+        return playable(samples), turns[number].speaker
 
     def name_voice(self, found: tuple[str, list[Turn]] | None, voice: str, name: str, more: bool) -> tuple:
         """An answer, after a voice of the conversation that was heard last was enrolled; and an empty form."""
@@ -182,6 +187,17 @@ def write_turns(recording: str, turns: Sequence[Turn], picture: matplotlib.figur
         safe_files.write_text(f"{start}.{ending}", text)
     pictures.save(f"{start}.png", picture)
     return [f"{start}.{ending}" for ending in (*contents, "png")]
+
+
+def beginning_of(file: str) -> tuple[int, np.ndarray]:
+    """The rate and the samples of the first HEARD_SECONDS of a recording, as 16-bit integers, which browsers play."""
+    with contextlib.closing(mono.read_blocks(file, HEARD_SECONDS * feature_extraction.SAMPLE_RATE, [])) as blocks:
+        return playable(next(blocks))
+
+
+def playable(samples: np.ndarray) -> tuple[int, np.ndarray]:
+    """The rate, and samples (samples,) as 16-bit integers."""
+    return feature_extraction.SAMPLE_RATE, (32767 * samples.clip(-1, 1)).astype(np.int16)
 
 
 def choose(file: str | None, spoken: str | None) -> str:
