@@ -273,6 +273,13 @@ class SavedEncoderTest(ProjectTest):
                     with self.subTest(name), self.assertRaisesRegex(ValueError, "is not a model"):
                         read(str(self.dir / f"{name}.pt"))
 
+    def test_a_file_of_lists_in_lists_is_read_without_depth(self) -> None:
+        deep = b"}X\x12\0\0\0encoder_state_dict}sX\1\0\0\0x" + 5000 * b"]" + 4999 * b"a" + b"s"
+        with zipfile.ZipFile(self.dir / "deep.pt", "w") as archive:
+            archive.writestr("a/data.pkl", b"\x80\4" + deep + b".")
+        for read in (model_files.read_model, saved_models.read_model):
+            self.assertEqual(read(str(self.dir / "deep.pt"))["encoder_state_dict"], {})
+
     def test_tensors_that_share_their_numbers_do_so_when_read(self) -> None:
         whole = torch.arange(10.0)
         torch.save({"encoder_state_dict": {"whole": whole, "part": whole[3:]}}, self.dir / "shared.pt")
