@@ -69,7 +69,8 @@ class QuantitiesTest(ProjectTest):
                     found = timeline.find_candidates(self.encoder, embeddings, people, decision)
                     self.assertEqual(found.tolist(), list(range(min(number, 8))))
                 heard = np.ones(min(number, 8), bool)
-                of_one = sliding.Windows(embeddings[:8], 0.4 * np.arange(len(heard)), 1.6, heard, heard, [])
+                starts = 0.4 * np.arange(len(heard))
+                of_one = sliding.Windows(embeddings[:8], [], starts, 1.6, heard, heard, [])
                 owners = timeline.find_owners(self.encoder, of_one, np.arange(len(heard)), people, decision)
                 self.assertEqual([owner.person for owner in owners], list(range(min(number, 8))) or [-1])
                 if not number:

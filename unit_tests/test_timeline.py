@@ -4,6 +4,7 @@ import contextlib
 import unittest
 import unittest.mock
 import warnings
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import soundfile
@@ -72,7 +73,23 @@ class TimelineTest(ProjectTest):
         embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
         starts = 0.4 * np.arange(len(embeddings))
         is_speech = np.ones(20 * len(embeddings) + 60, bool)
-        return sliding.Windows(embeddings, starts, 1.6, is_heard, is_speech, [])
+        features = [np.full((4, 1), number) for number in range(len(embeddings))]
+        return sliding.Windows(embeddings, features, starts, 1.6, is_heard, is_speech, [])
+
+    @contextlib.contextmanager
+    def hearing(self, windows: sliding.Windows, of_middles: np.ndarray | None = None) -> Iterator[None]:
+        """Whatever is heard has these windows, and in their middles these embeddings: by default, the same."""
+        of_middles = windows.embeddings if of_middles is None else of_middles
+
+        def embed(_: object, middles: Sequence[np.ndarray], __: object) -> np.ndarray:
+            self.assertEqual({len(middle) for middle in middles} - {2}, set())
+            return of_middles[[int(middle[0, 0]) for middle in middles]]
+
+        with (
+            unittest.mock.patch.object(speaker_timeline, "listen", lambda *_: windows),
+            unittest.mock.patch.object(speaker_timeline, "embed_features", embed),
+        ):
+            yield
 
     def test_voices_of_nobody_enrolled_are_told_apart(self) -> None:
         rng = np.random.default_rng(0)
@@ -96,7 +113,7 @@ class TimelineTest(ProjectTest):
     def find(self, windows: sliding.Windows, people: People, threshold: float, *more) -> Timeline:
         encoder = saved_models.get_speaker_encoder()
         decision = Decision(None, threshold, {})
-        with unittest.mock.patch.object(speaker_timeline, "listen", lambda *_: windows):
+        with self.hearing(windows):
             return speaker_timeline.find_timeline(encoder, "", people, decision, *more)
 
     def test_a_voice_gets_the_name_that_it_exceeds_most(self) -> None:
@@ -140,11 +157,25 @@ class TimelineTest(ProjectTest):
         for perhaps, told in ((2, ["1 person seems to speak, perhaps 2"]), (None, [])):
             found = np.zeros(60, np.int64), perhaps
             with (
-                unittest.mock.patch.object(speaker_timeline, "listen", lambda *_: windows),
+                self.hearing(windows),
                 unittest.mock.patch.object(speaker_timeline, "cluster_windows", lambda *_, found=found: found),
             ):
                 self.assertEqual(speaker_timeline.find_timeline(encoder, "").faults, told)
                 self.assertEqual(speaker_timeline.find_timeline(encoder, "", cluster=False).faults, [])
+
+    def test_windows_around_a_change_are_heard_in_their_middle(self) -> None:
+        rng = np.random.default_rng(0)
+        voices = np.eye(16)[np.repeat([0, 1], [30, 20])]
+        noise = rng.normal(0, 0.05, voices.shape)
+        mixed = voices + noise
+        mixed[28:30] += 1.5 * np.eye(16)[1]  # The next voice, louder, is in these windows, but not in their middle.
+        windows = self.windows_of(mixed, np.ones(50, bool))
+        encoder = saved_models.get_speaker_encoder()
+        for of_middles, change in ((voices + noise, 30), (mixed, 28)):
+            with self.hearing(windows, of_middles):
+                turns = speaker_timeline.find_timeline(encoder, "", None, None, True, 2).turns
+            self.assertEqual([turn.speaker for turn in turns], ["speaker 1", "speaker 2"])
+            self.assertAlmostEqual(turns[1].start, 0.4 * change + 0.6, delta=0.021)  # Between two middles.
 
     def test_others_keep_their_numbers_when_a_voice_gets_a_name(self) -> None:
         somebody = speaker_timeline.Owner(0, 0.5, True)
@@ -170,7 +201,7 @@ class TimelineTest(ProjectTest):
         encoder = saved_models.get_speaker_encoder()
         for thresholds, sure in (((1.4, 0.5, 0.4), False), ((0.95, 0.5, 0.4), True)):
             known = Decision(0.05, None, calibration(*thresholds, rates=(0.01, 0.05, 0.1)))
-            with unittest.mock.patch.object(speaker_timeline, "listen", lambda *_: windows):
+            with self.hearing(windows):
                 [turn] = speaker_timeline.find_timeline(encoder, "", people, known).turns
             self.assertEqual((turn.speaker, turn.sure), ("Ann", sure))
 
@@ -215,7 +246,7 @@ class TimelineTest(ProjectTest):
 
     def windows(self, encoder: speaker_encoder.SpeakerEncoder) -> np.ndarray:
         blocks = sliding.embed_windows(encoder, str(self.dir / "x.wav"), [])
-        return np.concatenate([embeddings for embeddings, _, _ in blocks])
+        return np.concatenate([embeddings for embeddings, *_ in blocks])
 
     def test_faults_of_a_recording(self) -> None:
         encoder = saved_models.get_speaker_encoder()
@@ -258,7 +289,7 @@ class TimelineTest(ProjectTest):
             encoder = saved_models.get_speaker_encoder()
         blocks = list(sliding.embed_windows(encoder, str(self.dir / "x.wav"), []))
         self.assertGreater(len(blocks), 2)
-        self.assertEqual(sum(len(heard) for _, heard, _ in blocks), 300 * RATE // 320)
+        self.assertEqual(sum(len(heard) for _, heard, *_ in blocks), 300 * RATE // 320)
 
     def test_recordings_of_all_lengths(self) -> None:
         encoder = saved_models.get_speaker_encoder()

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from encoder.base import Encoder, unit_length
+from encoder.inference import embed_features
+from foundation import settings
 from scoring.thresholds import WINDOW_SECONDS, near_strangers
 from voices.answers import Decision, is_rival, score_all
 from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_and_doubt, follow_voices
@@ -16,6 +18,9 @@ from voices.windows import BLOCK_STEPS, STEP_SECONDS, Windows, listen
 
 # The name of unknown voices that are told apart, before their number.
 VOICE = "speaker"
+
+# So many windows before and after a change of voice are heard again, in their middle.
+NEAR_CHANGES = 2
 
 
 class Timeline(NamedTuple):
@@ -60,17 +65,18 @@ def find_timeline(
     The voices are found first, as many as there seem to be, or `num_voices`. A voice gets the name of the enrolled
     person whose threshold in the decision it exceeds most, and each name belongs to one voice. With `cluster`, the
     others are "speaker 1", "speaker 2" ..., without it, all are UNKNOWN. Of several channels, the mean is heard, or
-    `channel` alone, counted from 0. Needs memory for only one or two minutes of audio. Raises ValueError for a file
-    that cannot be used.
+    `channel` alone, counted from 0. Needs memory for only one or two minutes of audio, and for the features of all.
+    Raises ValueError for a file that cannot be used.
     """
     people = people or nobody(encoder.dimensions)
     windows = listen(encoder, recording, channel)
     voice_of, perhaps = cluster_windows(windows, num_voices, near_strangers(encoder.calibration))
+    if decision and people.names and not num_voices:
+        voice_of = split_voices(encoder, windows, voice_of, people, decision)
+    voice_of = hear_changes_again(encoder, windows, voice_of)
     faults = windows.faults + doubt_in_words(voice_of, perhaps) * cluster
     owners = [NOBODY] * int(voice_of.max() + 1)
     if decision and people.names:
-        if not num_voices:
-            voice_of = split_voices(encoder, windows, voice_of, people, decision)
         owners = find_owners(encoder, windows, voice_of, people, decision)
     names, shown = name_voices(owners, people, cluster)
     margins = np.zeros((len(windows.embeddings), 0))
@@ -90,9 +96,9 @@ def find_timeline(
 def doubt_in_words(voice_of: np.ndarray, perhaps: int | None) -> list[str]:
     """That there may be another number of voices than was found, if so."""
     number = int(voice_of.max() + 1)
-    return (
-        [f"{number} {'people seem' if number > 1 else 'person seems'} to speak, perhaps {perhaps}"] if perhaps else []
-    )
+    if perhaps in (None, number):
+        return []
+    return [f"{number} {'people seem' if number > 1 else 'person seems'} to speak, perhaps {perhaps}"]
 
 
 def name_voices(owners: Sequence[Owner], people: People, cluster: bool) -> tuple[list[str], list[int]]:
@@ -232,8 +238,26 @@ def cluster_windows(windows: Windows, num_voices: int | None, distance: float) -
         return np.zeros(len(windows.embeddings), np.int64), None
     heard = windows.is_heard
     means, perhaps = find_and_doubt(windows.embeddings[heard], windows.starts[heard], num_voices, distance)
-    voice_of = follow_voices(centre_heard(windows), means).voice_of
-    return voice_of, None if perhaps == voice_of.max() + 1 else perhaps
+    return follow_voices(centre_heard(windows), means).voice_of, perhaps
+
+
+def hear_changes_again(encoder: Encoder, windows: Windows, voice_of: np.ndarray) -> np.ndarray:
+    """Whose each window is, before and after (windows,): those next to a change of voice are heard in their middle.
+
+    A window in which the voice changes is of two people, and its middle half more often of one.
+    """
+    if not voice_of.any():
+        return voice_of
+    changes = np.flatnonzero(np.diff(voice_of))
+    around = changes[:, None] + np.arange(1 - NEAR_CHANGES, NEAR_CHANGES + 1)
+    near = np.intersect1d(around, np.flatnonzero(windows.is_heard))
+    quarter = len(windows.features[0]) // 4
+    middles = [windows.features[number][quarter:-quarter] for number in near.tolist()]
+    centred = centre_heard(windows)
+    means = [centred[voice_of == voice].sum(axis=0) for voice in range(voice_of.max() + 1)]
+    common = CENTRING * windows.embeddings[windows.is_heard].mean(axis=0)
+    centred[near] = unit_length(embed_features(encoder, middles, settings.in_one_piece()) - common)
+    return follow_voices(centred, unit_length(np.stack(means))).voice_of
 
 
 def centre_heard(windows: Windows) -> np.ndarray:

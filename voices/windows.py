@@ -29,11 +29,13 @@ LOST_SHARE = 0.1
 class Windows(NamedTuple):
     """A recording heard through a sliding window of `length` seconds.
 
-    `embeddings` (windows, dimensions); `starts` (windows,) in seconds; `is_heard` (windows,) where there is enough
-    speech; `is_speech` (stretches,); `faults` say in words what may make the result wrong.
+    `embeddings` (windows, dimensions); `features` of each window (frames, N_MFCC); `starts` (windows,) in seconds;
+    `is_heard` (windows,) where there is enough speech; `is_speech` (stretches,); `faults` say in words what may make
+    the result wrong.
     """
 
     embeddings: np.ndarray
+    features: list[np.ndarray]
     starts: np.ndarray
     length: float
     is_heard: np.ndarray
@@ -47,8 +49,9 @@ def listen(encoder: Encoder, recording: str, channel: int | None = None) -> Wind
     Raises ValueError for a file that cannot be used.
     """
     faults: list[str] = []
-    *arrays, num_clipped = zip(*embed_windows(encoder, recording, faults, channel), strict=True)
+    *arrays, features, num_clipped = zip(*embed_windows(encoder, recording, faults, channel), strict=True)
     embeddings, probabilities = map(np.concatenate, arrays)
+    all_features = [window for of_block in features for window in of_block]
     length = whole_frames(WINDOW_SECONDS, encoder) / SAMPLE_RATE
     starts = whole_frames(STEP_SECONDS, encoder) / SAMPLE_RATE * np.arange(len(embeddings))
     is_speech = speech_detector.find_speech(probabilities)
@@ -58,7 +61,7 @@ def listen(encoder: Encoder, recording: str, channel: int | None = None) -> Wind
     lost_seconds = count_lost(is_speech, starts[is_heard], length) * STRETCH_SECONDS
     if lost_seconds > LOST_SHARE * speech_seconds:
         faults.append(f"{lost_seconds:.1f} s of speech are in pieces too short to be compared")
-    return Windows(embeddings, starts, length, is_heard, is_speech, faults)
+    return Windows(embeddings, all_features, starts, length, is_heard, is_speech, faults)
 
 
 def count_lost(speech: np.ndarray, starts: np.ndarray, window_seconds: float) -> int:
@@ -76,9 +79,9 @@ def whole_frames(seconds: float, encoder: Encoder) -> int:
 
 def embed_windows(
     encoder: Encoder, recording: str, warnings: list[str], channel: int | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Of each block of a recording: embeddings (windows, dimensions), how probable speech is (stretches,), and the
-    number of clipped samples.
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray], int]]:
+    """Of each block of a recording: embeddings (windows, dimensions), how probable speech is (stretches,), the features
+    of each window (frames, N_MFCC), and the number of clipped samples.
 
     A recording shorter than a window gives one window. What is doubtful about it is put into `warnings`, in words.
     """
@@ -102,5 +105,5 @@ def embed_windows(
                     starts = np.arange(num_windows) * (step // wanted.hop_length)
                     windows = [features[start : start + window_frames] for start in starts]
                 embeddings, probabilities = embed_features(encoder, windows, config), heard.result()
-            yield embeddings, probabilities, count_clipped(samples)
+            yield embeddings, probabilities, windows, count_clipped(samples)
             kept, is_first = kept[num_windows * step :], False
