@@ -107,18 +107,13 @@ def listen_to(file: str | None) -> dict:
         return hide()
 
 
-def answer_box(name: str) -> gradio.HTML:
-    """Where an answer is shown."""
-    return gradio.HTML(elem_id=name)
-
-
 def build_compare(actions: Actions) -> None:
     """Did the same person say both?"""
     gradio.Markdown("Did the same person say both? Drop two recordings, or use the microphone.")
     with gradio.Row():
         pair = [*choose_recording("First recording"), *choose_recording("Second recording")]
     button = gradio.Button("Compare", variant="primary")
-    answer = answer_box("compared")
+    answer = gradio.HTML(elem_id="compared")
     with gradio.Column(visible=False) as results:
         picture = gradio.Plot(show_label=False)
         gradio.Markdown(PICTURES)
@@ -135,7 +130,7 @@ def build_enrol(actions: Actions) -> None:
     button = gradio.Button("Enrol", variant="primary")
     form = [name, files, spoken, more]
     kept = [gradio.skip] * len(form)
-    button.click(in_words(actions.enrol, *kept), form, [answer_box("enrolled"), *form], **ONE_BY_ONE)
+    button.click(in_words(actions.enrol, *kept), form, [gradio.HTML(elem_id="enrolled"), *form], **ONE_BY_ONE)
 
 
 def build_identify(actions: Actions) -> None:
@@ -143,7 +138,7 @@ def build_identify(actions: Actions) -> None:
     gradio.Markdown("Which of the enrolled people speaks here?")
     inputs = choose_recording("Recording")
     button = gradio.Button("Identify", variant="primary")
-    answer = answer_box("identified")
+    answer = gradio.HTML(elem_id="identified")
     with gradio.Column(visible=False) as results:
         ranking = gradio.Dataframe(headers=["name", "score"], datatype="str", label="Nearest", interactive=False)
     button.click(in_words(actions.identify, none, hide), inputs, [answer, ranking, results], **ONE_BY_ONE)
@@ -157,7 +152,7 @@ def build_timeline(actions: Actions) -> None:
     button = gradio.Button("Find the turns", variant="primary")
     stop = gradio.Button("Stop", visible=False)
     stop.click(script.stop_request.set, queue=False)
-    answer, found = answer_box("turns"), gradio.State()
+    answer, found = gradio.HTML(elem_id="turns"), gradio.State()
     with gradio.Column(visible=False) as results:
         with gradio.Row():
             picture = gradio.Plot(show_label=False)
@@ -208,7 +203,7 @@ def build_voices(actions: Actions) -> list[gradio.components.Component]:
     rename = gradio.Button("Rename")
     is_sure = gradio.Checkbox(label="Yes, forget all these recordings")
     remove = gradio.Button("Remove", variant="stop")
-    answer = answer_box("voices")
+    answer = gradio.HTML(elem_id="voices")
     shown = [answer, people, person]
     people.select(choose_person, None, person)
     kept = [gradio.skip, gradio.skip]

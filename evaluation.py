@@ -98,7 +98,6 @@ def score_trials(
     Raises ValueError if AS_NORM is set and the model has no cohort.
     """
     config = config or settings.present()
-    check_cohort(encoder, config)
     similarities, normalised = score_both_ways(encoder, store, enrol, test, config)
     return normalised if config.AS_NORM else similarities
 
@@ -106,7 +105,15 @@ def score_trials(
 def score_both_ways(
     encoder: Encoder, store: feature_store.FeatureStore, enrol: np.ndarray, test: np.ndarray, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine similarities of trials, and normalised scores, which are the same without a cohort, both (trials,)."""
+    """Cosine similarities of trials, and normalised scores, which are the same without a cohort, both (trials,).
+
+    Raises ValueError if AS_NORM is set and the model has no cohort.
+    """
+    if config.AS_NORM and not len(encoder.cohort):
+        raise ValueError(
+            f"{encoder.path} holds no cohort for AS_NORM. Training puts one in at its end; for an older model, repeat "
+            "the command of its training, with its checkpoint beside it."
+        )
     embeddings, seconds = embed_store(encoder, store, config=config), store.utt_seconds
     if enrol.ndim > 1:  # The mean of each group is one more embedding.
         groups, group = np.unique(enrol, axis=0, return_inverse=True)
@@ -119,15 +126,6 @@ def score_both_ways(
         block = slice(start, start + BLOCK_TRIALS)
         similarities[block] = np.einsum("td,td->t", embeddings[enrol[block]], embeddings[test[block]])
     return similarities, similarities - offsets[enrol] - offsets[test]
-
-
-def check_cohort(encoder: Encoder, config: Config) -> None:
-    """Raise ValueError if AS_NORM is set and the model has no cohort."""
-    if config.AS_NORM and not len(encoder.cohort):
-        raise ValueError(
-            f"{encoder.path} holds no cohort for AS_NORM. Training puts one in at its end; for an older model, repeat "
-            "the command of its training, with its checkpoint beside it."
-        )
 
 
 class TripletScoreFetcher:
@@ -172,7 +170,6 @@ def evaluate(encoder: Encoder, spk_to_utts: dataset.SpkToUtts, groups: dict[str,
     store = feature_store.open_store(spk_to_utts, config=config)
     warn_of_known_speakers(encoder, store)
     labels, enrol, test = get_trials(store, config)
-    check_cohort(encoder, config)
     similarities, normalised = score_both_ways(encoder, store, enrol, test, config)
     scores = normalised if config.AS_NORM else similarities
     first = enrol.reshape(len(enrol), -1)[:, 0]

@@ -181,8 +181,6 @@ def check_out(options: argparse.Namespace) -> None:
 def check_timeline(options: argparse.Namespace) -> None:
     """Check the options of `timeline`, and set its format. Raises ValueError."""
     check_ending("--plot", options.plot, ".png")
-    if options.speakers is not None and options.speakers < 1:
-        raise ValueError(f"--speakers {options.speakers} is less than 1.")
     if options.channels and options.speakers is not None:
         raise ValueError("choose one of --channels and --speakers.")
     if options.json and options.format not in ("text", "json"):
@@ -200,12 +198,18 @@ def check_files(options: argparse.Namespace) -> None:
 
     Raises ValueError for what does not exist, or cannot be written.
     """
+    if "speakers" in options and options.speakers is not None and options.speakers < 1:
+        raise ValueError(f"--speakers {options.speakers} is less than 1.")
     if options.command == "enrol" and (options.meeting is None) != (options.voice is None):
         raise ValueError("--from and --voice belong together: a recording, and the name of a voice in its timeline.")
+    if options.command == "enrol" and options.meeting is None and options.speakers is not None:
+        raise ValueError("--speakers belongs to --from: how many people speak in that recording.")
     if options.command == "enrol" and (options.meeting is None) == (not options.files):
         raise ValueError("name recordings of the person, or a voice with --from and --voice.")
     if options.command == "enrol" and options.meeting is not None:
-        [options.meeting] = expand_files([options.meeting])
+        options.meeting, *others = expand_files([options.meeting])
+        if others:
+            raise ValueError(f"--from takes one recording, and these are {len(others) + 1}.")
     elif options.command == "verify":
         options.first, options.second = expand_files([options.first]), expand_files([options.second])
     else:

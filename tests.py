@@ -24,12 +24,8 @@ def main() -> None:
     chosen = [chapter.removesuffix(".py") for chapter in options.chapters]
     if unknown := set(chosen) - set(chapters):
         raise ValueError(f"there are no tests of {min(unknown)}; the chapters are {', '.join(chapters)}.")
-    try:
-        import unit_tests.shared  # noqa: F401 - it needs all packages.
-    except ModuleNotFoundError as error:
-        if not (name := script.missing_package(error)):
-            raise
-        raise ValueError(f"{name} is not installed: pip3 install -r requirements.txt.") from None
+    import unit_tests.shared  # noqa: F401 - it needs all packages.
+
     modules = [f"unit_tests.test_{chapter}" for chapter in chosen or chapters]
     patterns = [part for name in options.k for part in ("-k", name)]
     verbosity = 2 if options.v else 1

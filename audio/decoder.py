@@ -85,23 +85,18 @@ def decode(
     if not Path(audio_file).stat().st_size:
         raise ValueError(f"{audio_file} is empty: copy it again, or record anew.")
     is_empty = True
-    for part, rate, block in name_in_errors(decode_parts(audio_file, warnings, with_gaps), audio_file):
-        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-            raise ValueError(f"{audio_file} has a sample rate of {rate} Hz; 4,000 to 192,000 can be used.")
-        if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
-            raise ValueError(f"{audio_file} is damaged: it has samples that are not numbers, or far too large.")
-        is_empty = False
-        yield part, rate, block
+    try:
+        for part, rate, block in decode_parts(audio_file, warnings, with_gaps):
+            if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+                raise ValueError(f"{audio_file} has a sample rate of {rate} Hz; 4,000 to 192,000 can be used.")
+            if not -MAX_SAMPLE < block.min() <= block.max() < MAX_SAMPLE:  # NaN is neither.
+                raise ValueError(f"{audio_file} is damaged: it has samples that are not numbers, or far too large.")
+            is_empty = False
+            yield part, rate, block
+    except OSError as error:  # Those of FFmpeg's reading name no file.
+        raise OSError(error.errno, script.in_words(error), error.filename or audio_file) from None
     if is_empty:
         raise ValueError(f"{audio_file} is empty: copy it again, or record anew.")
-
-
-def name_in_errors(blocks: Iterator, audio_file: str) -> Iterator:
-    """The same blocks; an error of the system that names no file, as those of FFmpeg's reading, gets this name."""
-    try:
-        yield from blocks
-    except OSError as error:
-        raise OSError(error.errno, script.in_words(error), error.filename or audio_file) from None
 
 
 def decode_parts(audio_file: str, warnings: list[str], with_gaps: bool) -> Iterator[tuple[int, int, np.ndarray]]:

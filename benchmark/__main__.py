@@ -153,7 +153,8 @@ def start_up_rows(files: list[str]) -> list[Row]:
     ]
 
 
-def print_table() -> None:
+@settings.override(AS_NORM=False)  # These networks have no cohort for it.
+def main() -> None:
     """Time everything and print a Markdown table."""
     parallel.prepare_process()
     train_data, test_data = dataset.get_spk_to_utts("TRAIN"), dataset.get_spk_to_utts("TEST")
@@ -167,12 +168,6 @@ def print_table() -> None:
     print("| what | compared with | here | ratio |\n|---|---|---|---|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
-
-
-def main() -> None:
-    """Print the table."""
-    with settings.override(AS_NORM=False):  # These networks have no cohort for it.
-        print_table()
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ import numpy as np
 
 from encoder.base import unit_length
 
-# The dilations of the TDNN's blocks, the groups of channels in each, and the units of its attention, as in
-# `encoder/tdnn.py`.
+# How many steps apart the three are that a convolution of the TDNN sees, for each block. All convolutions together
+# reach 59 steps.
 DILATIONS = (2, 3, 4)
+
+# Groups of channels in a block; TDNN_CHANNELS is a multiple of it.
 NUM_GROUPS = 4
+
 ATTENTION_UNITS = 128
 
 # Weights of a network: those of each part under its name, and under theirs in turn.

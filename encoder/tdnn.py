@@ -6,13 +6,7 @@ Waibel et al. 1989 recognised phonemes with one, Snyder et al. 2018 ("X-vectors"
 import torch
 from torch import nn
 
-# How many steps apart the three are that a convolution sees, for each block. All convolutions together reach 59 steps.
-DILATIONS = (2, 3, 4)
-
-# Groups of channels in a block; TDNN_CHANNELS is a multiple of it.
-NUM_GROUPS = 4
-
-ATTENTION_UNITS = 128
+from encoder.forward import ATTENTION_UNITS, DILATIONS, NUM_GROUPS
 
 
 class Tdnn(nn.Module):

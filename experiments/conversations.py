@@ -79,14 +79,6 @@ ROOM_SECONDS, ECHO_DB = (0.15, 0.5), (3.0, 9.0)
 COLLAR_SECONDS = 0.25
 
 
-class Span(NamedTuple):
-    """Somebody speaks from `start` to `end`, in seconds."""
-
-    start: float
-    end: float
-    speaker: str
-
-
 class DiarizationErrors(NamedTuple):
     """Seconds of reference speech, of which `missed` and `confused`, and seconds of speech that is a false alarm."""
 
@@ -131,7 +123,7 @@ def draw_turn(utts: Sequence[str], waiting: list[str], seconds: float, rng: np.r
 
 def build_conversation(
     spk_to_utts: SpkToUtts, rng: np.random.Generator, kind: str = APART
-) -> tuple[np.ndarray, list[Span]]:
+) -> tuple[np.ndarray, list[Turn]]:
     """Samples of a conversation, and who speaks from when to when, in seconds.
 
     Turns follow after a pause, or before the one before has ended; nobody has two turns in sequence, unless alone. Each
@@ -145,7 +137,7 @@ def build_conversation(
     waiting: dict[str, list[str]] = {name: [] for name in names}
     length = int(rng.choice(made.seconds))
     mixed, end = np.zeros((length + 1) * SAMPLE_RATE, np.float32), 0.0
-    spans: list[Span] = []
+    spans: list[Turn] = []
     while end < length - TURN_SECONDS[1] - made.pauses[1]:
         last = spans[-1].speaker if spans and len(names) > 1 else ""
         speaker = str(rng.choice([name for name in names if name != last]))
@@ -154,7 +146,7 @@ def build_conversation(
         pause = max(rng.uniform(*made.pauses), 0.0 if len(names) == 1 else -np.inf)
         start = max(0, round((end + pause) * SAMPLE_RATE))
         mixed[start : start + len(turn)] += np.float32(0.05 * gains[speaker]) * turn
-        spans.append(Span(start / SAMPLE_RATE, (start + len(turn)) / SAMPLE_RATE, speaker))
+        spans.append(Turn(start / SAMPLE_RATE, (start + len(turn)) / SAMPLE_RATE, speaker))
         end = max(end, spans[-1].end)
     mixed = mixed[: round((end + 0.5) * SAMPLE_RATE)]
     if kind == ON_ONE_LINE:
@@ -173,7 +165,7 @@ def add_room(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (samples + scipy.signal.fftconvolve(samples, echoes)[: len(samples)]).astype(np.float32)
 
 
-def build_conversations(spk_to_utts: SpkToUtts, number: int, config: Config) -> dict[str, list[Span]]:
+def build_conversations(spk_to_utts: SpkToUtts, number: int, config: Config) -> dict[str, list[Turn]]:
     """Write conversations of each kind and corpus with two speakers or more, as FLAC and RTTM -> their paths and turns.
 
     SEED determines them. Raises OSError if the disk is full or read-only.
@@ -188,15 +180,14 @@ def build_conversations(spk_to_utts: SpkToUtts, number: int, config: Config) -> 
             path = folder / f"{corpus}{take}{' ' * bool(kind)}{kind}.flac"
             with safe_files.replace_when_whole(path) as file:
                 soundfile.write(file, samples, SAMPLE_RATE, format="FLAC")
-            turns = [Turn(*span) for span in spans]
-            safe_files.write_text(path.with_suffix(".rttm"), to_rttm(turns, str(path)))
+            safe_files.write_text(path.with_suffix(".rttm"), to_rttm(spans, str(path)))
             built[str(path)] = spans
     if not built:
         raise ValueError("a conversation needs two speakers or more of one corpus.")
     return built
 
 
-def diarization_errors(reference: Sequence[Span], found: Sequence[Span]) -> DiarizationErrors:
+def diarization_errors(reference: Sequence[Turn], found: Sequence[Turn]) -> DiarizationErrors:
     """Compare turns with a reference; names of found speakers do not count, and where several speak at once, each does.
 
     Source: NIST 2009 Rich Transcription evaluation plan, section 6.1.
@@ -204,10 +195,10 @@ def diarization_errors(reference: Sequence[Span], found: Sequence[Span]) -> Diar
     from pyannote.core import Annotation, Segment, Timeline
     from pyannote.metrics.diarization import DiarizationErrorRate
 
-    def annotate(spans: Sequence[Span]) -> Annotation:
+    def annotate(spans: Sequence[Turn]) -> Annotation:
         annotation = Annotation()
-        for track, (start, end, speaker) in enumerate(spans):
-            annotation[Segment(start, end), track] = speaker
+        for track, turn in enumerate(spans):
+            annotation[Segment(turn.start, turn.end), track] = turn.speaker
         return annotation
 
     whole = Timeline([Segment(0, max(span.end for span in [*reference, *found]) + 1)])
@@ -217,7 +208,7 @@ def diarization_errors(reference: Sequence[Span], found: Sequence[Span]) -> Diar
     return DiarizationErrors(*(float(parts[name]) for name in names))
 
 
-def read_rttm(path: Path) -> list[Span]:
+def read_rttm(path: Path) -> list[Turn]:
     """The turns of an RTTM file. Raises ValueError, with the line, for what is no turn, or if there is none."""
     spans = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -230,13 +221,13 @@ def read_rttm(path: Path) -> list[Span]:
                 start, length, who = -1.0, 0.0, ""
             if not 0 <= start < np.inf or not 0 < length < np.inf:
                 raise ValueError(f"{path}, line {number}: a turn has a start, a length above 0 and a name.")
-            spans.append(Span(start, start + length, who))
+            spans.append(Turn(start, start + length, who))
     if not spans:
         raise ValueError(f"{path} has no turns.")
     return spans
 
 
-def read_conversations(folder: str) -> dict[str, list[Span]]:
+def read_conversations(folder: str) -> dict[str, list[Turn]]:
     """The recordings of a folder that have an RTTM file beside them -> their turns. Raises ValueError if none has."""
     found = {}
     for path in find_audio_files(folder):
@@ -248,10 +239,10 @@ def read_conversations(folder: str) -> dict[str, list[Span]]:
     return found
 
 
-def score_conversation(encoder: Encoder, path: str, spans: Sequence[Span]) -> tuple[DiarizationErrors, bool]:
+def score_conversation(encoder: Encoder, path: str, spans: Sequence[Turn]) -> tuple[DiarizationErrors, bool]:
     """The errors of a timeline with nobody enrolled, and whether it has the right number of people."""
     found = speaker_timeline.find_timeline(encoder, path).turns
-    errors = diarization_errors(spans, [Span(*turn[:3]) for turn in found])
+    errors = diarization_errors(spans, found)
     return errors, len({turn.speaker for turn in found}) == len({span.speaker for span in spans})
 
 

@@ -69,15 +69,11 @@ def get_device(name: str | torch.device) -> torch.device:
     """
     name = available_devices()[0] if str(name) == "auto" else str(name)
     kind, _, number = name.partition(":")
-    is_there = kind in available_devices() and (not number or (number.isdecimal() and int(number) < count_of(kind)))
+    num_devices = torch.cuda.device_count() if kind == "cuda" else 1
+    is_there = kind in available_devices() and (not number or (number.isdecimal() and int(number) < num_devices))
     if not is_there or (number and "WORLD_SIZE" in os.environ):  # Each process has a GPU of its own.
         raise ValueError(f"DEVICE={name} is not available on this machine: use DEVICE=auto.")
     return torch.device(name)
-
-
-def count_of(kind: str) -> int:
-    """How many devices of a kind there are."""
-    return torch.cuda.device_count() if kind == "cuda" else 1
 
 
 def has_bfloat16(device: torch.device) -> bool:

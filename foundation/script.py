@@ -77,9 +77,8 @@ def begin() -> None:
         os._exit(STOPPED)
 
     def tell(kind: type[BaseException], error: BaseException, where: Any) -> None:
-        if isinstance(error, ModuleNotFoundError) and (name := missing_package(error)):
-            wanted = "requirements-use.txt" if Path(sys.argv[0]).name == "speaker_id.py" else "requirements.txt"
-            print(f"Error: {name} is not installed: pip3 install -r {wanted}.", file=sys.stderr)
+        if words := missing_package(error):
+            print(f"Error: {words}", file=sys.stderr)
             os._exit(MISTAKE)
         if isinstance(error, BrokenPipeError):  # As of `--help | head`.
             os._exit(OUTPUT_CLOSED)
@@ -120,6 +119,8 @@ def run(main: Callable[[], None]) -> None:
         print(STOPPED_WORDS, file=sys.stderr)
         sys.exit(STOPPED)
     except Exception as error:
+        if words := missing_package(error):
+            fail(words)
         if isinstance(error, (MemoryError, RuntimeError)) and "memory" in f"{error!r}".lower():
             fail(
                 "there is not enough memory: take fewer or shorter recordings at a time, or in training lower "
@@ -204,15 +205,10 @@ def in_words(error: BaseException) -> str:
     return (words or f"an error of the kind {type(error).__name__}").removesuffix(".")
 
 
-def missing_package(error: ModuleNotFoundError) -> str | None:
-    """The name of the package that is not installed; None for a mistake in an import of this project's own files."""
-    name = (error.name or str(error)).partition(".")[0]
-    where = error.__traceback__
-    while where and where.tb_next:
-        where = where.tb_next
-    frames = [where.tb_frame.f_code.co_filename] if where else []
-    # The import system's own frames stand behind that of the file with the import.
-    is_ours = not frames or (
-        Path(frames[0]).absolute().is_relative_to(PROJECT_DIR) and "site-packages" not in frames[0]
-    )
-    return name if name in PACKAGES or not is_ours else None
+def missing_package(error: BaseException) -> str | None:
+    """What to do if the error is a package that is not installed, in words; None for all else."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in PACKAGES:
+        return None
+    wanted = "requirements-use.txt" if Path(sys.argv[0]).name == "speaker_id.py" else "requirements.txt"
+    return f"{name} is not installed: pip3 install -r {wanted}."

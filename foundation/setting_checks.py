@@ -136,7 +136,7 @@ def check_model(values: dict) -> None:
         raise ValueError(
             f"TDNN_CHANNELS={config.TDNN_CHANNELS}: a TDNN stands beside LSTMs, not beside USE_TRANSFORMER=true."
         )
-    if config.TDNN_CHANNELS % 4 != 0 or 0 < config.TDNN_CHANNELS < 32:  # 4 is tdnn.NUM_GROUPS.
+    if config.TDNN_CHANNELS % 4 != 0 or 0 < config.TDNN_CHANNELS < 32:  # 4 is forward.NUM_GROUPS.
         raise ValueError(f"TDNN_CHANNELS={config.TDNN_CHANNELS} is neither 0 nor a multiple of 4 from 32 up.")
     if config.LSTM_LAYER_NORM and config.LSTM_HIDDEN_SIZE < 4:
         raise ValueError(f"LSTM_LAYER_NORM needs LSTM_HIDDEN_SIZE=4 or more, not {config.LSTM_HIDDEN_SIZE}.")

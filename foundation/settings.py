@@ -56,8 +56,7 @@ def in_one_piece(config: Config | None = None) -> Config:
 def known(values: dict) -> dict:
     """The same values. Raises ValueError if one is of no setting."""
     for name in values:
-        if not hasattr(myconfig, name):
-            raise ValueError(f"there is no setting {name!r}.")
+        check_name(name, all_settings())
     return values
 
 

@@ -20,31 +20,26 @@ from pathlib import Path
 from foundation import parallel
 from stress import audio, kill, large, meetings, parsing
 
-NUM_BROKEN_FILES, NUM_BROKEN_FILES_QUICK = 1000, 150
-NUM_BROKEN_LISTS, NUM_BROKEN_LISTS_QUICK = 1000, 40
-
 # What is done in an empty folder, how often, and how often with --quick.
 IN_A_FOLDER: dict[str, tuple[Callable[[Path, int], str], int, int]] = {
+    "Broken recordings": (audio.hear_broken_corpus, 1000, 150),
+    "Broken lists": (parsing.parse_broken_files, 1000, 40),
     "Killed": (kill.soak, 100, 6),
     "Meetings": (meetings.hold_meetings, 200, 10),
 }
+
+SMALL = {"LSTM_HIDDEN_SIZE": 8, "BATCH_SIZE": 2, "SPEEDS": (1.0,), "UTTERANCES_PER_SPEAKER": 2}
 
 
 def main() -> None:
     """Run the stress tests and print the results. Raises AssertionError for the first failure."""
     parallel.prepare_process()
-    with tempfile.TemporaryDirectory() as folder, settings.override(FEATURE_STORE_DIR=f"{folder}/features"):
-        num_files = NUM_BROKEN_FILES_QUICK if options.quick else NUM_BROKEN_FILES
-        print(f"Broken recordings: {audio.hear_broken_corpus(Path(folder) / 'audio', num_files)}", flush=True)
-    small = {"LSTM_HIDDEN_SIZE": 8, "BATCH_SIZE": 2, "SPEEDS": (1.0,), "UTTERANCES_PER_SPEAKER": 2}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        settings.override(FEATURE_STORE_DIR=f"{folder}/features", **small),
-    ):
-        num_files = NUM_BROKEN_LISTS_QUICK if options.quick else NUM_BROKEN_LISTS
-        print(f"Broken lists: {parsing.parse_broken_files(Path(folder), num_files)}.", flush=True)
     for name, (withstand, number, number_quick) in IN_A_FOLDER.items():
-        with tempfile.TemporaryDirectory() as folder:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            tempfile.TemporaryDirectory() as features,
+            settings.override(FEATURE_STORE_DIR=features, **SMALL),
+        ):
             print(f"{name}: {withstand(Path(folder), number_quick if options.quick else number)}", flush=True)
     if not options.quick:
         large.withstand_large_inputs()

@@ -10,7 +10,6 @@ import io
 import json
 import unittest.mock
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import scipy
@@ -26,6 +25,7 @@ from foundation import settings
 from voices import commands
 from voices.database import UNKNOWN
 from voices.speech_detector import SpeechDetector
+from voices.turns import Turn
 
 NUMBERS = (0, 1, 2, 9, 30)
 TURN_SECONDS, GAP_SECONDS, LEVEL_DB = (2.5, 7.0), (1.0, 2.5), (-6.0, 6.0)
@@ -67,14 +67,6 @@ def loud_is_speech() -> contextlib.AbstractContextManager:
     return unittest.mock.patch.object(SpeechDetector, "hear", hear)
 
 
-class Said(NamedTuple):
-    """Who spoke from when to when, in seconds."""
-
-    start: float
-    end: float
-    who: str
-
-
 def speak(colour: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
     """So many seconds of a voice: noise of a colour, gains in decibels at equal distances on the mel scale."""
     frequencies = feature_extraction.mel_frequencies(len(colour))
@@ -108,7 +100,7 @@ def make_encoder() -> SpeakerEncoder:
     return encoder
 
 
-def hold_meeting(speakers: dict[str, np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, list[Said]]:
+def hold_meeting(speakers: dict[str, np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, list[Turn]]:
     """Samples of a meeting in which everybody has TURNS turns, and who spoke when; silence if nobody is there."""
     samples, said, now = [np.zeros(SAMPLE_RATE, np.float32)], [], 1.0
     levels = {who: 10 ** (rng.uniform(*LEVEL_DB) / 20) for who in speakers}
@@ -116,7 +108,7 @@ def hold_meeting(speakers: dict[str, np.ndarray], rng: np.random.Generator) -> t
         seconds, gap = rng.uniform(*TURN_SECONDS), rng.uniform(*GAP_SECONDS)
         samples.append(np.float32(levels[who]) * speak(speakers[who], seconds, rng))
         samples.append(np.zeros(round(gap * SAMPLE_RATE), np.float32))
-        said.append(Said(now, now + seconds, who))
+        said.append(Turn(now, now + seconds, who))
         now += seconds + gap
     mixed = np.concatenate(samples)
     return mixed + rng.normal(0, 1e-4, len(mixed)).astype(np.float32) * bool(speakers), said
@@ -124,7 +116,7 @@ def hold_meeting(speakers: dict[str, np.ndarray], rng: np.random.Generator) -> t
 
 def run_timeline(
     encoder: SpeakerEncoder, file: Path, database: Path, unknown: str, num_speakers: int | None
-) -> list[Said]:
+) -> list[Turn]:
     """What the command prints, read back."""
     arguments = ["timeline", str(file), "--db", str(database), "--plot", str(file.with_suffix(".png"))]
     arguments += ["--unknown", unknown, "--json"]
@@ -134,10 +126,10 @@ def run_timeline(
     with loud_is_speech(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()):
         assert commands.run_timeline(encoder, options) == 0
     turns = json.loads(output.getvalue())[str(file)]
-    return [Said(turn["start"], turn["end"], turn["speaker"]) for turn in turns]
+    return [Turn(**turn) for turn in turns]
 
 
-def check_answer(found: list[Said], said: list[Said], enrolled: set[str], unknown: str) -> None:
+def check_answer(found: list[Turn], said: list[Turn], enrolled: set[str], unknown: str) -> None:
     """Raise AssertionError unless these are the turns of a meeting, with the right names for all who are enrolled.
 
     In one stranger's turns there is always one number, and in those of another one another number.
@@ -147,13 +139,13 @@ def check_answer(found: list[Said], said: list[Said], enrolled: set[str], unknow
     for turn, truth in zip(found, said, strict=True):
         assert abs(turn.start - truth.start) <= TOLERANCE_SECONDS, (turn, truth)
         assert abs(turn.end - truth.end) <= TOLERANCE_SECONDS, (turn, truth)
-        if truth.who in enrolled:
-            assert turn.who == truth.who, (turn, truth)
+        if truth.speaker in enrolled:
+            assert turn.speaker == truth.speaker, (turn, truth)
         elif unknown == "one":
-            assert turn.who == UNKNOWN, (turn, truth)
+            assert turn.speaker == UNKNOWN, (turn, truth)
         else:
-            assert turn.who not in enrolled, (turn, truth)
-            assert number_of.setdefault(truth.who, turn.who) == turn.who, (turn, truth)
+            assert turn.speaker not in enrolled, (turn, truth)
+            assert number_of.setdefault(truth.speaker, turn.speaker) == turn.speaker, (turn, truth)
     assert len(set(number_of.values())) == len(number_of), number_of
 
 

@@ -114,4 +114,4 @@ def parse_broken_files(folder: Path, num_files: int, seed: int = 0) -> str:
                 assert str(error), repr(error)
             except Exception as error:
                 raise AssertionError(f"{name}, {change.__name__}, number {number}: {error!r}") from error
-    return ", ".join(f"{name} refused {number} of {num_files} times" for name, number in refused.items())
+    return ", ".join(f"{name} refused {number} of {num_files} times" for name, number in refused.items()) + "."

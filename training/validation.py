@@ -27,7 +27,8 @@ def validation_eer(
         return math.nan
     rng = np.random.default_rng(config.SEED)
     crops = draw_crops(store, np.arange(len(store.files)), config.SEQ_LEN, rng)
-    is_disturbed = choose_evenly(config.DISTURBED_BATCHES, len(crops))
+    # Evenly: of 8, a share of 0.25 is the 4th and the 8th.
+    is_disturbed = np.diff(np.floor(config.DISTURBED_BATCHES * np.arange(len(crops) + 1))) > 0
     crops[is_disturbed] = disturb(crops[is_disturbed], noise_store, rng, config)
     embeddings = embed_features(encoder, list(crops.numpy()), config)
     first, second = np.triu_indices(len(embeddings), k=1)
@@ -36,9 +37,3 @@ def validation_eer(
         return math.nan
     scores = (embeddings @ embeddings.T)[first, second]
     return metrics.equal_error_rate(*metrics.error_rates(labels, scores))[0]
-
-
-def choose_evenly(share: float, number: int) -> np.ndarray:
-    """Which of so many items are chosen, evenly -> (number,): of 8, a share of 0.25 is the 4th and the 8th."""
-    chosen_so_far = np.floor(share * np.arange(number + 1))
-    return np.diff(chosen_so_far) > 0

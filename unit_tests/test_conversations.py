@@ -9,9 +9,10 @@ import numpy as np
 
 import dataset
 from experiments import conversations
-from experiments.conversations import Span, diarization_errors
+from experiments.conversations import diarization_errors
 from foundation import settings
 from unit_tests.shared import RATE, ProjectTest, corpus
+from voices.turns import Turn
 
 
 @unittest.skipUnless(
@@ -20,12 +21,12 @@ from unit_tests.shared import RATE, ProjectTest, corpus
 )
 class DiarizationErrorTest(unittest.TestCase):
     def test_errors_by_hand(self) -> None:
-        reference = [Span(0, 4, "a"), Span(4, 10, "b")]
-        found = [Span(0, 5, "x"), Span(5, 9, "y"), Span(11, 12, "y")]
-        both = [Span(0, 2, "a"), Span(0, 2, "b")]
+        reference = [Turn(0, 4, "a"), Turn(4, 10, "b")]
+        found = [Turn(0, 5, "x"), Turn(5, 9, "y"), Turn(11, 12, "y")]
+        both = [Turn(0, 2, "a"), Turn(0, 2, "b")]
         with unittest.mock.patch.object(conversations, "COLLAR_SECONDS", 0):
             self.assertEqual(diarization_errors(reference, found), (10, 1, 1, 1))
-            self.assertEqual(diarization_errors(both, [Span(0, 2, "x")]), (4, 2, 0, 0))
+            self.assertEqual(diarization_errors(both, [Turn(0, 2, "x")]), (4, 2, 0, 0))
             self.assertEqual(diarization_errors(both, []), (4, 4, 0, 0))
         # 0.25 s at each start and end do not count: 1 s of 10; 4.25 to 5 is confused, 9 to 9.75 missed.
         self.assertEqual(diarization_errors(reference, found), (9, 0.75, 1, 0.75))

@@ -92,6 +92,8 @@ class FeatureStoreTest(ProjectTest):
         for path, word in bad.items():
             if Path(path).name != "gone.wav":
                 self.assertRegex(listing, f"{re.escape(Path(path).name)}.*({word})")
+        with self.assertRaisesRegex(ValueError, "no files"):
+            feature_store.open_store({})
         with self.assertRaisesRegex(ValueError, "none of the"):
             feature_store.open_store({"bad": spk_to_utts["bad"]})
 

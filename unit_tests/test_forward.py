@@ -7,7 +7,7 @@ import unittest
 import numpy as np
 import torch
 
-from encoder import forward, networks, saved_models, tdnn
+from encoder import forward, networks, saved_models
 from foundation import settings
 from unit_tests.shared import PROJECT_DIR, ProjectTest
 
@@ -57,10 +57,6 @@ class ForwardTest(ProjectTest):
         for path in PRETRAINED:
             with self.subTest(path.name):
                 self.assert_equal_to_pytorch(saved_models.load_encoder(str(path)))
-
-    def test_the_tdnn_is_the_same(self) -> None:
-        for name in ("DILATIONS", "NUM_GROUPS", "ATTENTION_UNITS"):
-            self.assertEqual(getattr(forward, name), getattr(tdnn, name))
 
     def test_it_needs_no_pytorch(self) -> None:
         line = "import sys, encoder.forward; print('torch' in sys.modules)"

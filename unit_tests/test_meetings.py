@@ -20,13 +20,13 @@ class MeetingsTest(ProjectTest):
         self.assertIn("all as they were", meetings.hold_meetings(self.dir, 8))
 
     def test_a_wrong_answer_is_noticed(self) -> None:
-        said = [meetings.Said(0, 2, "Ann"), meetings.Said(3, 5, "x"), meetings.Said(6, 8, "y")]
-        right = [said[0], said[1]._replace(who="speaker 1"), said[2]._replace(who="speaker 2")]
+        said = [Turn(0, 2, "Ann"), Turn(3, 5, "x"), Turn(6, 8, "y")]
+        right = [said[0], said[1]._replace(speaker="speaker 1"), said[2]._replace(speaker="speaker 2")]
         meetings.check_answer(right, said, {"Ann"}, "cluster")
         for found in (
             right[:2],
-            [right[0], right[1], right[2]._replace(who="speaker 1")],
-            [right[0], right[1], right[2]._replace(who="Ann")],
+            [right[0], right[1], right[2]._replace(speaker="speaker 1")],
+            [right[0], right[1], right[2]._replace(speaker="Ann")],
             [right[0]._replace(end=2.6), *right[1:]],
         ):
             with self.assertRaises(AssertionError):

@@ -85,4 +85,5 @@ class QuantitiesTest(ProjectTest):
                 windows = np.random.default_rng(0).normal(size=(number, 8))
                 windows /= np.linalg.norm(windows, axis=1, keepdims=True)
                 for given in (None, 1, 2, 70):
-                    self.assertLessEqual(len(clustering.find_voices(windows, 0.4 * np.arange(number), given)), number)
+                    voices, _ = clustering.find_voices(windows, 0.4 * np.arange(number), given, 0.32)
+                    self.assertLessEqual(len(voices), number)

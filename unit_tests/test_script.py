@@ -43,12 +43,17 @@ class ScriptTest(ProjectTest):
                     self.assertRegex(answer.stderr, f"^Error: .*{words}")
 
     def test_a_missing_package_is_one_sentence(self) -> None:
-        (self.dir / "numpy.py").write_text("raise ModuleNotFoundError(name='numpy')")
-        answer = self.run_copy("neural_net.py", env={**os.environ, "PYTHONPATH": str(self.dir)})
-        self.assertEqual(
-            (answer.returncode, answer.stderr),
-            (2, "Error: numpy is not installed: pip3 install -r requirements.txt.\n"),
-        )
+        [recording] = [str(path) for path in corpus().rglob("*.flac")][:1]
+        for package, command, requirements in (
+            ("numpy", ("neural_net.py",), "requirements.txt"),
+            ("matplotlib", ("speaker_id.py", "timeline", recording), "requirements-use.txt"),
+        ):
+            folder = self.dir / package
+            folder.mkdir()
+            (folder / f"{package}.py").write_text(f"raise ModuleNotFoundError(name={package!r})")
+            answer = self.run_script(*command, env={**os.environ, "PYTHONPATH": str(folder)})
+            expected = f"Error: {package} is not installed: pip3 install -r {requirements}.\n"
+            self.assertEqual((answer.returncode, answer.stderr), (2, expected))
 
     def test_what_does_not_train_does_not_wait_for_torch(self) -> None:
         (self.dir / "torch.py").write_text("raise SystemExit('torch was loaded')")

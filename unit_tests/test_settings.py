@@ -149,5 +149,7 @@ class SettingsTest(ProjectTest):
         self.assertEqual(options.db, f"{home}/v.db")
         (self.dir / "list.csv").write_text("ann,~/a.wav\n")
         self.assertEqual(recording_lists.read_csv(str(self.dir / "list.csv")), [("ann", f"{home}/a.wav", "")])
+        with self.assertRaisesRegex(ValueError, "there is no setting 'os'"):
+            settings.present(os=3)
         with self.assertRaisesRegex(ValueError, "there is no setting 'N_MFC'"):
             settings.present(N_MFC=3)

@@ -129,18 +129,14 @@ class Actions:
         words = f"Heard {seconds:.1f} s of speech. Find the turns again to see the name, also in the files."
         return Answer(f"{voice} is {name.strip()}", [words, *notes(warnings)]), "", "", False
 
-    def list_people(self) -> list[list]:
-        """Name, number of recordings and time of speech of each enrolled person."""
+    def show_people(self) -> tuple[list[list], list[str]]:
+        """Name, number of recordings and time of speech of each enrolled person, and the names to choose from."""
         if not speaker_database.is_there(self.database):
-            return []
+            return [], []
         with speaker_database.open_database(self.database) as connection:
             rows = speaker_database.list_speakers(connection)
-        return [[name, number, formats.clock(seconds)] for name, number, seconds, _ in rows]
-
-    def show_people(self) -> tuple[list[list], list[str]]:
-        """The table of people, and the names to choose from."""
-        people = self.list_people()
-        return people, [name for name, *_ in people]
+        people = [[name, number, formats.clock(seconds)] for name, number, seconds, _ in rows]
+        return people, [row[0] for row in rows]
 
     def remove(self, name: str | None, is_sure: bool) -> tuple:
         """An answer, and who is left."""

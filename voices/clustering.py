@@ -73,14 +73,13 @@ def best_path(scores: np.ndarray) -> np.ndarray:
 class Voices(NamedTuple):
     """Voices in the windows of a recording, in the order of their first words.
 
-    `voice_of` (windows,) says whose each window is, by its centred `similarities` (windows, voices) to them; `means`
-    (voices, dimensions), centred, are those of the windows that each voice got. `unexplained` is the sum over the
-    windows of speech of 1 minus the similarity to the own voice, plus SWITCH_COST for each change.
+    `voice_of` (windows,) says whose each window is; `means` (voices, dimensions), centred, are those of the windows
+    that each voice got. `unexplained` is the sum over the windows of speech of 1 minus the similarity to the own voice,
+    plus SWITCH_COST for each change.
     """
 
     means: np.ndarray
     voice_of: np.ndarray
-    similarities: np.ndarray
     unexplained: float
 
 
@@ -98,28 +97,17 @@ def follow_voices(centred: np.ndarray, means: np.ndarray) -> Voices:
     number_of = {voice: number for number, voice in enumerate(in_order)}
     explained = similarities[np.arange(len(path)), path].sum() - SWITCH_COST * np.count_nonzero(np.diff(path))
     voice_of = np.array([number_of.get(voice, 0) for voice in path.tolist()])
-    return Voices(means, voice_of, similarities[:, in_order], float(is_heard.sum() - explained))
+    return Voices(means, voice_of, float(is_heard.sum() - explained))
 
 
 def find_voices(
-    embeddings: np.ndarray,
-    starts: np.ndarray,
-    num_voices: int | None = None,
-    near_strangers: float = NEAR_STRANGERS,
-) -> np.ndarray:
-    """The mean, centred, of each voice in windows of speech (windows, dimensions) -> (voices, dimensions).
-
-    The windows begin at `starts` (windows,), in seconds. The number is found if it is not given.
-    """
-    return find_and_doubt(embeddings, starts, num_voices, near_strangers)[0]
-
-
-def find_and_doubt(
     embeddings: np.ndarray, starts: np.ndarray, num_voices: int | None, near_strangers: float
 ) -> tuple[np.ndarray, int | None]:
-    """What `find_voices` finds, and another number that there may be just as well, or None.
+    """The mean, centred, of each voice in windows of speech (windows, dimensions) -> (voices, dimensions).
 
-    The search begins with the groups of Ward 1963, "Hierarchical grouping to optimize an objective function".
+    And another number of voices that there may be just as well, or None. The windows begin at `starts` (windows,), in
+    seconds. The number is found if it is not given. The search begins with the groups of Ward 1963, "Hierarchical
+    grouping to optimize an objective function".
     """
     centred = centre(embeddings)
     if len(embeddings) < (2 if num_voices else 2 * LEAST_WINDOWS):

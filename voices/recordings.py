@@ -104,18 +104,13 @@ def hear_listened(encoder: Encoder, listened: dict[str, "Listened"]) -> list[Hea
 
 def hear_samples(encoder: Encoder, samples: np.ndarray, name: str) -> Heard:
     """Embed samples (samples,) that have no file of their own. Raises ValueError for less than a frame."""
-    wanted = encoder.feature_settings
-    feature_extraction.check_length(samples, name, wanted)
-    features = feature_extraction.compute_mfcc_fast(samples, wanted)
-    seconds = speech_levels.speech_seconds(speech_levels.levels_db(samples))
-    [embedding] = embed_features(encoder, [features], settings.in_one_piece())
     digest = hashlib.sha256(samples.tobytes()).hexdigest()
-    faults = find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
-    is_loud = speech_levels.find_speech(speech_levels.levels_db(samples))
-    [share] = speech_shares(cut_pieces(samples, is_loud)[None])
-    faults += [NO_SPEECH] if share < LEAST_SPEECH and is_noise(samples) else []
-    beginning = features[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy()
-    return Heard(Recording(name, digest, seconds, embedding), faults, beginning)
+    one = analyse(samples, name, digest, encoder.feature_settings, [])
+    [embedding] = embed_features(encoder, [one.features], settings.in_one_piece())
+    [share] = speech_shares(one.pieces[None])
+    faults = one.faults + ([NO_SPEECH] if share < LEAST_SPEECH and is_noise(samples) else [])
+    beginning = one.features[:COMPARED_FRAMES, 1:COMPARED_COEFFICIENTS].copy()
+    return Heard(Recording(name, digest, speech_levels.speech_seconds(one.levels), embedding), faults, beginning)
 
 
 class Listened(NamedTuple):
@@ -140,14 +135,20 @@ def listen(file: str, wanted: feature_extraction.FeatureSettings) -> Listened:
     """What is needed of a recording. Raises ValueError if it cannot be used."""
     faults: list[str] = []
     samples = read_beginning(file, faults)
-    feature_extraction.check_length(samples, file, wanted)
+    return analyse(samples, file, safe_files.digest_of(file), wanted, faults)
+
+
+def analyse(
+    samples: np.ndarray, name: str, digest: str, wanted: feature_extraction.FeatureSettings, faults: list[str]
+) -> Listened:
+    """What is needed of samples (samples,), and the faults so far. Raises ValueError for less than a frame."""
+    feature_extraction.check_length(samples, name, wanted)
     levels = speech_levels.levels_db(samples)
     seconds = speech_levels.speech_seconds(levels)
-    faults += find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
+    found = find_faults(len(samples) / feature_extraction.SAMPLE_RATE, seconds, count_clipped(samples))
     features = feature_extraction.compute_mfcc_fast(samples, wanted)
-    return Listened(
-        features, levels, safe_files.digest_of(file), faults, cut_pieces(samples, speech_levels.find_speech(levels))
-    )
+    pieces = cut_pieces(samples, speech_levels.find_speech(levels))
+    return Listened(features, levels, digest, faults + found, pieces)
 
 
 def is_noise(samples: np.ndarray) -> bool:
@@ -190,7 +191,7 @@ def have_several_voices(encoder: Encoder, features: Sequence[np.ndarray], levels
     parts = np.split(embeddings, np.cumsum([len(starts) for starts in starts_of])[:-1])
     near = near_strangers(encoder.calibration)
     return [
-        seem_several(part, starts, near) and len(find_voices(part, starts, None, near)) > 1
+        seem_several(part, starts, near) and len(find_voices(part, starts, None, near)[0]) > 1
         for part, starts in zip(parts, starts_of, strict=True)
     ]
 

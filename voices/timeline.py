@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from audio.speech_levels import LEAST_SPEECH_SHARE, speech_share
 from encoder.base import Encoder, unit_length
 from encoder.inference import embed_features
 from foundation import settings
 from scoring.thresholds import WINDOW_SECONDS, near_strangers
 from voices.answers import Decision, is_rival, score_all
-from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_and_doubt, follow_voices
+from voices.clustering import CENTRING, LEAST_WINDOWS, best_path, centre, find_voices, follow_voices
 from voices.database import UNKNOWN, People, nobody
 from voices.turns import Turn, find_turns
 from voices.windows import BLOCK_STEPS, STEP_SECONDS, Windows, listen
@@ -237,7 +238,7 @@ def cluster_windows(windows: Windows, num_voices: int | None, distance: float) -
     if not windows.is_heard.any():
         return np.zeros(len(windows.embeddings), np.int64), None
     heard = windows.is_heard
-    means, perhaps = find_and_doubt(windows.embeddings[heard], windows.starts[heard], num_voices, distance)
+    means, perhaps = find_voices(windows.embeddings[heard], windows.starts[heard], num_voices, distance)
     return follow_voices(centre_heard(windows), means).voice_of, perhaps
 
 
@@ -246,18 +247,19 @@ def hear_changes_again(encoder: Encoder, windows: Windows, voice_of: np.ndarray)
 
     A window in which the voice changes is of two people, and its middle half more often of one.
     """
-    if not voice_of.any():
+    quarter = len(windows.features[0]) // 4
+    if not voice_of.any() or not quarter:
         return voice_of
     changes = np.flatnonzero(np.diff(voice_of))
     around = changes[:, None] + np.arange(1 - NEAR_CHANGES, NEAR_CHANGES + 1)
-    near = np.intersect1d(around, np.flatnonzero(windows.is_heard))
-    quarter = len(windows.features[0]) // 4
+    shares = speech_share(windows.is_speech, windows.starts + windows.length / 4, windows.length / 2)
+    near = np.intersect1d(around, np.flatnonzero(windows.is_heard & (shares >= LEAST_SPEECH_SHARE)))
     middles = [windows.features[number][quarter:-quarter] for number in near.tolist()]
     centred = centre_heard(windows)
     means = [centred[voice_of == voice].sum(axis=0) for voice in range(voice_of.max() + 1)]
     common = CENTRING * windows.embeddings[windows.is_heard].mean(axis=0)
     centred[near] = unit_length(embed_features(encoder, middles, settings.in_one_piece()) - common)
-    return follow_voices(centred, unit_length(np.stack(means))).voice_of
+    return number_in_order(follow_voices(centred, unit_length(np.stack(means))).voice_of, windows.is_heard)
 
 
 def centre_heard(windows: Windows) -> np.ndarray:
