@@ -26,7 +26,7 @@ import dataset
 import feature_extraction
 from dataset import SpkToUtts
 from feature_extraction import FeatureSettings, feature_settings
-from foundation import safe_files, script, settings, threads
+from foundation import processes, safe_files, script, settings, threads
 from foundation.settings import Config
 
 # To be raised when the same recordings get other features than before, which a test tells, or the index another form.
@@ -135,7 +135,10 @@ def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,), config:
         raise ValueError("the data set has no files.")
     folder = store_folder(files, wanted, config.FEATURE_STORE_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    index = build(folder, files, wanted, config.NUM_PROCESSES)
+    index = build(folder, processes.own_share(files), wanted, f"share-{processes.rank()}", config.NUM_PROCESSES)
+    if processes.world_size() > 1:
+        processes.wait_for_all()  # What follows builds nothing, unless machines have separate disks.
+        index = build(folder, files, wanted, "rest", config.NUM_PROCESSES)
     report_skipped(folder, files, index)
     report_duplicates(spk_to_utts, index)
     return FeatureStore(folder, index, spk_to_utts, wanted, config.CORPORA)
@@ -186,26 +189,30 @@ def index_line(file: str, entry: Entry) -> str:
     return json.dumps({"file": file, **entry._asdict()}) + "\n"
 
 
-def build(folder: Path, files: Sequence[str], wanted: FeatureFormat, num_threads: int) -> dict[str, Entry]:
+def build(folder: Path, files: Sequence[str], wanted: FeatureFormat, share: str, num_threads: int) -> dict[str, Entry]:
     """Decode the files that are missing, in parallel, and append them to the store; returns the whole index.
 
-    One process at a time builds; others wait for it.
+    One process at a time builds a share; those that build different shares take turns at appending.
     """
     index = read_index(folder, wanted.frame_bytes)
     if not missing_files(files, index) and (folder / "doubtful.csv").exists():
         return index
-    with filelock.FileLock(folder / "build.lock"):
+    appending = filelock.FileLock(folder / "append.lock")
+    with filelock.FileLock(folder / f"{share}.lock"):
         index = read_index(folder, wanted.frame_bytes)  # Another process may have built them meanwhile.
-        if not (folder / "store.json").exists():
-            safe_files.write_text(folder / "store.json", wanted.describe() + "\n")
-        (folder / "doubtful.csv").unlink(missing_ok=True)  # It is the last to be written: see above.
+        with appending:  # Those that build other shares write it, too.
+            (folder / "doubtful.csv").unlink(missing_ok=True)  # It is the last to be written: see above.
+            if not (folder / "store.json").exists():
+                safe_files.write_text(folder / "store.json", wanted.describe() + "\n")
         for extracted in extract_all(missing_files(files, index), wanted, index, num_threads):
-            append(folder, extracted, wanted.frame_bytes)
-        index = read_index(folder, wanted.frame_bytes)
-        skipped = [[path, entry.skipped] for path, entry in index.items() if entry.skipped]
-        doubtful = [[path, "; ".join(entry.warnings)] for path, entry in index.items() if entry.warnings]
-        safe_files.write_rows(folder / "skipped.csv", [["file", "reason"], *skipped])
-        safe_files.write_rows(folder / "doubtful.csv", [["file", "reason"], *doubtful])
+            with appending:
+                append(folder, extracted, wanted.frame_bytes)
+        with appending:
+            index = read_index(folder, wanted.frame_bytes)
+            skipped = [[path, entry.skipped] for path, entry in index.items() if entry.skipped]
+            doubtful = [[path, "; ".join(entry.warnings)] for path, entry in index.items() if entry.warnings]
+            safe_files.write_rows(folder / "skipped.csv", [["file", "reason"], *skipped])
+            safe_files.write_rows(folder / "doubtful.csv", [["file", "reason"], *doubtful])
     return index
 
 
@@ -254,7 +261,8 @@ def extract_all(
     if not sys.stderr.isatty():
         print(f"Extracting features of {len(files)} files.", flush=True)
     pool = threads.thread_pool(num_threads)
-    with tqdm(total=len(files), desc="Extracting features", unit="file", disable=None) as progress:
+    is_silent = True if processes.rank() else None  # None shows the bar on a terminal only.
+    with tqdm(total=len(files), desc="Extracting features", unit="file", disable=is_silent) as progress:
         for start in range(0, len(files), CHUNK_FILES):
             chunk = []
             with threads.one_thread_each:

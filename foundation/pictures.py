@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import os
 import sys
+import types
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,21 @@ if TYPE_CHECKING:  # matplotlib is slow to import, and most commands draw nothin
 USUAL_FONT = "DejaVu Sans"  # It comes with matplotlib.
 
 
+def load_matplotlib() -> types.ModuleType:
+    """matplotlib, loaded without the backend that MPLBACKEND names: pictures are files here, and need no display.
+
+    Notebooks set MPLBACKEND for what they start, to one that may not be installed.
+    """
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib.figure
+        import matplotlib.style
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return matplotlib
+
+
 @contextlib.contextmanager
 def style(texts: Sequence[str] = ()) -> Iterator[None]:
     """The project's style, for the length of a `with` block in which a figure is made and drawn.
@@ -23,10 +40,8 @@ def style(texts: Sequence[str] = ()) -> Iterator[None]:
     `texts`, such as names, may have letters of any script: fonts of the system that have them are used. If there is
     none, it is said on the error stream which one to install.
     """
-    import matplotlib.style
-    from matplotlib.font_manager import findfont
-
-    missing = frozenset("".join(texts)) - letters_of(findfont(USUAL_FONT))
+    matplotlib = load_matplotlib()
+    missing = frozenset("".join(texts)) - letters_of(font_path(USUAL_FONT))
     missing = frozenset(letter for letter in missing if not unicodedata.category(letter).startswith("C"))
     families, without = find_fonts(missing)
     if without:
@@ -69,11 +84,16 @@ def letters_of(path: str) -> frozenset[str]:
         return frozenset()
 
 
+def font_path(name: str) -> str:
+    """The path of a font."""
+    from matplotlib.font_manager import findfont
+
+    return findfont(name)
+
+
 def new_figure(**options: Any) -> "matplotlib.figure.Figure":
     """A figure that belongs to no window."""
-    from matplotlib.figure import Figure
-
-    return Figure(**options)
+    return load_matplotlib().figure.Figure(**options)
 
 
 def save(path: str | Path, figure: "matplotlib.figure.Figure") -> None:

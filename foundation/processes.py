@@ -34,6 +34,12 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed else 1
 
 
+def wait_for_all() -> None:
+    """Wait until every process has reached this point."""
+    if distributed := connection():
+        distributed.barrier()
+
+
 def own_share(items: Items) -> Items:
     """This process's share of the items: every `world_size()`-th one. Each item belongs to exactly one process."""
     return items[rank() :: world_size()]

@@ -56,7 +56,7 @@ def in_one_piece(config: Config | None = None) -> Config:
 def known(values: dict) -> dict:
     """The same values. Raises ValueError if one is of no setting."""
     for name in values:
-        check_name(name, all_settings())
+        check_name(name, SETTINGS)
     return values
 
 

@@ -125,8 +125,8 @@ def write_broken_corpus(folder: Path, num_files: int, seed: int) -> list[str]:
 
 def hear_broken_corpus(folder: Path, num_files: int, seed: int = 0) -> str:
     """Extract the features of such a corpus; returns what happened. Raises AssertionError for a failure."""
-    good = write_broken_corpus(folder, num_files, seed)
-    spk_to_utts = dataset.get_librispeech_spk_to_utts(str(folder))
+    good = write_broken_corpus(folder / "audio", num_files, seed)
+    spk_to_utts = dataset.get_librispeech_spk_to_utts(str(folder / "audio"))
     store = feature_store.open_store(spk_to_utts)
     listed = {utt for utts in spk_to_utts.values() for utt in utts}
     reasons = feature_store.read_index(store.path.parent, 2 * store.frames.shape[1])

@@ -44,7 +44,7 @@ class SafeFilesTest(ProjectTest):
             "    figure = pictures.new_figure(); figure.subplots().set_title('\\u674e')\n"
             "    print(pictures.save_or_warn('x.png', figure), pictures.save_or_warn('x.png/y.png', figure))\n"
         )
-        environment = {**os.environ, "MPLBACKEND": "module://no_such.backend", "PYTHONPATH": str(PROJECT_DIR)}
+        environment = {**os.environ, "MPLBACKEND": "no such backend", "PYTHONPATH": str(PROJECT_DIR)}
         answer = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code], cwd=self.dir, env=environment, capture_output=True, text=True
         )

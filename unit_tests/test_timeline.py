@@ -83,7 +83,8 @@ class TimelineTest(ProjectTest):
 
         def embed(_: object, middles: Sequence[np.ndarray], __: object) -> np.ndarray:
             self.assertEqual({len(middle) for middle in middles} - {2}, set())
-            return of_middles[[int(middle[0, 0]) for middle in middles]]
+            self.heard_again = [int(middle[0, 0]) for middle in middles]
+            return of_middles[self.heard_again]
 
         with (
             unittest.mock.patch.object(speaker_timeline, "listen", lambda *_: windows),
@@ -165,17 +166,36 @@ class TimelineTest(ProjectTest):
 
     def test_windows_around_a_change_are_heard_in_their_middle(self) -> None:
         rng = np.random.default_rng(0)
-        voices = np.eye(16)[np.repeat([0, 1], [30, 20])]
-        noise = rng.normal(0, 0.05, voices.shape)
-        mixed = voices + noise
+        room = 6 * np.eye(16)[15]  # What all windows share.
+        voices = np.eye(16)[np.repeat([0, 1], [30, 20])] + room + rng.normal(0, 0.05, (50, 16))
+        mixed = voices.copy()
         mixed[28:30] += 1.5 * np.eye(16)[1]  # The next voice, louder, is in these windows, but not in their middle.
         windows = self.windows_of(mixed, np.ones(50, bool))
+        of_middles = voices / np.linalg.norm(voices, axis=1, keepdims=True)
+        paused = windows._replace(is_speech=windows.is_speech.copy())
+        paused.is_speech[20 * 29 + 18 : 20 * 29 + 62] = False  # Nobody speaks in the middle of window 29.
         encoder = saved_models.get_speaker_encoder()
-        for of_middles, change in ((voices + noise, 30), (mixed, 28)):
-            with self.hearing(windows, of_middles):
-                turns = speaker_timeline.find_timeline(encoder, "", None, None, True, 2).turns
-            self.assertEqual([turn.speaker for turn in turns], ["speaker 1", "speaker 2"])
-            self.assertAlmostEqual(turns[1].start, 0.4 * change + 0.6, delta=0.021)  # Between two middles.
+        for heard, middles, change, again in (
+            (windows, of_middles, 30, [26, 27, 28, 29]),
+            (windows, windows.embeddings, 28, [26, 27, 28, 29]),
+            (paused, of_middles, 29, [26, 27, 28]),
+        ):
+            with self.hearing(heard, middles):
+                found = speaker_timeline.find_timeline(encoder, "", None, None, True, 2)
+            self.assertEqual([turn.speaker for turn in found.turns], ["speaker 1", "speaker 2"])
+            self.assertEqual(found.margins.argmax(axis=1)[[0, -1]].tolist(), [0, 1])
+            self.assertEqual(self.heard_again, again)
+            if heard is windows:  # The turn begins between two middles.
+                self.assertAlmostEqual(found.turns[1].start, 0.4 * change + 0.6, delta=0.021)
+
+    def test_no_voice_is_lost_where_windows_are_heard_again(self) -> None:
+        rng = np.random.default_rng(0)
+        voices = np.eye(16)[np.repeat([0, 1, 0], [20, 3, 20])]
+        windows = self.windows_of(voices + rng.normal(0, 0.05, voices.shape), np.ones(43, bool))
+        encoder = saved_models.get_speaker_encoder()
+        with self.hearing(windows, np.eye(16)[np.zeros(43, int)]):  # In their middles, there is one voice.
+            found = speaker_timeline.find_timeline(encoder, "", None, None, True, 2)
+        self.assertEqual([turn.speaker for turn in found.turns], ["speaker 1", "speaker 2", "speaker 1"])
 
     def test_others_keep_their_numbers_when_a_voice_gets_a_name(self) -> None:
         somebody = speaker_timeline.Owner(0, 0.5, True)

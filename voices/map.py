@@ -58,12 +58,10 @@ def draw_map(embeddings: np.ndarray, speakers: Sequence[str], is_wide: bool = Tr
     embeddings, speakers = embeddings[order], [speakers[number] for number in order]
     names, first, counts = np.unique(speakers, return_index=True, return_counts=True)
     places = lay_out(embeddings)
-    import matplotlib
-
     with pictures.style(speakers):
         figure = pictures.new_figure(figsize=(12, 5.5) if is_wide else (5, 9))
         points, matrix = figure.subplots(*((1, 2) if is_wide else (2, 1)))
-        colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
+        colours = pictures.load_matplotlib().colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
         for number, name in enumerate(names):
             own = places[first[number] : first[number] + counts[number]]
             points.scatter(*own.T, color=colours[number], marker="osD^vP"[number % 6], s=30)

@@ -243,9 +243,9 @@ def cluster_windows(windows: Windows, num_voices: int | None, distance: float) -
 
 
 def hear_changes_again(encoder: Encoder, windows: Windows, voice_of: np.ndarray) -> np.ndarray:
-    """Whose each window is, before and after (windows,): those next to a change of voice are heard in their middle.
+    """Whose each window is (windows,), found anew: those next to a change of voice are judged by their middle half.
 
-    A window in which the voice changes is of two people, and its middle half more often of one.
+    A window in which the voice changes is of two people, and its middle half more often of one. No voice is lost.
     """
     quarter = len(windows.features[0]) // 4
     if not voice_of.any() or not quarter:
@@ -259,7 +259,8 @@ def hear_changes_again(encoder: Encoder, windows: Windows, voice_of: np.ndarray)
     means = [centred[voice_of == voice].sum(axis=0) for voice in range(voice_of.max() + 1)]
     common = CENTRING * windows.embeddings[windows.is_heard].mean(axis=0)
     centred[near] = unit_length(embed_features(encoder, middles, settings.in_one_piece()) - common)
-    return number_in_order(follow_voices(centred, unit_length(np.stack(means))).voice_of, windows.is_heard)
+    found = number_in_order(follow_voices(centred, unit_length(np.stack(means))).voice_of, windows.is_heard)
+    return found if found.max() == voice_of.max() else voice_of
 
 
 def centre_heard(windows: Windows) -> np.ndarray:

@@ -28,14 +28,13 @@ def draw_timeline(timeline: Timeline, width: float = 12) -> "matplotlib.figure.F
     Those who speak stand in the order of their first words; turns in doubt are hatched.
     """
     with pictures.style(timeline.candidates):
-        import matplotlib
-
+        matplotlib = pictures.load_matplotlib()
         rows = list(dict.fromkeys([*(turn.speaker for turn in timeline.turns), *timeline.candidates])) or [UNKNOWN]
         height = 2.6 + 0.28 * len(rows)
         figure = pictures.new_figure(figsize=(width, 1.9 + height))
         curves, bars = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 0.6 + 0.28 * len(rows)))
         # Fixed now, because this style is no longer active when the lines are drawn.
-        palette = [matplotlib.colors.to_hex(colour) for colour in matplotlib.color_sequences["tab10"]]
+        palette = [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps["tab10"].colors]
         style_of = {
             name: (palette[number % 10], LINES[number // 10 % 4]) for number, name in enumerate(rows) if name != UNKNOWN
         }
