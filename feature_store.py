@@ -130,8 +130,7 @@ def open_store(spk_to_utts: SpkToUtts, speeds: Sequence[float] = (1.0,), config:
     """
     config = config or settings.present()
     wanted = FeatureFormat(feature_settings(vars(config)), tuple(speeds))
-    files = [utt for utts in spk_to_utts.values() for utt in utts]
-    if not files:
+    if not (files := [utt for utts in spk_to_utts.values() for utt in utts]):
         raise ValueError("the data set has no files.")
     folder = store_folder(files, wanted, config.FEATURE_STORE_DIR)
     folder.mkdir(parents=True, exist_ok=True)
