@@ -28,6 +28,7 @@ IN_A_FOLDER: dict[str, tuple[Callable[[Path, int], str], int, int]] = {
     "Meetings": (meetings.hold_meetings, 200, 10),
 }
 
+# With small networks, a training takes seconds.
 SMALL = {"LSTM_HIDDEN_SIZE": 8, "BATCH_SIZE": 2, "SPEEDS": (1.0,), "UTTERANCES_PER_SPEAKER": 2}
 
 
