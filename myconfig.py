@@ -184,6 +184,10 @@ NARROW_BAND_PROB = 0.3
 # Folder with noise recordings, <kind>/**/<audio file>, for a part of the noise; "" uses only voices and coloured noise.
 NOISE_DIR = ""
 
+# CSV file of recordings of the training speakers that are disturbed already, such as the copies that
+# experiments/disturbed_copies.py makes: half of the disturbed batches are drawn from them, as they are. "" for none.
+DISTURBED_DATA_CSV = ""
+
 # Lowest and highest signal-to-noise ratio of noisy crops, in decibels.
 NOISE_SNR_DB = (0.0, 20.0)
 
@@ -232,7 +236,8 @@ EVAL_THRESHOLD_STEP = 0.0
 # Folder for scores.txt, results.json and the plots.
 RESULTS_DIR = "results"
 
-# Folder where experiments/conditions.py keeps changed copies of the test data: cut short, noisy, and by telephone.
+# Folder for changed copies of recordings: those of the test data by experiments/conditions.py, cut short, noisy, and by
+# telephone, and those of the training data by experiments/disturbed_copies.py.
 CONDITIONS_DIR = "data/conditions"
 
 # Folder with noise for experiments/conditions.py, <kind>/**/<audio file>, not of the kinds in NOISE_DIR; "" for none.

@@ -153,19 +153,19 @@ def train_encoder(
     encoder.train_speakers = sorted({*encoder.train_speakers, *train_data})
     kept_speakers(encoder.train_speakers, config)  # A mistake in NO_COHORT_CORPORA would be found only at the end.
     checkpoint = find_checkpoint(saved_model, encoder.train_speakers, config)
-    store, validation_store, noise_store = open_stores(train_data, validation_data, config)
+    stores = open_stores(train_data, validation_data, config)
     if not config.INITIAL_MODELS:
-        set_normalisation(encoder, store, config.SEED)
+        set_normalisation(encoder, stores.train, config.SEED)
     optimizer = torch.optim.Adam(encoder.parameters())  # Each step sets the learning rate.
     progress = TrainingProgress(num_steps, config)
-    origin = find_origin(encoder, store, noise_store, bool(config.INITIAL_MODELS))
+    origin = find_origin(encoder, stores, bool(config.INITIAL_MODELS))
     if checkpoint and saved_model:
         continue_from(checkpoint, saved_model, encoder, optimizer, progress, origin, config)
     elif saved_model:
         remove_models(saved_model)  # There are some if START_OVER is set.
     network = parallel.replicate(encoder)
 
-    batches = draw_batches(encoder, store, noise_store, range(len(progress.losses), num_steps), config)
+    batches = draw_batches(encoder, stores, range(len(progress.losses), num_steps), config)
     for step, crops in zip(progress.steps(), batches, strict=False):
         embeddings = parallel.gather(embed_batch(network, crops, config))
         losses = get_triplet_losses(embeddings, config)
@@ -177,11 +177,11 @@ def train_encoder(
         optimizer.step()
         progress.update(loss.item(), active_share(losses, config), split_networks(embeddings.detach(), config))
         if (step + 1) % config.SAVE_MODEL_FREQUENCY == 0 or step + 1 == num_steps:
-            progress.validate(validation_eer(encoder, validation_store, noise_store, config))
+            progress.validate(validation_eer(encoder, stores, config))
             if saved_model:
                 save_models(saved_model, encoder, optimizer, progress, origin, config)
     if saved_model:
-        add_cohort(saved_model, encoder, store, config)
+        add_cohort(saved_model, encoder, stores.train, config)
         print(f"{saved_model} is {progress.describe_best()}.", flush=True)
     return progress.losses
 

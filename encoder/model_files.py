@@ -173,8 +173,10 @@ def upgrade(content: dict) -> dict:
         weights = no_normalisation | weights
     # What the weights do not tell, or what only another kind of encoder has.
     of_networks = {name: getattr(myconfig, name) for name in setting_table.settings_that_shape("lstm", "transformer")}
-    shape = CLASSIC_FEATURES | of_networks | setting_table.VALUES_BEFORE | saved
-    if unknown := shape.keys() - set(setting_table.MODEL_SETTINGS):
+    known = setting_table.MODEL_SETTINGS
+    before = {name: value for name, value in setting_table.VALUES_BEFORE.items() if name in known}
+    shape = CLASSIC_FEATURES | of_networks | before | saved
+    if unknown := shape.keys() - set(known):
         raise ValueError(f"it has settings that this version does not know: {', '.join(sorted(unknown))}.")
     return {"train_speakers": [], "calibration": {}} | content | {"encoder_state_dict": weights, "settings": shape}
 

@@ -8,7 +8,7 @@ as high), by the number of recordings that are compared, over all conditions, an
 """
 
 import argparse
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from audio import mono
 from foundation import script, settings
@@ -24,6 +24,7 @@ if __name__ == "__main__":
     typed = settings.read_command_line(__doc__, arguments=options.settings)
 
 import collections
+import contextlib
 import functools
 import hashlib
 import json
@@ -113,14 +114,26 @@ def build_conditions(spk_to_utts: SpkToUtts, config: Config) -> dict[str, SpkToU
     """
     noises = dataset.get_noises(config.TEST_NOISE_DIR)
     noise_files = feature_store.open_store(noises, config=config).files if noises else []
-    folder = Path(config.CONDITIONS_DIR)
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / "build.lock"):  # Others wait, then find it complete.
+    with locked_folder(config) as folder:
         conditions = derive_all(dataset.split_by_corpus(spk_to_utts, config.CORPORA), noise_files, config)
         for name, data in conditions.items():
-            rows = ([speaker, str(Path(utt).absolute())] for speaker, utts in data.items() for utt in utts)
-            safe_files.write_rows(folder / f"{urllib.parse.quote(name, safe='')}.csv", rows)
+            write_list(data, folder / f"{urllib.parse.quote(name, safe='')}.csv")
     return conditions
+
+
+@contextlib.contextmanager
+def locked_folder(config: Config) -> Iterator[Path]:
+    """CONDITIONS_DIR, for this process alone: others wait, then find in it what they want."""
+    folder = Path(config.CONDITIONS_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / "build.lock"):
+        yield folder
+
+
+def write_list(spk_to_utts: SpkToUtts, path: Path) -> None:
+    """Write a data set as a CSV file with absolute paths."""
+    rows = ([speaker, str(Path(utt).absolute())] for speaker, utts in spk_to_utts.items() for utt in utts)
+    safe_files.write_rows(path, rows)
 
 
 def derive_all(corpora: dict[str, SpkToUtts], noise_files: Sequence[str], config: Config) -> dict[str, SpkToUtts]:
@@ -129,8 +142,7 @@ def derive_all(corpora: dict[str, SpkToUtts], noise_files: Sequence[str], config
     for corpus, data in corpora.items():
         conditions[corpus + "clean"] = data
         store = feature_store.open_store(data, config=config)
-        readable = set(store.files)
-        usable = {speaker: [utt for utt in utts if utt in readable] for speaker, utts in data.items()}
+        usable = keep_usable(data, store)
         long_frames = LONG_SECONDS * feature_extraction.SAMPLE_RATE / config.HOP_LENGTH
         if np.median(store.num_frames) > long_frames:
             conditions[f"{corpus}{SHORT_SECONDS}s"] = derive(usable, cut_short, [], config)
@@ -141,10 +153,21 @@ def derive_all(corpora: dict[str, SpkToUtts], noise_files: Sequence[str], config
     return conditions
 
 
-def derive(spk_to_utts: SpkToUtts, change: Change, other_files: Sequence[str], config: Config) -> SpkToUtts:
-    """Write a changed copy of each utterance, as FLAC, unless it is there; its name is a hash of what it is made of."""
+def keep_usable(spk_to_utts: SpkToUtts, store: feature_store.FeatureStore) -> SpkToUtts:
+    """The data set without the files that its store could not use."""
+    usable = set(store.files)
+    return {speaker: [utt for utt in utts if utt in usable] for speaker, utts in spk_to_utts.items()}
+
+
+def derive(
+    spk_to_utts: SpkToUtts, change: Change, other_files: Sequence[str], config: Config, more: Sequence[object] = ()
+) -> SpkToUtts:
+    """Write a changed copy of each utterance, as FLAC, unless it is there; its name is a hash of what it is made of.
+
+    These are the utterance and its place in the data set, the change, and `more` on which that depends.
+    """
     name = (change.func if isinstance(change, functools.partial) else change).__name__
-    made_of = [CHANGES_VERSION, name, SHORT_SECONDS, SNR_DB, TELEPHONE_RATE, TELEPHONE_BAND_HZ, config.SEED]
+    made_of = [CHANGES_VERSION, name, SHORT_SECONDS, SNR_DB, TELEPHONE_RATE, TELEPHONE_BAND_HZ, config.SEED, *more]
     made_of += [[file, feature_store.file_state(file)] for file in other_files]
     derived: SpkToUtts = {}
     utts = [(speaker, utt) for speaker, utts in spk_to_utts.items() for utt in utts]

@@ -9,7 +9,8 @@ class Setting(NamedTuple):
     `kind` is "whole" or "number", "numbers" for a tuple of them, "choice", "path", or "text", which may be empty, as
     may the paths of "paths" with commas between them. `shapes` says what depends on the value: stored "features", every
     "encoder", only an "lstm" or a "transformer", the weights after "training", or nothing that lasts: "run". A model
-    remembers the first four. `before` is the value of models that were saved before there was this setting.
+    remembers the first four. `before` is the value of models and checkpoints that were saved before there was this
+    setting.
     """
 
     shapes: str
@@ -71,6 +72,7 @@ SETTINGS = {
     "NOISE_PROB": Setting("training", "number", (0.0, 1.0)),
     "NARROW_BAND_PROB": Setting("training", "number", (0.0, 1.0)),
     "NOISE_DIR": Setting("training", "paths"),
+    "DISTURBED_DATA_CSV": Setting("training", "paths", before=""),
     "NOISE_SNR_DB": Setting("training", "numbers", (-20.0, 100.0)),
     "SPECAUG_TRAINING": Setting("training", "choice", YES_OR_NO),
     "SPECAUG_FREQ_MASK_PROB": Setting("training", "number", (0.0, 1.0)),

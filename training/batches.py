@@ -13,20 +13,20 @@ from encoder.speaker_encoder import SpeakerEncoder
 from feature_store import FeatureStore
 from foundation import parallel, processes, threads
 from foundation.settings import Config
+from training.data import Stores
+
+# The share of the disturbed batches that are drawn from recordings disturbed beforehand, if there are any.
+DISTURBED_BEFOREHAND = 0.5
 
 
 def draw_batches(
-    encoder: SpeakerEncoder,
-    store: FeatureStore,
-    noise_store: FeatureStore | None,
-    steps: Iterable[int],
-    config: Config,
+    encoder: SpeakerEncoder, stores: Stores, steps: Iterable[int], config: Config
 ) -> Iterator[torch.Tensor]:
     """The batches of these steps, each drawn in a thread while the network processes the previous one."""
     pool = threads.thread_pool(1)
     current = None
     for step in steps:
-        following = pool.submit(draw_batch, encoder, store, noise_store, step, config)
+        following = pool.submit(draw_batch, encoder, stores, step, config)
         if current:
             yield current.result()
         current = following
@@ -34,13 +34,7 @@ def draw_batches(
         yield current.result()
 
 
-def draw_batch(
-    encoder: SpeakerEncoder,
-    store: FeatureStore,
-    noise_store: FeatureStore | None,
-    step: int,
-    config: Config,
-) -> torch.Tensor:
+def draw_batch(encoder: SpeakerEncoder, stores: Stores, step: int, config: Config) -> torch.Tensor:
     """The crops of a step, on the device: (speakers, utterances, frames, N_MFCC), or (triplets, 3, frames, N_MFCC).
 
     The crops depend only on SEED, the step and the rank, so that training can continue at any step. Each process draws
@@ -48,7 +42,9 @@ def draw_batch(
     """
     rng = np.random.default_rng([config.SEED, step])
     crop_frames = max(1, round(config.SEQ_LEN * (1 + config.SEQ_LEN_JITTER * rng.uniform(-1, 1))))
-    is_disturbed = rng.random() < config.DISTURBED_BATCHES
+    is_disturbed, store = rng.random() < config.DISTURBED_BATCHES, stores.train
+    if is_disturbed and stores.disturbed and rng.random() < DISTURBED_BEFOREHAND:
+        is_disturbed, store = False, stores.disturbed
     weights = dataset.draw_speaker_weights(store.speech_seconds, store.corpus_of_speaker, rng, config)
     rng = np.random.default_rng([config.SEED, step, processes.rank()])
     if config.TRIPLET_MINING == "random":
@@ -59,7 +55,7 @@ def draw_batch(
         utts = dataset.draw_speaker_batch(own_speakers, num_speakers, config.UTTERANCES_PER_SPEAKER, rng, own_weights)
     crops = draw_crops(store, utts.ravel(), crop_frames, rng)
     if is_disturbed:
-        crops = disturb(crops, noise_store, rng, config)
+        crops = disturb(crops, stores.noise, rng, config)
     crops = augmentation.random_channel(crops, encoder.feature_std.cpu(), rng, config)
     if config.SPECAUG_TRAINING:
         crops = specaug.mask_crops(crops, encoder.feature_mean.cpu(), rng, config)

@@ -11,6 +11,7 @@ from feature_store import FeatureStore
 from foundation import processes, setting_table
 from foundation.settings import Config
 from scoring.score_normalization import embed_cohort
+from training.data import Stores
 from training.progress import TrainingProgress
 
 REMEDY = "Add START_OVER=true to train from the first step, or choose another SAVED_MODEL_PATH."
@@ -79,12 +80,10 @@ def remove_models(saved_model: str) -> None:
             Path(path).unlink(missing_ok=True)
 
 
-def find_origin(
-    encoder: SpeakerEncoder, store: FeatureStore, noise_store: FeatureStore | None, has_initial_models: bool
-) -> str:
-    """A fingerprint of the data, the noise, and the initial models; training continues only if it is the same."""
-    noise = noise_store.fingerprint() if noise_store else ""
-    return store.fingerprint() + noise + (model_fingerprint(encoder) if has_initial_models else "")
+def find_origin(encoder: SpeakerEncoder, stores: Stores, has_initial_models: bool) -> str:
+    """A fingerprint of all data and of the initial models; training continues only if it is the same."""
+    data = "".join(store.fingerprint() for store in (stores.train, stores.noise, stores.disturbed) if store)
+    return data + (model_fingerprint(encoder) if has_initial_models else "")
 
 
 def training_settings(config: Config) -> dict:

@@ -88,6 +88,15 @@ class CheckpointTest(TrainingTest):
             self.train(2, "joined.pt", INITIAL_MODELS=both)
         self.assertEqual(len(self.train(2, "adapted.pt", INITIAL_MODELS=str(self.dir / "whole.pt"))), 2)
 
+    def test_a_checkpoint_from_before_there_was_a_setting_goes_on(self) -> None:
+        self.train(4)
+        path = str(self.dir / "model.last.pt")
+        content = saved_models.read_model(path)
+        del content["training_settings"]["DISTURBED_DATA_CSV"]
+        saved_models.write_model(path, content)
+        self.assertEqual(len(self.train(8)), 8)
+        self.assertIn("Continuing after step 4", self.output.getvalue())
+
     def test_training_does_not_continue_with_other_noise(self) -> None:
         self.write_audio("noise/rain/a.wav", 2.0)
         self.train(4, NOISE_DIR=str(self.dir / "noise"))

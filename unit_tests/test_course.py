@@ -25,6 +25,7 @@ from experiments import conditions
 from foundation import setting_checks, settings
 from scoring import score_normalization, trials
 from training import batches as training_batches
+from training import data as training_data
 from unit_tests.shared import PROJECT_DIR, ProjectTest, corpus
 
 CLASSIC = PROJECT_DIR.parent / "shared" / "classic"
@@ -186,7 +187,9 @@ class CourseTest(ProjectTest):
                 specaug.mask_crops(crops, crops.mean(dim=(0, 1)), rng, settings.present()).shape, (4, 30, 20)
             )
             encoder = saved_models.get_speaker_encoder()
-            self.assertEqual(training_batches.draw_batch(encoder, store, None, 0, settings.present()).shape[-1], 20)
+            self.assertEqual(
+                training_batches.draw_batch(encoder, training_data.Stores(store), 0, settings.present()).shape[-1], 20
+            )
             embeddings = inference.embed_store(encoder, store)
             self.assertEqual(embeddings.shape, (len(store.files), 6))
             self.assertEqual(len(trials.get_trials(store)[0]), 2 * myconfig.NUM_EVAL_TRIPLETS)

@@ -20,6 +20,8 @@ from encoder import inference, networks, saved_models
 from foundation import processes, setting_checks, setting_table, settings
 from scoring import score_normalization
 from training import batches as training_batches
+from training import checkpoint
+from training import data as training_data
 from training.progress import TrainingProgress
 from unit_tests.shared import ProjectTest, TrainingTest, corpus
 
@@ -184,10 +186,66 @@ class NeuralNetTest(TrainingTest):
                             unittest.mock.patch.object(processes, "world_size", lambda: 2),
                             unittest.mock.patch.object(training_batches, "draw_crops", draw),
                         ):
-                            training_batches.draw_batch(networks.new_encoder(), store, None, step, settings.present())
+                            training_batches.draw_batch(
+                                networks.new_encoder(), training_data.Stores(store), step, settings.present()
+                            )
             self.assertTrue(all(corpora in drawn for corpora in expected))
             self.assertTrue(all(corpora in expected for corpora in drawn))
             self.assertEqual(drawn[::2], drawn[1::2])
+
+    def test_half_of_the_disturbed_batches_are_of_recordings_disturbed_beforehand(self) -> None:
+        spk_to_utts = self.write_speakers(4)
+        store = feature_store.open_store(spk_to_utts)
+        copies = feature_store.open_store({name: utts[:2] for name, utts in list(spk_to_utts.items())[1:]})
+        drawn = []
+        draw_crops = training_batches.draw_crops
+
+        def draw(store: feature_store.FeatureStore, *more: object) -> torch.Tensor:
+            drawn.append("copies" if store is copies else "recordings")
+            return draw_crops(store, *more)
+
+        def disturb(crops: torch.Tensor, *_: object) -> torch.Tensor:
+            drawn[-1] += ", disturbed"
+            return crops
+
+        for share, kinds in ((0.0, {"recordings"}), (1.0, {"recordings, disturbed", "copies"})):
+            drawn.clear()
+            with (
+                settings.override(DISTURBED_BATCHES=share, BATCH_SIZE=4),
+                unittest.mock.patch.object(training_batches, "draw_crops", draw),
+                unittest.mock.patch.object(training_batches, "disturb", disturb),
+            ):
+                stores, config = training_data.Stores(store, copies), settings.present()
+                for step in range(60):
+                    for rank in (0, 1):
+                        with (
+                            unittest.mock.patch.object(processes, "rank", lambda rank=rank: rank),
+                            unittest.mock.patch.object(processes, "world_size", lambda: 2),
+                        ):
+                            training_batches.draw_batch(networks.new_encoder(), stores, step, config)
+            self.assertEqual(drawn[::2], drawn[1::2])
+            self.assertEqual(set(drawn), kinds)
+            self.assertTrue(share == 0 or 40 < drawn.count("copies") < 80)
+
+    def test_recordings_disturbed_beforehand_are_of_training_speakers(self) -> None:
+        spk_to_utts = self.write_speakers(5)
+        rows = [(name, utt) for name, utts in spk_to_utts.items() for utt in utts]
+        (self.dir / "copies.csv").write_text("".join(f"{name},{utt}\n" for name, utt in rows), encoding="utf-8")
+        with settings.override(DISTURBED_DATA_CSV=str(self.dir / "copies.csv"), SPEEDS=(1.0, 1.1)):
+            config = settings.present()
+            three = dict(list(spk_to_utts.items())[:3])
+            stores = training_data.open_stores(three, {}, config)
+            self.assertEqual(stores.disturbed.speakers, [*three, *(f"{name} at speed 1.1" for name in three)])
+            self.assertIn("9 recordings of 3 training speakers; 2 other speakers", self.output.getvalue())
+            others = {"other": three["s0"], "another": three["s1"]}
+            with self.assertRaisesRegex(ValueError, "copies.csv needs two speakers"):
+                training_data.open_stores(others | {"s1": three["s1"]}, {}, config)
+            with self.assertRaisesRegex(ValueError, "names no training speaker"):
+                training_data.open_stores(others, {}, config)
+            self.assertIsNone(training_data.open_stores(three, {}, config.but(DISTURBED_BATCHES=0.0)).disturbed)
+            before = checkpoint.find_origin(networks.new_encoder(), stores, False)
+            after = checkpoint.find_origin(networks.new_encoder(), stores._replace(disturbed=None), False)
+            self.assertNotEqual(before, after)
 
     def test_best_model_has_the_lowest_validation_eer(self) -> None:
         self.train(20, LEARNING_RATE=0.01)
@@ -206,7 +264,9 @@ class NeuralNetTest(TrainingTest):
             disturbances = {"NOISE_PROB": 1.0, "NOISE_SNR_DB": (0.0, 0.0), "ROOM_PROB": 0.0, "NARROW_BAND_PROB": 0.0}
             in_one_batch = unittest.mock.patch.object(inference, "INFERENCE_FRAMES", 10**6)
             with settings.override(DISTURBED_BATCHES=share, **disturbances), in_one_batch:
-                eer = neural_net.validation_eer(encoder, store, None, settings.present())
+                eer = neural_net.validation_eer(
+                    encoder, training_data.Stores(store, validation=store), settings.present()
+                )
         clean, half, again, disturbed = heard
         for crops, share in ((half, 0.5), (disturbed, 1.0)):
             self.assertEqual(((clean - crops).abs().amax(dim=(1, 2)) > 1).float().mean(), share)

@@ -57,6 +57,7 @@ import os, torch, dataset, feature_store, myconfig, neural_net
 from encoder import inference
 from foundation import parallel, processes, settings
 from training import batches
+from training import data as training_data
 settings.read_command_line("A test.")
 with parallel.process_group(myconfig.DEVICE):
     data = dataset.get_spk_to_utts("TRAIN")
@@ -67,7 +68,7 @@ with parallel.process_group(myconfig.DEVICE):
         encoder.lstms[0].bias_ih_l0 += processes.rank()  # Rank 0's weights must come to hold.
     network = parallel.replicate(encoder)
     config = settings.present(MIXED_PRECISION=False)
-    crops = batches.draw_batch(encoder, store, None, 3, config)
+    crops = batches.draw_batch(encoder, training_data.Stores(store), 3, config)
     losses = neural_net.get_triplet_losses(parallel.gather(neural_net.embed_batch(network, crops, config)), config)
     (losses.mean() * processes.world_size()).backward()
     gradients = [parameter.grad for parameter in encoder.parameters()]
