@@ -2,8 +2,9 @@
 
     python3 -m experiments.pretrained lstm160-tdnn148 TRAIN_DATA_CSV=train.csv NOISE_DIR=noise
 
-Each stage begins with the model of the one before. The same command goes on where it was stopped; `--share 0.01` takes
-a hundredth of the steps, to try it. The last stage is saved_model/<model>.pt, or what SAVED_MODEL_PATH names.
+Each stage begins with the model of the one before; the last also hears copies by `experiments/disturbed_copies.py`,
+which are made in CONDITIONS_DIR. The same command goes on where it was stopped; `--share 0.01` takes a hundredth of the
+steps, to try it. The last stage is saved_model/<model>.pt, or what SAVED_MODEL_PATH names.
 """
 
 import argparse
@@ -25,13 +26,15 @@ if __name__ == "__main__":
 
 import dataset
 import neural_net
+from experiments import disturbed_copies
 from foundation import parallel
 
 # What all stages of all models have: nobody is set aside, and no embedding of Common Voice's people is kept.
 ALWAYS = {"NUM_VALIDATION_SPEAKERS": 0, "NO_COHORT_CORPORA": "cv-", "CORPORA": "ls-,so-,sc-,ar-,ds-,cv-"}
 NEW = {"STACKED_FRAMES": 1, "LSTM_LAYER_NORM": True}
 LATER = {"DISTURBED_BATCHES": 0.6}
-LAST = {**LATER, "TRAINING_STEPS": 1000, "SPEEDS": (1.0,), "LEARNING_RATE": 0.001}
+BEFORE_LAST = {**LATER, "NARROW_BAND_PROB": 0.4, "TRAINING_STEPS": 4500, "LEARNING_RATE": 0.0015, "SEED": 2}
+LAST = {**LATER, "TRAINING_STEPS": 2500, "SPEEDS": (1.0,), "LEARNING_RATE": 0.001}
 
 # The settings of each stage that are not the defaults.
 STAGES: dict[str, list[dict]] = {
@@ -39,11 +42,13 @@ STAGES: dict[str, list[dict]] = {
         {**NEW, "LSTM_HIDDEN_SIZE": 160, "TDNN_CHANNELS": 148, "TRAINING_STEPS": 9000},
         {"TRAINING_STEPS": 4500, "LEARNING_RATE": 0.0015},
         {**LATER, "TRAINING_STEPS": 4500, "LEARNING_RATE": 0.0015, "SEED": 1},
+        BEFORE_LAST,
         LAST,
     ],
     "lstm64-tdnn56": [
         {**NEW, "LSTM_HIDDEN_SIZE": 64, "TDNN_CHANNELS": 56, "TRAINING_STEPS": 7000},
         {**LATER, "TRAINING_STEPS": 4500, "LEARNING_RATE": 0.002, "SEED": 1},
+        BEFORE_LAST,
         LAST,
     ],
 }
@@ -56,12 +61,14 @@ def train(model: str, share: float, spk_to_utts: dataset.SpkToUtts, last: Path) 
     """
     if not 0 < share <= 1:
         raise ValueError(f"--share {share:g} is not above 0 and at most 1.")
+    copies = disturbed_copies.make(spk_to_utts, settings.present())
     stages, before = STAGES[model], ""
     for number, values in enumerate(stages, start=1):
         path = str(last if number == len(stages) else last.with_name(f"{last.stem}-stage{number}.pt"))
         num_steps = max(1, round(share * values["TRAINING_STEPS"]))
         changes = ALWAYS | values | {"TRAINING_STEPS": num_steps, "SAVED_MODEL_PATH": path, "INITIAL_MODELS": before}
         print(f"Stage {number} of {len(stages)}: {num_steps} steps, {path}.", flush=True)
+        changes["DISTURBED_DATA_CSV"] = str(copies) if number == len(stages) else ""
         neural_net.train_network(spk_to_utts, num_steps, path, config=settings.present(**changes))
         before = path
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import dataset
 from encoder import model_files, saved_models
 from experiments import pretrained
+from foundation import settings
 from unit_tests.shared import PROJECT_DIR, ProjectTest, corpus
 
 
@@ -27,10 +28,13 @@ class PretrainedTest(ProjectTest):
         with (
             unittest.mock.patch.dict(pretrained.STAGES, {"small": stages}),
             unittest.mock.patch.dict(pretrained.ALWAYS, {"CORPORA": "", "NO_COHORT_CORPORA": ""}),
+            settings.override(CONDITIONS_DIR=str(self.dir)),
         ):
             pretrained.train("small", 0.01, data, last)
             content = [saved_models.read_model(str(path)) for path in self.stage_files(last)]
             self.assertEqual([len(one["losses"]) for one in content], [2, 4, 1])
+            with_copies = [bool(one["training_settings"]["DISTURBED_DATA_CSV"]) for one in content]
+            self.assertEqual(with_copies, [False, False, True])
             first, second, third = (one["encoder_state_dict"]["lstms.0.weight_hh_l1"] for one in content)
             self.assertGreater(float((second - first).abs().max()), 1e-5)
             self.assertLess(float((third - second).abs().max()), 1e-7)  # Its steps are tiny.
