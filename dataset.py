@@ -44,8 +44,7 @@ def get_spk_to_utts(part: str, typed: Collection[str] = ()) -> SpkToUtts:
             raise ValueError(
                 f"{part}_DATA_CSV={csv_path} is used instead of the folder: add {part}_DATA_CSV= to use the folder."
             )
-        read_csv(csv_path, check_files=True)  # Before hours of work.
-        return get_csv_spk_to_utts(csv_path)
+        return get_csv_spk_to_utts(csv_path, check_files=True)  # Before hours of work.
     if Path(data_dir) in (demo_data.TRAIN_DIR, demo_data.TEST_DIR):
         demo_data.build_if_missing()
     if not Path(data_dir).is_dir():
@@ -112,13 +111,13 @@ def check_level(data_dir: str, spk_to_utts: SpkToUtts) -> None:
         raise ValueError(f"{data_dir} seems to be one level too low: its folders are chapters of one speaker.")
 
 
-def get_csv_spk_to_utts(csv_path: str) -> SpkToUtts:
+def get_csv_spk_to_utts(csv_path: str, check_files: bool = False) -> SpkToUtts:
     """Read rows `speaker,path` or `speaker,path,group`; a header is optional, paths are relative to the CSV's folder.
 
     Raises ValueError as `read_csv` does. A file listed twice under one speaker counts once.
     """
     spk_to_utts: SpkToUtts = {}
-    for speaker, utt, _ in read_csv(csv_path):
+    for speaker, utt, _ in read_csv(csv_path, check_files):
         spk_to_utts.setdefault(speaker, []).append(utt)
     return {speaker: sorted(set(utts)) for speaker, utts in sorted(spk_to_utts.items())}
 

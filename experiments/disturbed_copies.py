@@ -82,10 +82,12 @@ def disturb(noises: Sequence[str], codecs: Sequence[str], samples: np.ndarray, r
 def make(spk_to_utts: dataset.SpkToUtts, config: Config) -> Path:
     """Copy each recording that can be used into CONDITIONS_DIR; the path of the list of copies.
 
-    Noise is from NOISE_DIR; random choices depend on SEED and on the recording's place in the data set. Raises OSError
-    if the disk is full or read-only.
+    Noise is from NOISE_DIR; random choices depend on SEED and on the recording's place in the data set. Raises
+    ValueError if no recording can be used, or no codec is there, OSError if the disk is full or read-only.
     """
     codecs = [codec for codec in CODECS if codec in av.codecs_available]
+    if not codecs:
+        raise ValueError(f"PyAV {av.__version__} has no codec of {', '.join(CODECS)}: install that of pip.")
     if len(codecs) < len(CODECS):
         print(
             f"Of {', '.join(CODECS)}, PyAV {av.__version__} has only {', '.join(codecs)}; versions 14 to 18 have both."

@@ -61,14 +61,14 @@ def train(model: str, share: float, spk_to_utts: dataset.SpkToUtts, last: Path) 
     """
     if not 0 < share <= 1:
         raise ValueError(f"--share {share:g} is not above 0 and at most 1.")
-    copies = disturbed_copies.make(spk_to_utts, settings.present())
+    copies = str(disturbed_copies.make(spk_to_utts, settings.present()))
     stages, before = STAGES[model], ""
     for number, values in enumerate(stages, start=1):
         path = str(last if number == len(stages) else last.with_name(f"{last.stem}-stage{number}.pt"))
         num_steps = max(1, round(share * values["TRAINING_STEPS"]))
         changes = ALWAYS | values | {"TRAINING_STEPS": num_steps, "SAVED_MODEL_PATH": path, "INITIAL_MODELS": before}
+        changes["DISTURBED_DATA_CSV"] = copies if number == len(stages) else ""
         print(f"Stage {number} of {len(stages)}: {num_steps} steps, {path}.", flush=True)
-        changes["DISTURBED_DATA_CSV"] = str(copies) if number == len(stages) else ""
         neural_net.train_network(spk_to_utts, num_steps, path, config=settings.present(**changes))
         before = path
 

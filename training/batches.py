@@ -37,8 +37,9 @@ def draw_batches(
 def draw_batch(encoder: SpeakerEncoder, stores: Stores, step: int, config: Config) -> torch.Tensor:
     """The crops of a step, on the device: (speakers, utterances, frames, N_MFCC), or (triplets, 3, frames, N_MFCC).
 
-    The crops depend only on SEED, the step and the rank, so that training can continue at any step. Each process draws
-    its part of the batch from its own speakers; the triplets are mined in the whole batch.
+    A batch stays as it is, is disturbed here, or is drawn from the recordings disturbed beforehand. The crops depend
+    only on SEED, the step and the rank, so that training can continue at any step. Each process draws its part of the
+    batch from its own speakers; the triplets are mined in the whole batch.
     """
     rng = np.random.default_rng([config.SEED, step])
     crop_frames = max(1, round(config.SEQ_LEN * (1 + config.SEQ_LEN_JITTER * rng.uniform(-1, 1))))

@@ -8,7 +8,6 @@ import torch
 
 import dataset
 import feature_store
-from audio import recording_lists
 from encoder.speaker_encoder import SpeakerEncoder
 from feature_store import FeatureStore
 from foundation import processes
@@ -70,7 +69,7 @@ def open_stores(train_data: dataset.SpkToUtts, validation_data: dataset.SpkToUtt
         feature_store.open_store(noises, config=config) if noises else None,
         feature_store.open_store(validation_data, config=config) if validation_data else None,
     )
-    for store, of_what in ((stores.train, "training"), (stores.disturbed, f"{config.DISTURBED_DATA_CSV}")):
+    for store, of_what in ((stores.train, "training"), (stores.disturbed, config.DISTURBED_DATA_CSV)):
         if store and len(store.speakers) < 2 * max(len(config.SPEEDS), processes.world_size()):
             raise ValueError(f"{of_what} needs two speakers or more with files that can be used, for each process.")
     return stores
@@ -80,8 +79,7 @@ def find_disturbed(train_data: dataset.SpkToUtts, config: Config) -> dataset.Spk
     """The training speakers' recordings in the list DISTURBED_DATA_CSV, or none; ValueError for a list of others."""
     if not config.DISTURBED_DATA_CSV or not config.DISTURBED_BATCHES:
         return {}
-    recording_lists.read_csv(config.DISTURBED_DATA_CSV, check_files=True)  # Before hours of work.
-    listed = dataset.get_csv_spk_to_utts(config.DISTURBED_DATA_CSV)
+    listed = dataset.get_csv_spk_to_utts(config.DISTURBED_DATA_CSV, check_files=True)
     found = {speaker: utts for speaker, utts in listed.items() if speaker in train_data}
     if not found:
         raise ValueError(f"{config.DISTURBED_DATA_CSV} names no training speaker: was it made from other data?")

@@ -46,6 +46,13 @@ class DisturbedCopiesTest(ProjectTest):
         coded = disturbed_copies.through_codec(tone, "libopus", 16000)[:RATE]
         self.assertGreater(np.corrcoef(tone[: len(coded)], coded)[0, 1], 0.9)
 
+    def test_without_any_codec_nothing_is_copied(self) -> None:
+        with (
+            unittest.mock.patch.object(disturbed_copies.av, "codecs_available", {"mp3"}),
+            self.assertRaisesRegex(ValueError, "has no codec of libopencore_amrnb, libopus"),
+        ):
+            disturbed_copies.make(self.write_speakers(2), settings.present())
+
     def test_each_usable_recording_has_a_copy_made_once(self) -> None:
         self.write_audio("noise/hum/hum.wav", 3)
         data = self.write_speakers(3)
